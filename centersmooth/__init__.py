@@ -1,0 +1,51 @@
+"""Certified robustness for models with structured outputs, by center smoothing.
+
+Wrap a model and a distance in a `CenterSmoother`; `smooth(x)` is the output to ship, `certify(x, eps)` says how far
+it can move under any l2 perturbation of norm at most ``eps``.
+
+Method: Kumar and Goldstein, *Center Smoothing: Certified Robustness for Networks with Structured Outputs*, NeurIPS
+2021. The proof is in `centersmooth.rules`, the statistics in `centersmooth.bounds`.
+"""
+
+from centersmooth.certificate import Budget, Certificate, Outcome, Smoothed
+from centersmooth.errors import CenterSmoothError, InfeasibleError, ModelError, RequestError
+from centersmooth.metrics import (
+    L1,
+    L2,
+    Angular,
+    Cosine,
+    DistanceFunction,
+    Jaccard,
+    Metric,
+    SquaredL2,
+    TotalVariation,
+)
+from centersmooth.noise import GaussianNoise, Noise
+from centersmooth.sampling import RandomStream
+from centersmooth.smoother import CenterSmoother
+from centersmooth.version import __version__
+
+__all__ = [
+    "L1",
+    "L2",
+    "Angular",
+    "Budget",
+    "CenterSmoothError",
+    "CenterSmoother",
+    "Certificate",
+    "Cosine",
+    "DistanceFunction",
+    "GaussianNoise",
+    "InfeasibleError",
+    "Jaccard",
+    "Metric",
+    "ModelError",
+    "Noise",
+    "Outcome",
+    "RandomStream",
+    "RequestError",
+    "Smoothed",
+    "SquaredL2",
+    "TotalVariation",
+    "__version__",
+]

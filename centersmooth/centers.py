@@ -1,0 +1,88 @@
+"""Approximate minimum enclosing balls of half a sample.
+
+``k = ceil(n/2)``; the median distance of a point to a sample is the ``k``-th smallest distance, the point itself
+included when it belongs to the sample. Never the average of two: on ``{0, 0, 10, 10}`` that would give 5 where a ball
+of radius 0 holds half of the points.
+
+The point of least median distance is a 2-approximation (section 3.1 of the paper): every point of the optimal ball,
+of radius ``r*``, is within ``2 r*`` of every other one, so any of them has a median distance of at most ``2 r*``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from centersmooth.bounds import half_count
+from centersmooth.errors import ModelError
+from centersmooth.metrics.base import Metric
+
+
+@dataclass(frozen=True)
+class Center:
+    """A center and its ball.
+
+    Attributes
+    ----------
+    output : Tensor, shape ``(*out)``
+        The center, one of the drawn outputs.
+    features : Tensor, shape ``(1, ...)``
+        Its features under the metric.
+    radius : float
+        Its median distance to the sample.
+    """
+
+    output: Tensor
+    features: Tensor
+    radius: float
+
+
+def features_in_blocks(metric: Metric, outputs: Tensor, block: int) -> Tensor:
+    """Features of ``(n, *out)``, computed ``block`` outputs at a time, as they are for streamed draws."""
+    return torch.cat([metric.features(outputs[i : i + block]) for i in range(0, len(outputs), block)])
+
+
+def least_median_center(metric: Metric, outputs: Tensor, features: Tensor) -> Center:
+    """The sample point of least median distance to its sample (Algorithm 1).
+
+    ``n^2`` distances, in tiles; equal medians go to the first point.
+
+    Parameters
+    ----------
+    outputs : Tensor, shape ``(n, *out)``
+    features : Tensor, shape ``(n, ...)``
+        ``metric.features(outputs)``.
+    """
+    k = half_count(len(features))
+    medians = torch.cat([tile.kthvalue(k, dim=1).values for tile in metric.self_rows(features)])
+    best = int(medians.argmin())
+    chosen = features[best : best + 1]
+    # The tiles may round differently from `pairwise`, which is what fresh draws are compared by: measure once more.
+    radius = float(metric.pairwise(features, chosen)[:, 0].kthvalue(k).values)
+    return _checked(metric, Center(outputs[best].clone(), chosen.clone(), radius))
+
+
+def best_candidate(metric: Metric, candidates: Tensor, features: Tensor, distances: Tensor) -> Center:
+    """The candidate of least median distance to a separate sample (Algorithm 3, Smooth-HD).
+
+    Parameters
+    ----------
+    candidates : Tensor, shape ``(n0, *out)``
+    features : Tensor, shape ``(n0, ...)``
+    distances : Tensor, shape ``(n, n0)``
+        From each of ``n`` other draws to each candidate.
+    """
+    medians = distances.kthvalue(half_count(len(distances)), dim=0).values
+    best = int(medians.argmin())
+    return _checked(metric, Center(candidates[best].clone(), features[best : best + 1].clone(), float(medians[best])))
+
+
+def _checked(metric: Metric, center: Center) -> Center:
+    if not 0 <= center.radius < float("inf"):
+        raise ModelError(
+            f"the metric {metric.name} gave a median distance of {center.radius}: "
+            "expected a finite number of at least 0"
+        )
+    return center

@@ -1,0 +1,177 @@
+"""What goes in and what comes out: the budget of draws and failure probabilities, outcomes, certificates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor
+
+from centersmooth.bounds import Bounds, BoundsName
+from centersmooth.errors import RequestError
+
+
+class Outcome(Enum):
+    """How the certification of one point ended. The value is its name in tables, `message` what to make of it."""
+
+    CERTIFIED = "certified"
+    BAD_CENTER = "bad_center"
+    RATIO_EXCEEDED = "ratio_exceeded"
+    INFEASIBLE = "infeasible"
+    FAILED = "failed"
+
+    @property
+    def message(self) -> str:
+        """One sentence for people."""
+        return _MESSAGES[self]
+
+
+_MESSAGES = {
+    Outcome.CERTIFIED: "certified: the radius holds with the stated probability",
+    Outcome.BAD_CENTER: "abstained: too few fresh draws fell around the center; more n or a larger delta would help",
+    Outcome.RATIO_EXCEEDED: "abstained: the center's ball is too large against the least possible one",
+    Outcome.INFEASIBLE: "not attempted: the counts are too small for this eps; more m, or a smaller eps/sigma",
+    Outcome.FAILED: "failed: the model or the metric raised an error on this point",
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many draws a certificate may use, and how often it may be wrong.
+
+    Parameters
+    ----------
+    n : int
+        Draws for the center, and as many fresh ones for its test. An even number is best.
+    m : int
+        Fresh draws for the radius; the draws of the center's test count among them.
+    delta : float
+        Slack of the center's mass, in (0, 1/2): a larger one needs fewer draws and costs radius.
+    alpha1 : float
+        Failure probability of the smoothed output, at ``x'``.
+    alpha2 : float
+        Failure probability of the radius, at ``x``.
+    n0 : int
+        0: all ``n`` draws are candidates (Smooth). Above 0: that many separate candidates (Smooth-HD).
+
+    Examples
+    --------
+    >>> Budget(n=2_000, m=4_000, delta=0.08).alpha
+    0.01
+    """
+
+    n: int = 10_000
+    m: int = 1_000_000
+    delta: float = 0.05
+    alpha1: float = 0.005
+    alpha2: float = 0.005
+    n0: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("n", 1), ("m", 1), ("n0", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise RequestError(f"{name} is {value!r}: expected an integer of at least {least}")
+        if not 0 < self.delta < 0.5:
+            raise RequestError(f"delta is {self.delta}: expected a number strictly between 0 and 1/2")
+        for name in ("alpha1", "alpha2"):
+            if not 0 < getattr(self, name) < 0.5:
+                raise RequestError(f"{name} is {getattr(self, name)}: expected a probability between 0 and 1/2")
+
+    def accepts_center(self, inside: int, bounds: Bounds) -> bool:
+        """The test of Algorithm 1: whether the ball holds at least ``1/2 - delta``, w.p. ``>= 1 - alpha1/2``.
+
+        Half of ``alpha1`` is spent here, the other half on Lemma 1 (`Bounds.center_margin`). The mass is then
+        *above* the floor, which makes the two balls of theorem 2 overlap also where their masses add up to exactly 1.
+        """
+        return bounds.mass_floor(inside, self.n, self.alpha1 / 2) >= 0.5 - self.delta
+
+    @property
+    def alpha(self) -> float:
+        """``alpha1 + alpha2``, before what Smooth-HD adds for missing candidates."""
+        return self.alpha1 + self.alpha2
+
+    @property
+    def fresh_draws(self) -> int:
+        """Draws after the center is fixed: the first ``n`` test it, the first ``m`` give the radius."""
+        return max(self.n, self.m)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of one certificate, the unperturbed input included."""
+        return 1 + self.n0 + self.n + self.fresh_draws
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """The smoothed model's answer at one input.
+
+    Attributes
+    ----------
+    center : Tensor, shape ``(*out)``
+        The center of the ball, also where the test of the center failed.
+    radius : float
+        Its median distance to the sample.
+    abstained : bool
+        Whether the test of the center failed; then `output` is None.
+    base : Tensor, shape ``(*out)``
+        The base model's output at the unperturbed input.
+    error : float
+        The smoothing error, distance of `base` to `center`.
+    """
+
+    center: Tensor
+    radius: float
+    abstained: bool
+    base: Tensor
+    error: float
+
+    @property
+    def output(self) -> Tensor | None:
+        """What to ship: the center, or None where the smoothed model abstains."""
+        return None if self.abstained else self.center
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """A statement about one input ``x`` and one ``eps``; see `CenterSmoother.certify` for what it says.
+
+    Attributes
+    ----------
+    eps : float
+        Radius of the l2 ball of inputs, in the unit of the input.
+    outcome : Outcome
+    radius : float or None
+        How far the smoothed output can move; None unless certified.
+    vacuous : bool
+        Whether `radius` is the diameter of the output space, so that it says nothing.
+    center : Tensor or None, shape ``(*out)``
+        The smoothed output the radius is about, kept so that the certificate can be audited.
+    r_center : float or None
+        Median distance of the center to its own sample.
+    r_hat : float or None
+        Radius of the ball around the center that keeps its mass for every ``x'``.
+    r_far : float or None
+        Bound on the median distance the smoothed model finds at any ``x'``.
+    beta : float or None
+        Ratio of ``r_far`` to ``r_hat`` where the rule fixes one.
+    alpha : float
+        Sum of all failure probabilities spent.
+    bounds : str
+        ``"paper"`` or ``"exact"``.
+    reason : str
+        One line where there is no radius, else empty.
+    """
+
+    eps: float
+    outcome: Outcome
+    radius: float | None
+    vacuous: bool
+    center: Tensor | None
+    r_center: float | None
+    r_hat: float | None
+    r_far: float | None
+    beta: float | None
+    alpha: float
+    bounds: BoundsName
+    reason: str = ""

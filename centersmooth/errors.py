@@ -1,0 +1,19 @@
+"""The errors of the library: one line each, saying what came, what was expected and what to do."""
+
+from __future__ import annotations
+
+
+class CenterSmoothError(Exception):
+    """Base of every error this library raises on purpose."""
+
+
+class RequestError(CenterSmoothError, ValueError):
+    """A request that cannot be served as it stands: a bad shape, a bad number, a bad name."""
+
+
+class InfeasibleError(RequestError):
+    """A budget too small for what is asked of it, said before the model is called even once."""
+
+
+class ModelError(CenterSmoothError, RuntimeError):
+    """A model or a metric that broke the contract: NaN, randomness at test time, dependence on the batch."""

@@ -1,0 +1,127 @@
+"""What a distance has to provide.
+
+Shapes: ``n, m`` numbers of outputs, ``*out`` the shape of one output, ``D`` the length of its features.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from centersmooth.errors import RequestError
+
+TILE_ENTRIES = 2**23
+"""Entries of one tile of a distance matrix: 64 MiB in float64."""
+
+
+class Metric(ABC):
+    """A symmetric distance ``d = e**power`` on model outputs, where ``e`` satisfies the triangle inequality.
+
+    ``power = 1``: ``d`` is itself a pseudometric. ``power = 2``: the square of one (squared l2, cosine, LPIPS), with
+    the relaxed inequality ``d(a,c) <= gamma * (d(a,b) + d(b,c))``, ``gamma = 2**(power-1)``. Distance 0 between
+    different outputs is allowed.
+
+    Subclasses give `features`, computed once an output, and `pairwise` on features.
+    """
+
+    power: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """How messages call this metric."""
+        return type(self).__name__
+
+    @property
+    def gamma(self) -> float:
+        """Constant of the relaxed triangle inequality, ``2**(power-1)``; by convexity of ``t**power``."""
+        return float(2.0 ** (self.power - 1))
+
+    def diameter(self, output_shape: tuple[int, ...], output_range: tuple[float, float] | None) -> float:
+        """``sup d`` over outputs of that shape in that range, infinity if unbounded.
+
+        A certificate of this size says nothing: it is called vacuous.
+        """
+        return math.inf
+
+    @abstractmethod
+    def features(self, outputs: Tensor) -> Tensor:
+        """What distances are computed from: ``(n, *out) -> (n, ...)``, row by row."""
+
+    @abstractmethod
+    def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distances between two lists of features: ``(n, ...), (m, ...) -> (n, m)``.
+
+        Entry ``(i, j)`` may depend on row ``i`` of ``a`` and row ``j`` of ``b`` only, to the last digit: ties between
+        equal outputs have to stay ties.
+        """
+
+    def self_rows(self, features: Tensor) -> Iterator[Tensor]:
+        """The distance matrix of a sample with itself as tiles of consecutive rows; may round unlike `pairwise`.
+
+        Together the tiles have shape ``(n, n)``. Only used to compare candidate centers.
+        """
+        step = max(1, TILE_ENTRIES // len(features))
+        for start in range(0, len(features), step):
+            yield self.pairwise(features[start : start + step], features)
+
+
+class DistanceFunction(Metric):
+    """Your own distance, from a function of two equally long batches.
+
+    Parameters
+    ----------
+    distance : callable, ``(n, *out), (n, *out) -> (n,)``
+        Symmetric, non-negative, 0 on equal outputs; row by row. The triangle inequality is yours to guarantee:
+        `centersmooth.testing.check_metric` looks for violations on your real outputs.
+    power : float
+        1 where ``distance`` satisfies the triangle inequality, 2 where its square root does.
+    diameter : float
+        The largest value it can take, if bounded.
+
+    Examples
+    --------
+    >>> import torch
+    >>> hamming = DistanceFunction(lambda a, b: (a != b).float().mean(dim=1), diameter=1.0)
+    >>> a = torch.tensor([[0, 1, 1], [0, 0, 0]])
+    >>> hamming.pairwise(hamming.features(a), hamming.features(a))[0].tolist()
+    [0.0, 0.6666666865348816]
+    """
+
+    def __init__(
+        self, distance: Callable[[Tensor, Tensor], Tensor], *, power: float = 1.0, diameter: float = math.inf
+    ) -> None:
+        if power < 1:
+            raise RequestError(f"power is {power}: expected 1 (a metric) or more (a power of one, 2 for its square)")
+        if not diameter > 0:
+            raise RequestError(f"diameter is {diameter}: expected the largest distance, a positive number or infinity")
+        self.distance = distance
+        self.power = power
+        self._diameter = diameter
+
+    @property
+    def name(self) -> str:
+        return getattr(self.distance, "__name__", type(self.distance).__name__)
+
+    def diameter(self, output_shape: tuple[int, ...], output_range: tuple[float, float] | None) -> float:
+        return self._diameter
+
+    def features(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
+        columns = [self._column(a, row) for row in b]
+        return torch.stack(columns, dim=1) if columns else a.new_zeros((len(a), 0))
+
+    def _column(self, a: Tensor, row: Tensor) -> Tensor:
+        distances = self.distance(a, row.expand_as(a))
+        if not isinstance(distances, Tensor) or distances.shape != (len(a),):
+            came = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
+            raise RequestError(
+                f"the distance '{self.name}' returned {came} for two batches of {len(a)} outputs: "
+                f"expected one number a pair, shape ({len(a)},); look for a missing dim= or reduction='none'"
+            )
+        return distances

@@ -1,0 +1,165 @@
+"""Distances between vectors and images as vectors: l1, l2, squared l2, cosine, angular.
+
+Input layout: any ``(n, *out)``, flattened to ``(n, D)``. The Euclidean family works in float64: the identity
+``|a-b|^2 = |a|^2 + |b|^2 - 2ab`` and the arc cosine near 1 would lose half of float32's digits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from centersmooth.metrics.base import TILE_ENTRIES, Metric
+
+OutputRange = tuple[float, float] | None
+
+
+def width(output_range: OutputRange) -> float:
+    return math.inf if output_range is None else output_range[1] - output_range[0]
+
+
+def floating(outputs: Tensor) -> Tensor:
+    """Flattened to ``(n, D)``, in float32 at least."""
+    return outputs.flatten(1).to(torch.promote_types(outputs.dtype, torch.float32))
+
+
+class L1(Metric):
+    """``sum |a_i - b_i|``. Power 1, range ``[0, D * width]``; 0 only on equal outputs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> metric = L1()
+    >>> metric.pairwise(metric.features(torch.tensor([[0.0, 0.0]])), metric.features(torch.tensor([[3.0, 4.0]]))).item()
+    7.0
+    """
+
+    def diameter(self, output_shape: tuple[int, ...], output_range: OutputRange) -> float:
+        return math.prod(output_shape) * width(output_range)
+
+    def features(self, outputs: Tensor) -> Tensor:
+        return floating(outputs)
+
+    def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.cdist(a, b, p=1)
+
+    def self_rows(self, features: Tensor) -> Iterator[Tensor]:
+        """On the CPU from ``pdist``, about ten times faster than ``cdist`` for this norm."""
+        if features.device.type != "cpu":
+            yield from super().self_rows(features)
+            return
+        n = len(features)
+        matrix = features.new_zeros((n, n))
+        rows, columns = torch.triu_indices(n, n, offset=1)
+        matrix[rows, columns] = torch.pdist(features, p=1)
+        yield matrix.add_(matrix.T.clone())
+
+
+class _Euclidean(Metric):
+    """A function of the l2 distance of the features, in float64."""
+
+    def features(self, outputs: Tensor) -> Tensor:
+        return outputs.flatten(1).double()
+
+    def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
+        return self._of_l2(torch.cdist(a, b, p=2, compute_mode="donot_use_mm_for_euclid_dist"))
+
+    def self_rows(self, features: Tensor) -> Iterator[Tensor]:
+        """By one matrix product a tile."""
+        squares = features.square().sum(1)
+        for start in range(0, len(features), step := max(1, TILE_ENTRIES // len(features))):
+            tile = slice(start, start + step)
+            squared = torch.addmm(squares[tile, None] + squares, features[tile], features.T, alpha=-2)
+            yield self._of_l2(squared.clamp_(min=0).sqrt_())
+
+    def _of_l2(self, distance: Tensor) -> Tensor:
+        return distance
+
+
+class L2(_Euclidean):
+    """``|a - b|_2``. Power 1, range ``[0, sqrt(D) * width]``; 0 only on equal outputs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> metric = L2()
+    >>> metric.pairwise(metric.features(torch.tensor([[0.0, 0.0]])), metric.features(torch.tensor([[3.0, 4.0]]))).item()
+    5.0
+    """
+
+    def diameter(self, output_shape: tuple[int, ...], output_range: OutputRange) -> float:
+        return math.sqrt(math.prod(output_shape)) * width(output_range)
+
+
+class SquaredL2(_Euclidean):
+    """``|a - b|_2^2``. Power 2 (the square of l2), range ``[0, D * width^2]``; 0 only on equal outputs."""
+
+    power = 2.0
+
+    def diameter(self, output_shape: tuple[int, ...], output_range: OutputRange) -> float:
+        return math.prod(output_shape) * width(output_range) ** 2
+
+    def _of_l2(self, distance: Tensor) -> Tensor:
+        return distance.square()
+
+
+class _Direction(_Euclidean):
+    """A function of the direction of the output.
+
+    The zero vector has no direction. It is given one of its own, at right angles to all others, as an extra
+    coordinate: two zero vectors are at distance 0, and the triangle inequality holds with zeros in it.
+    """
+
+    def features(self, outputs: Tensor) -> Tensor:
+        flat = outputs.flatten(1).double()
+        flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+        norms = flat.norm(dim=1, keepdim=True)
+        zero = (norms == 0).double()
+        return torch.cat([flat / (norms + zero), zero], dim=1)
+
+
+class Cosine(_Direction):
+    """``1 - cos(a, b)``. Power 2: half the square of the chord between directions; range ``[0, 2]``.
+
+    0 on outputs of the same direction; 1 between the zero vector and any other.
+
+    Examples
+    --------
+    >>> import torch
+    >>> metric = Cosine()
+    >>> a = metric.features(torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]]))
+    >>> [round(d, 6) for d in metric.pairwise(a, a)[0].tolist()]
+    [0.0, 1.0, 1.0]
+    """
+
+    power = 2.0
+
+    def diameter(self, output_shape: tuple[int, ...], output_range: OutputRange) -> float:
+        return 1.0 if output_range is not None and output_range[0] >= 0 else 2.0
+
+    def _of_l2(self, distance: Tensor) -> Tensor:
+        return distance.square() / 2
+
+
+class Angular(_Direction):
+    """``acos(cos(a, b)) / pi``, from the chord as ``2 asin(chord/2) / pi``. Power 1, range ``[0, 1]``.
+
+    0 on outputs of the same direction; 1/2 between the zero vector and any other.
+
+    Examples
+    --------
+    >>> import torch
+    >>> metric = Angular()
+    >>> a = metric.features(torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]))
+    >>> [round(d, 6) for d in metric.pairwise(a, a)[0].tolist()]
+    [0.0, 0.5, 1.0]
+    """
+
+    def diameter(self, output_shape: tuple[int, ...], output_range: OutputRange) -> float:
+        return 0.5 if output_range is not None and output_range[0] >= 0 else 1.0
+
+    def _of_l2(self, distance: Tensor) -> Tensor:
+        return (distance / 2).clamp(max=1).asin() * (2 / math.pi)

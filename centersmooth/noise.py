@@ -1,0 +1,68 @@
+"""Smoothing laws: how to draw the noise, and how far a perturbation can shift probability mass under it.
+
+A law owns its unit: `sigma` and every `eps` are in the unit of the model's input, and nothing here rescales either.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from scipy.special import ndtr, ndtri
+from torch import Tensor
+
+from centersmooth.errors import RequestError
+
+
+class Noise(Protocol):
+    """A smoothing law together with its shift bound."""
+
+    def sample(self, x: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
+        """``count`` noisy copies of ``x``: ``(*in) -> (count, *in)``, on the device and in the type of ``x``."""
+        ...
+
+    def required_mass(self, mass: float, eps: float) -> float:
+        """The mass a set needs under the noise at ``x`` so that it keeps ``mass`` at every ``x'`` within ``eps``."""
+        ...
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Isotropic Gaussian noise ``N(0, sigma^2 I)`` against l2 perturbations.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of every input coordinate, in the unit of the input; positive.
+
+    Examples
+    --------
+    >>> noise = GaussianNoise(sigma=0.5)
+    >>> round(noise.required_mass(0.55, eps=0.5), 4)
+    0.8698
+    """
+
+    sigma: float
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.sigma) and self.sigma > 0):
+            raise RequestError(f"sigma is {self.sigma}: expected a positive number, in the unit of the model's input")
+
+    def sample(self, x: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
+        """Draw ``x + sigma * N(0, I)``, ``count`` times; the noise is always drawn in float32."""
+        shape = (count, *x.shape)
+        noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
+        return noise.mul_(self.sigma).to(x.dtype).add_(x)
+
+    def required_mass(self, mass: float, eps: float) -> float:
+        """``Phi(Phi^-1(mass) + eps/sigma)``, rounded up.
+
+        For ``g`` with values in [0, 1] and ``E g(x + P) = p``, every ``x'`` with ``|x' - x| <= eps`` has
+        ``E g(x' + P) >= Phi(Phi^-1(p) - eps/sigma)`` (Cohen, Rosenfeld and Kolter 2019; equation 1 of the paper).
+        Solved for ``p`` this is equation 4.
+        """
+        if not (math.isfinite(eps) and eps >= 0):
+            raise RequestError(f"eps is {eps}: expected an l2 radius of at least 0, in the unit of the model's input")
+        return min(1.0, float(ndtr(ndtri(mass) + eps / self.sigma)) * (1 + 1e-12))

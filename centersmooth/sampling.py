@@ -1,0 +1,212 @@
+"""Drawing ``f(x + noise)``: named random streams, blocks of one fixed size, a model held fixed.
+
+A network's output depends, in its last digits, on the batch it is computed in. So the model is always called on
+blocks of exactly ``forward_block`` inputs, and each block draws its noise from a generator of its own, keyed by
+(seed, point, stage, block). The ``i``-th draw of a stage is then the same number for any batch size, any number of
+draws and any order of the points: results can be resumed, extended and spread over machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from centersmooth.errors import ModelError, RequestError
+from centersmooth.noise import Noise
+
+Model = Callable[[Tensor], Tensor]
+"""The base function ``f`` on a batch: ``(b, *in) -> (b, *out)``."""
+
+Progress = Callable[[int], None]
+"""Called with the number of forward passes done since the last call."""
+
+
+@dataclass(frozen=True)
+class RandomStream:
+    """The random numbers of one point, reproducible from ``(seed, point)``.
+
+    Use `fresh` when a certificate is to hold against somebody who knows the code: a published seed lets an attacker
+    search for an input whose draws fail.
+
+    Examples
+    --------
+    >>> a = RandomStream(seed=0, point=3).generator("center", block=0)
+    >>> b = RandomStream(seed=0, point=3).generator("center", block=0)
+    >>> a.initial_seed() == b.initial_seed()
+    True
+    """
+
+    seed: int
+    point: int = 0
+
+    @classmethod
+    def fresh(cls) -> RandomStream:
+        """A stream from the operating system's entropy."""
+        return cls(seed=secrets.randbits(63))
+
+    def generator(self, stage: str, block: int, device: torch.device | str = "cpu") -> torch.Generator:
+        """The generator of one block of one stage, on ``device`` (CPU and CUDA generators differ)."""
+        key = hashlib.sha256(f"{self.seed}/{self.point}/{stage}/{block}".encode()).digest()
+        return torch.Generator(device=device).manual_seed(int.from_bytes(key[:8], "big") >> 1)
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Put every submodule in eval mode without gradients, and restore each one's own flag afterwards.
+
+    Batch norm in train mode makes the output depend on the batch, dropout makes it random: either way there is no
+    fixed function to certify.
+    """
+    flags = {m: m.training for m in model.modules()} if isinstance(model, nn.Module) else {}
+    try:
+        if isinstance(model, nn.Module):
+            model.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in flags.items():
+            module.training = training
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Calls a model on noisy inputs in blocks of one fixed size.
+
+    Parameters
+    ----------
+    model : callable, ``(b, *in) -> (b, *out)``
+        Called only with ``b = forward_block``; at most ``forward_block - 1`` rows of a call go unused.
+    noise : Noise
+        The smoothing law.
+    forward_block : int
+        Size of every call. Part of the function that is certified.
+    batch_size : int
+        How many outputs are held between two looks at the host (check for NaN, progress). Changes no number.
+    output_range : (float, float), optional
+        Hard limits of every output coordinate, checked on every output.
+    """
+
+    model: Model
+    noise: Noise
+    forward_block: int
+    batch_size: int
+    output_range: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("forward_block", "batch_size"):
+            if (value := getattr(self, name)) < 1:
+                raise RequestError(f"{name} is {value}: expected an integer of at least 1")
+
+    def base_output(self, x: Tensor) -> Tensor:
+        """``f(x)``, computed in a block padded with zeros: ``(*in) -> (*out)``."""
+        block = x.new_zeros((self.forward_block, *x.shape))
+        block[0] = x
+        output = self._call(block)[:1]
+        self._check_values(output, "the unperturbed input")
+        return output[0].clone()
+
+    def draw(
+        self, x: Tensor, count: int, stream: RandomStream, stage: str, *, progress: Progress | None = None
+    ) -> Iterator[Tensor]:
+        """The first ``count`` draws of ``f(x + noise)`` of one stage, in blocks of at most ``forward_block`` rows.
+
+        A caller that has seen enough may stop early: no later batch is then computed.
+        """
+        size = self.forward_block
+        per_batch = max(1, self.batch_size // size)
+        blocks = range(-(-count // size))
+        for first in range(0, len(blocks), per_batch):
+            batch = []
+            for block in blocks[first : first + per_batch]:
+                noisy = self.noise.sample(x, size, generator=stream.generator(stage, block, x.device))
+                batch.append(self._call(noisy)[: count - block * size])
+            self._check_values(torch.cat(batch), f"a draw of stage '{stage}'")
+            yield from batch
+            if progress is not None:
+                progress(sum(len(outputs) for outputs in batch))
+
+    def check_model(self, x: Tensor) -> None:
+        """Refuse a model that is not one fixed function of one input.
+
+        Three calls: the same block twice (random at test time?), a block in another order and with other company
+        (depends on its batch?). Outputs have to agree to 1e-3 of the largest output.
+
+        Raises
+        ------
+        RequestError, ModelError
+            One line on what differs and what usually causes it.
+        """
+        generator = RandomStream(0).generator("check", 0, x.device)
+        block = self.noise.sample(x, max(self.forward_block, 2), generator=generator)[: self.forward_block]
+        outputs, again = self._call(block), self._call(block)
+        self._check_values(outputs, "a noisy input")
+        if self._differ(outputs, again):
+            raise ModelError(
+                "the model gave two outputs for one input: it has to be a fixed function at test time; "
+                "look for dropout or noise that eval() does not switch off, or fix its random draws"
+            )
+        alone = torch.zeros_like(block)
+        alone[-1] = block[0]
+        if self._differ(outputs[:1], self._call(alone)[-1:]):
+            raise ModelError(
+                "the model's output for an input depends on the other inputs of its batch: certificates need a "
+                "function of one input; look for batch statistics, padding to the largest, or scores shared by a batch"
+            )
+        if self.forward_block > 1:
+            self._check_batch_of_one(block[:1], outputs[:1])
+
+    def _check_batch_of_one(self, single: Tensor, expected: Tensor) -> None:
+        output = self.model(single)
+        if output.shape != expected.shape or self._differ(output, expected):
+            raise ModelError(
+                f"the model answers a batch of 1 with shape {tuple(output.shape)} and other values than the same input "
+                f"gets in a batch of {self.forward_block} (shape {tuple(expected.shape)}); look for squeeze() or "
+                "batch statistics"
+            )
+
+    @staticmethod
+    def _differ(a: Tensor, b: Tensor) -> bool:
+        a, b = a.double(), b.double()
+        scale = float(a.abs().max()) if a.numel() else 0.0
+        return bool(((a - b).abs() > 1e-3 * scale + 1e-9).any())
+
+    def _call(self, inputs: Tensor) -> Tensor:
+        try:
+            outputs = self.model(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise RequestError(
+                f"the model failed on a batch of shape {tuple(inputs.shape)}, {inputs.dtype}: {reason}"
+            ) from error
+        if not isinstance(outputs, Tensor):
+            raise RequestError(
+                f"the model returned {type(outputs).__name__}: expected one tensor of shape (batch, ...)"
+            )
+        if outputs.ndim < 1 or len(outputs) != len(inputs):
+            raise RequestError(
+                f"the model returned shape {tuple(outputs.shape)} for {len(inputs)} inputs: expected one output each"
+            )
+        if outputs.device != inputs.device:
+            raise RequestError(
+                f"the model's output is on {outputs.device}, its input on {inputs.device}: use one device"
+            )
+        return outputs
+
+    def _check_values(self, outputs: Tensor, what: str) -> None:
+        if not bool(torch.isfinite(outputs).all()):
+            raise ModelError(f"the model returned NaN or infinity for {what}: no certificate can rest on that")
+        if self.output_range is not None and outputs.numel():
+            low, high = float(outputs.min()), float(outputs.max())
+            if low < self.output_range[0] or high > self.output_range[1]:
+                raise ModelError(
+                    f"the model returned values in [{low:.6g}, {high:.6g}] for {what}, outside the declared "
+                    f"output_range {self.output_range}: declare the true range, or none"
+                )

@@ -1,0 +1,190 @@
+"""The smoothed model: what ties model, metric, noise and budget together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from centersmooth.bounds import BOUNDS, BoundsName
+from centersmooth.certificate import Budget, Certificate, Smoothed
+from centersmooth.errors import InfeasibleError, RequestError
+from centersmooth.evidence import Evidence, gather
+from centersmooth.metrics.base import Metric
+from centersmooth.noise import Noise
+from centersmooth.rules import center_problem, certificate_from, radius_problem
+from centersmooth.sampling import Model, Progress, RandomStream, Sampler, evaluating
+
+
+class CenterSmoother:
+    """A model whose answer is the center of its outputs under noise, with certificates for it.
+
+    Parameters
+    ----------
+    model : nn.Module or callable, ``(b, *in) -> (b, *out)``
+        The base function. A module is put in eval mode for every call and handed back as it came.
+    metric : Metric
+        The distance between outputs; see `centersmooth.metrics`.
+    noise : Noise
+        The smoothing law, in the unit of the input.
+    budget : Budget
+        Draws and failure probabilities.
+    bounds : {"exact", "paper"}
+        Confidence bounds: the binomial law itself, or the paper's inequalities. Both hold; exact ones are smaller.
+    output_range : (float, float), optional
+        Hard limits of every output coordinate, checked on every output. Gives the metric a diameter, so that a
+        certificate as large as the whole output space is called vacuous.
+    forward_block : int
+        Inputs a call of the model. Part of what is certified: outputs depend on it in their last digits.
+    batch_size : int
+        Outputs held between two checks; changes no number.
+
+    Examples
+    --------
+    A linear function of one variable moves by exactly ``2 * eps``; the certificate has to cover that.
+
+    >>> from centersmooth import Budget, CenterSmoother, GaussianNoise, L2, RandomStream
+    >>> smoother = CenterSmoother(lambda x: 2 * x, L2(), GaussianNoise(0.5), Budget(n=1_000, m=1_000, delta=0.1))
+    >>> certificate, = smoother.certify(torch.zeros(1), eps=0.5, stream=RandomStream(seed=0))
+    >>> certificate.outcome.value, certificate.radius > 2 * 0.5
+    ('certified', True)
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        metric: Metric,
+        noise: Noise,
+        budget: Budget,
+        *,
+        bounds: BoundsName = "exact",
+        output_range: tuple[float, float] | None = None,
+        forward_block: int = 128,
+        batch_size: int = 1024,
+    ) -> None:
+        if bounds not in BOUNDS:
+            raise RequestError(f"bounds is {bounds!r}: expected one of {', '.join(map(repr, BOUNDS))}")
+        if not isinstance(metric, Metric):
+            raise RequestError(
+                f"metric is {metric!r}: expected an instance such as L2(), or DistanceFunction(yours) around a function"
+            )
+        self.metric = metric
+        self.noise = noise
+        self.budget = budget
+        self.bounds = BOUNDS[bounds]
+        self._sampler = Sampler(model, noise, forward_block, batch_size, output_range)
+        self._checked_inputs: set[tuple[object, ...]] = set()
+
+    def smooth(self, x: Tensor, *, stream: RandomStream | None = None, progress: Progress | None = None) -> Smoothed:
+        """The smoothed output at ``x``: what to ship.
+
+        Parameters
+        ----------
+        x : Tensor, shape ``(*in)``
+            One input, without a batch dimension.
+        stream : RandomStream, optional
+            For a repeatable experiment; by default fresh entropy, which a deployed model needs.
+
+        Raises
+        ------
+        InfeasibleError
+            Before any forward pass, if ``n`` is too small for ``delta``.
+        ModelError
+            If the model is not one fixed function of one input, or returns NaN.
+        """
+        self._require_center()
+        evidence = self._gather(x, stream, far=False, progress=progress)
+        return Smoothed(
+            center=evidence.center,
+            radius=evidence.r_center,
+            abstained=not self.budget.accepts_center(evidence.inside, self.bounds),
+            base=evidence.base,
+            error=evidence.error,
+        )
+
+    def certify(
+        self,
+        x: Tensor,
+        eps: float | Iterable[float],
+        *,
+        stream: RandomStream | None = None,
+        progress: Progress | None = None,
+    ) -> list[Certificate]:
+        """One certificate for each ``eps``, all from one set of draws.
+
+        It says: with probability at least ``1 - alpha2`` over the draws made here, for every ``x'`` with
+        ``|x' - x|_2 <= eps`` a fresh run of `smooth` at ``x'`` answers with a center farther than ``radius`` from
+        ``center`` with probability at most ``alpha1``. It does not promise that the run at ``x'`` answers. Each
+        ``eps`` holds with that probability by itself; under ``bounds="paper"`` all of them hold jointly.
+
+        Parameters
+        ----------
+        x : Tensor, shape ``(*in)``
+            One input, without a batch dimension.
+        eps : float or iterable of floats
+            l2 radii in the unit of the input, each at least 0.
+
+        Returns
+        -------
+        list of Certificate
+            In the order of ``eps``; those the budget cannot serve have the outcome ``infeasible``.
+
+        Raises
+        ------
+        InfeasibleError
+            Before any forward pass, if the budget can serve none of them; it names the counts that would.
+        ModelError
+            If the model is not one fixed function of one input, or returns NaN.
+        """
+        radii = [float(eps)] if isinstance(eps, (int, float)) else [float(e) for e in eps]
+        if not radii:
+            raise RequestError("eps is empty: expected at least one l2 radius")
+        self._require_center()
+        problems = [radius_problem(self.budget, self.noise, e, self.bounds) for e in radii]
+        if all(problems):
+            raise InfeasibleError(problems[0])
+        evidence = self._gather(x, stream, far=True, progress=progress)
+        return [
+            certificate_from(
+                evidence,
+                e,
+                metric=self.metric,
+                noise=self.noise,
+                budget=self.budget,
+                bounds=self.bounds,
+                output_range=self._sampler.output_range,
+            )
+            for e in radii
+        ]
+
+    def distance(self, a: Tensor, b: Tensor) -> float:
+        """The metric between two outputs of shape ``(*out)``, for audits of a certificate."""
+        return float(self.metric.pairwise(self.metric.features(a[None]), self.metric.features(b[None])))
+
+    def _require_center(self) -> None:
+        if problem := center_problem(self.budget, self.bounds):
+            raise InfeasibleError(problem)
+
+    def _gather(self, x: Tensor, stream: RandomStream | None, *, far: bool, progress: Progress | None) -> Evidence:
+        self._check_input(x)
+        with evaluating(self._sampler.model):
+            signature = (x.shape, x.dtype, x.device)
+            if signature not in self._checked_inputs:
+                self._sampler.check_model(x)
+                self._checked_inputs.add(signature)
+            metrics = {self.metric.name: self.metric}
+            stream = stream if stream is not None else RandomStream.fresh()
+            evidence = gather(self._sampler, metrics, self.budget, x, stream, far=far, progress=progress)
+        return evidence[self.metric.name]
+
+    def _check_input(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            came = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+            raise RequestError(f"x is {came}: expected a floating-point tensor, one input without a batch dimension")
+        if not bool(torch.isfinite(x).all()):
+            raise RequestError("x has NaN or infinite entries: expected a finite input")
+        model = self._sampler.model
+        parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+        if parameter is not None and parameter.device != x.device:
+            raise RequestError(f"x is on {x.device} and the model on {parameter.device}: move one to the other")

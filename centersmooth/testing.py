@@ -1,0 +1,98 @@
+"""For your own metrics and models: the contract every metric must pass, and models whose answer is known.
+
+`check_metric` is meant to run in your test suite, on real outputs of your model as well as on degenerate ones.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from scipy.special import ndtr
+from torch import Tensor
+
+from centersmooth.errors import ModelError
+from centersmooth.metrics.base import Metric
+
+
+def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) -> None:
+    """Check that a metric keeps the contract of `Metric` on the given outputs.
+
+    Self-distance 0; symmetry; finite and not negative; the triangle inequality for ``d**(1/power)``; a batch gives
+    what one output at a time gives; `self_rows` agrees with `pairwise`.
+
+    Parameters
+    ----------
+    outputs : Tensor, shape ``(n, *out)``
+        At most a few hundred: all ``n^3`` triangles are checked.
+    tolerance : float
+        Allowed rounding, relative to the largest distance (of ``d**(1/power)`` for the triangle inequality).
+
+    Raises
+    ------
+    ModelError
+        Naming the first property that fails and by how much.
+
+    Examples
+    --------
+    >>> from centersmooth import L2, SquaredL2
+    >>> check_metric(L2(), torch.rand(20, 3))
+    >>> SquaredL2.power
+    2.0
+    """
+    features = metric.features(outputs)
+    distances = metric.pairwise(features, features).double()
+    if not bool(torch.isfinite(distances).all()):
+        raise ModelError(f"{metric.name}: a distance is NaN or infinite")
+    if float(distances.min()) < 0:
+        raise ModelError(f"{metric.name}: a distance is negative ({float(distances.min()):.3g})")
+    scale = max(float(distances.max()), torch.finfo(torch.float32).tiny)
+    _require(metric, "an output's distance to itself is not 0", distances.diagonal().abs().max() / scale, tolerance)
+    _require(metric, "it is not symmetric", (distances - distances.T).abs().max() / scale, tolerance)
+
+    roots = distances ** (1 / metric.power)
+    excess = max(float((roots - (column[:, None] + column)).max()) for column in roots)
+    _require(metric, "the triangle inequality fails", excess / scale ** (1 / metric.power), tolerance)
+
+    single = torch.cat([metric.pairwise(metric.features(output[None]), features) for output in outputs]).double()
+    _require(metric, "a batch differs from one output at a time", (single - distances).abs().max() / scale, tolerance)
+    rows = torch.cat(list(metric.self_rows(features))).double()
+    rounding = tolerance ** (1 / metric.power) if metric.power > 1 else max(tolerance, 1e-6)
+    _require(metric, "self_rows differs from pairwise", (rows - distances).abs().max() / scale, rounding)
+
+
+def _require(metric: Metric, what: str, excess: Tensor | float, tolerance: float) -> None:
+    if float(excess) > tolerance:
+        raise ModelError(f"{metric.name}: {what}, by {float(excess):.3g} of the largest distance")
+
+
+class LinearModel:
+    """``f(x) = x @ weight``, one number an input: under Gaussian noise everything is known in closed form.
+
+    Parameters
+    ----------
+    weight : Tensor, shape ``(d,)``
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return inputs @ self.weight[:, None]
+
+    def movement(self, eps: float) -> float:
+        """How far the exact smoothed output moves within ``eps``: ``eps * |weight|``."""
+        return eps * float(self.weight.norm())
+
+    def mass(self, center: float, radius: float, x: Tensor, sigma: float) -> float:
+        """Mass of ``[center - radius, center + radius]`` under ``f(x + N(0, sigma^2 I))``."""
+        scale = sigma * float(self.weight.norm())
+        mean = float(x @ self.weight)
+        return float(ndtr((center + radius - mean) / scale) - ndtr((center - radius - mean) / scale))
+
+    def radius(self, center: float, mass: float, x: Tensor, sigma: float) -> float:
+        """The radius at which the ball around ``center`` has ``mass``, by bisection to the last digit."""
+        low, high = 0.0, abs(center - float(x @ self.weight)) + 40 * sigma * float(self.weight.norm())
+        while low < (middle := (low + high) / 2) < high:
+            low, high = (low, middle) if self.mass(center, middle, x, sigma) >= mass else (middle, high)
+        return high if math.isfinite(high) else math.inf
