@@ -1,0 +1,1 @@
+"""The configuration files, importable so that an installed runner finds them."""

@@ -1,0 +1,1 @@
+"""One file an experiment: what differs from `config.yaml`, and its budgets."""

@@ -1,0 +1,54 @@
+"""The cell: one model at one noise level on one data set, computed once and kept.
+
+Its digest covers everything that shapes a number, and nothing that does not: no batch size, no path, not which points
+or which experiment asked. So `l2_mnist` finds the cells of `tv_mnist` done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from centersmooth_experiments.files import digest_of
+
+from centersmooth import Budget
+
+METHOD_VERSION = 1
+"""Raised whenever a change makes any cell's numbers differ; declared in the CHANGELOG."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell's numbers depend on.
+
+    Attributes
+    ----------
+    model, dataset : str
+    train_sigma, sigma : float
+        Noise the model was trained with, and is smoothed with.
+    weights, data : str
+        Digests of the model's weights and of the test images.
+    budget : Budget
+    """
+
+    model: str
+    dataset: str
+    train_sigma: float
+    sigma: float
+    weights: str
+    data: str
+    budget: Budget
+    seed: int
+    forward_block: int
+    device: str
+    noise: str = "gaussian"
+    precision: str = "float32"
+    method: int = METHOD_VERSION
+
+    @property
+    def digest(self) -> str:
+        return digest_of(asdict(self))
+
+    @property
+    def name(self) -> str:
+        """The cell's folder, ``<model>-<dataset>-s<sigma>-<digest>``."""
+        return f"{self.model}-{self.dataset}-s{self.sigma:.4g}-{self.digest}"

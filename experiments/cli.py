@@ -1,0 +1,158 @@
+"""``cs-run``: the command line of the experiments.
+
+Exit codes: 0 done; 1 done, but some points failed; 2 a request that cannot be served (one line says why);
+130 and 143 interrupted by Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+os.environ["HYDRA_FULL_ERROR"] = "1"
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point; always exits."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    console, errors = Console(), Console(stderr=True)
+    debug = "--debug" in arguments
+    if set(arguments) & {"--help", "-h"}:
+        _print_help(console)
+        sys.exit(0)
+    if "--version" in arguments:
+        console.print(f"centersmooth {version('centersmooth')}", highlight=False)
+        sys.exit(0)
+    signal.signal(signal.SIGTERM, _terminate)
+    command = shlex.join(["cs-run", *arguments])
+    try:
+        sys.exit(_run(arguments, console, command))
+    except (KeyboardInterrupt, Terminated) as stop:
+        errors.print("stopped; what is finished is kept. To continue: " + command, highlight=False, soft_wrap=True)
+        sys.exit(130 if isinstance(stop, KeyboardInterrupt) else 143)
+    except Exception as error:
+        if debug or not _is_expected(error):
+            raise
+        errors.print(f"cs-run: {_one_line(error)}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _run(arguments: list[str], console: Console, command: str) -> int:
+    overrides = [a for a in arguments if a != "--debug"]
+    if "--dry-run" in overrides:
+        overrides = [a for a in overrides if a != "--dry-run"] + ["dry_run=true"]
+    import hydra
+    from centersmooth_experiments.config import register_schema
+
+    register_schema()
+    codes: list[int] = []
+
+    def task(raw: Any) -> None:
+        codes.append(_task(raw, console, command))
+
+    sys.argv = ["cs-run", *overrides]
+    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
+    return max(codes, default=0)
+
+
+def _task(raw: Any, console: Console, command: str) -> int:
+    import torch
+    from centersmooth_experiments.config import resolve
+    from centersmooth_experiments.progress import Display, duration
+    from centersmooth_experiments.runner import dry_run, run
+
+    config = resolve(raw, torch.cuda.is_available())
+    display = Display(console)
+    if config.dry_run:
+        dry_run(config, display)
+        return 0
+    import time
+
+    started = time.monotonic()
+    result = run(config, display, command)
+    console.print(f"{config.name}, budget {config.budget}, done in {duration(time.monotonic() - started)}:")
+    for path in result.files:
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    if result.failed:
+        console.print(f"{result.failed} points failed; their rows say why", highlight=False)
+    return 1 if result.failed else 0
+
+
+def _is_expected(error: Exception) -> bool:
+    from centersmooth_experiments.errors import RunError
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from centersmooth.errors import CenterSmoothError
+
+    return isinstance(error, (RunError, CenterSmoothError, HydraException, OmegaConfBaseException, OSError))
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = error.__cause__
+    if cause is not None and type(error).__name__ == "ConfigCompositionException":
+        lines += [line.strip() for line in str(cause).splitlines()[:1]]
+    return "; ".join(lines[:2]) + ("" if lines else type(error).__name__)
+
+
+def config_folder() -> Path:
+    """Where the configuration files are, in a checkout and in an installed package alike."""
+    return Path(str(files("centersmooth_experiments.configs")))
+
+
+def experiments() -> dict[str, str]:
+    """Name and title of every experiment, without composing anything."""
+    import yaml
+
+    paths = sorted((config_folder() / "experiment").glob("*.yaml"))
+    return {path.stem: yaml.safe_load(path.read_text())["title"] for path in paths}
+
+
+def _print_help(console: Console) -> None:
+    from centersmooth_experiments.config import KEYS
+
+    width = max(map(len, experiments()))
+    lines = [
+        "cs-run: certify the outputs of a model by center smoothing, and plot the result",
+        "",
+        "  cs-run                                  the built-in digits, a few minutes on two cores",
+        "  cs-run experiment=tv_mnist budget=cpu   another experiment",
+        "  cs-run experiment=tv_mnist points.count=10 grid.eps=[0.2,0.4]",
+        "",
+        "The same command continues where it was stopped, and never computes a point twice.",
+        "",
+        "Experiments",
+        *(f"  {name:<{width}}  {title}" for name, title in experiments().items()),
+        "",
+        "Settings (KEY=VALUE)",
+        *(f"  {key:<42} {text}" for key, text in KEYS.items()),
+        "",
+        "Flags",
+        f"  {'--dry-run':<42} say cells, forward passes, time and memory, and do nothing",
+        f"  {'--cfg job':<42} print the composed configuration",
+        f"  {'--multirun':<42} sweep: cs-run --multirun experiment=tv_digits,tv_mnist",
+        f"  {'--debug':<42} show the traceback of an error",
+        f"  {'--version, --help':<42} and that is all",
+        "",
+        "Exit codes: 0 done, 1 some points failed, 2 a request that cannot be served, 130/143 interrupted",
+    ]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

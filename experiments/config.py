@@ -1,0 +1,204 @@
+"""The configuration: its schema, and how a request becomes numbers.
+
+Three layers, later ones win: ``configs/config.yaml`` and the experiment's file; the experiment's budget, which fills
+in every null; the command line. `resolve` returns a complete `Config`, or a `RunError`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from centersmooth_experiments.errors import RunError
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+@dataclass
+class DataConfig:
+    """``name`` of the data set, ``path`` of a folder that holds it."""
+
+    name: str = MISSING
+    path: str | None = None
+
+
+@dataclass
+class GridConfig:
+    """Input radii ``eps`` (l2, in the unit of the model's input) times ``h = eps/sigma``, or times fixed ``sigma``."""
+
+    eps: list[float] | None = None
+    h: list[float] | None = None
+    sigma: list[float] | None = None
+
+
+@dataclass
+class PointsConfig:
+    """Test points ``start .. start + count - 1``, in file or index order."""
+
+    start: int = 0
+    count: int | None = None
+
+
+@dataclass
+class TrainConfig:
+    """The training schedule; ``noise``: ``matched`` trains with the smoothing noise, ``none`` without."""
+
+    epochs: int | None = None
+    images: int | None = None
+    batch_size: int | None = None
+    noise: list[str] = field(default_factory=lambda: ["matched"])
+
+
+@dataclass
+class Config:
+    """Everything `cs-run` takes; ``sigma`` is derived."""
+
+    name: str = MISSING
+    title: str = ""
+    models: list[str] = MISSING
+    metrics: list[str] = MISSING
+    data: DataConfig = field(default_factory=DataConfig)
+    grid: GridConfig = field(default_factory=GridConfig)
+    points: PointsConfig = field(default_factory=PointsConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    budget: str = "auto"
+    budgets: dict[str, Any] = field(default_factory=dict)
+    n: int | None = None
+    m: int | None = None
+    n0: int = 0
+    delta: float | None = None
+    alpha1: float = 0.005
+    alpha2: float = 0.005
+    bounds: str = "paper"
+    seed: int = 0
+    device: str = "auto"
+    out: str = "runs"
+    batch_size: int = 1024
+    forward_block: int = 128
+    dry_run: bool = False
+
+
+KEYS = {
+    "budget": "paper, cpu, smoke; auto is paper with CUDA and cpu without",
+    "models, metrics": "lists, e.g. models=[autoencoder] metrics=[tv,l2]",
+    "grid.eps, grid.h": "input radii, and eps/sigma; or grid.sigma for curves at fixed noise (with grid.h=null)",
+    "points.count, points.start": "which test points",
+    "n, m, n0, delta": "draws for center, radius, candidates; slack of the center's mass",
+    "alpha1, alpha2": "failure probabilities of the smoothed output and of the radius",
+    "bounds": "paper or exact: which rule the table and the figures lead with (both are computed)",
+    "train.epochs, .images, .batch_size, .noise": "training schedule; noise=[matched,none] for the ablation",
+    "data.path": "folder that holds the data (else $CENTERSMOOTH_DATA, else downloaded)",
+    "device, seed, out": "auto, cpu or cuda; an integer; the folder of all results (runs)",
+    "batch_size, forward_block": "outputs held at once (no effect on results); inputs a call of the model (part of it)",
+}
+"""What `cs-run --help` says about each key."""
+
+
+def register_schema() -> None:
+    """Make the schema known to Hydra, so that a misspelt key fails at composition."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def resolve(raw: Any, cuda: bool) -> Config:
+    """A complete configuration from what Hydra composed.
+
+    Parameters
+    ----------
+    raw : DictConfig
+        Typed by the schema.
+    cuda : bool
+        Whether a CUDA device is there: decides ``device: auto`` and ``budget: auto``.
+    """
+    config = raw.copy()
+    config.device = _device(config.device, cuda)
+    if config.budget == "auto":
+        config.budget = "paper" if config.device == "cuda" else "cpu"
+    if config.budget not in config.budgets:
+        raise RunError(
+            f"budget is '{config.budget}': expected one of {', '.join(config.budgets)} for {config.name}, or auto"
+        )
+    chosen = OmegaConf.create({config.budget: config.budgets[config.budget]})[config.budget]
+    _fill_nulls(config, chosen)
+    try:
+        resolved: Config = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise RunError(str(error).splitlines()[0]) from error
+    return _validated(resolved)
+
+
+def _device(name: str, cuda: bool) -> str:
+    if name == "auto":
+        return "cuda" if cuda else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise RunError(f"device is '{name}': expected auto, cpu or cuda")
+    if name == "cuda" and not cuda:
+        raise RunError("device is 'cuda' but PyTorch sees no CUDA device: use device=cpu or device=auto")
+    return name
+
+
+def _fill_nulls(config: Any, defaults: Any) -> None:
+    for key, value in defaults.items():
+        if OmegaConf.is_config(value) and not OmegaConf.is_list(value):
+            _fill_nulls(config[key], value)
+        elif config[key] is None:
+            config[key] = value
+
+
+def _validated(config: Config) -> Config:
+    for key, value, least in (
+        ("points.count", config.points.count, 1),
+        ("points.start", config.points.start, 0),
+        ("seed", config.seed, 0),
+        ("train.epochs", config.train.epochs, 1),
+        ("train.images", config.train.images, 1),
+        ("train.batch_size", config.train.batch_size, 1),
+        ("batch_size", config.batch_size, 1),
+        ("forward_block", config.forward_block, 1),
+    ):
+        if value is None or value < least:
+            raise RunError(f"{key} is {value}: expected an integer of at least {least}")
+    if config.bounds not in ("paper", "exact"):
+        raise RunError(f"bounds is '{config.bounds}': expected paper or exact")
+    for key in ("models", "metrics"):
+        if not getattr(config, key):
+            raise RunError(f"{key} is empty: expected at least one name")
+    for noise in config.train.noise:
+        if noise not in ("matched", "none"):
+            raise RunError(f"train.noise has '{noise}': expected matched or none")
+    grid_pairs(config.grid)
+    return config
+
+
+@dataclass(frozen=True, order=True)
+class GridPoint:
+    """One input radius at one noise level; ``h = eps/sigma``, as asked for."""
+
+    eps: float
+    h: float
+    sigma: float
+
+
+def grid_pairs(grid: GridConfig) -> list[GridPoint]:
+    """Every (eps, h) of the grid with its sigma; equal sigmas are equal floats, so that they share a cell.
+
+    >>> [p.sigma for p in grid_pairs(GridConfig(eps=[0.4, 0.6], h=[1.0, 1.5]))]
+    [0.4, 0.266666666667, 0.6, 0.4]
+    """
+    if (grid.h is None) == (grid.sigma is None):
+        raise RunError("the grid needs grid.h or grid.sigma, one of the two (set the other to null)")
+    if not grid.eps:
+        raise RunError("grid.eps is empty: expected at least one input radius")
+    for key, values in (("eps", grid.eps), ("h", grid.h), ("sigma", grid.sigma)):
+        for value in values or []:
+            if not (math.isfinite(value) and value > 0):
+                raise RunError(f"grid.{key} has {value}: expected positive numbers")
+    if grid.sigma is not None:
+        return [GridPoint(eps, _short(eps / sigma), _short(sigma)) for sigma in grid.sigma for eps in grid.eps]
+    return [GridPoint(eps, h, _short(eps / h)) for eps in grid.eps for h in grid.h or []]
+
+
+def _short(value: float) -> float:
+    """Rounded to 12 significant digits: 0.6/1.5 and 0.4/1 are one noise level."""
+    return float(f"{value:.12g}")

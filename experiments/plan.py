@@ -1,0 +1,181 @@
+"""From a configuration to cells: what will be computed, whether it can be, and what it costs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from centersmooth_experiments.cells import Cell
+from centersmooth_experiments.config import Config, GridPoint, grid_pairs
+from centersmooth_experiments.data import ImageData, load_data
+from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.metrics import check_metric_names
+from centersmooth_experiments.models import ModelSpec, model_spec
+from centersmooth_experiments.training import Training, training_of
+
+from centersmooth import Budget, GaussianNoise, RandomStream, RequestError
+from centersmooth.bounds import BOUNDS
+from centersmooth.rules import center_problem, radius_problem
+from centersmooth.sampling import Sampler, evaluating
+
+TRAINING_WEIGHT = 3
+"""A training step on an image counts as this many forward passes."""
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """One cell to be: known up to the digest of the weights, which training gives."""
+
+    model: str
+    spec: ModelSpec
+    sigma: float
+    pairs: tuple[GridPoint, ...]
+    training: Training
+
+    def cell(self, config: Config, budget: Budget, data_digest: str, weights: str) -> Cell:
+        """The cell, once the weights are known."""
+        return Cell(
+            model=self.model,
+            dataset=config.data.name,
+            train_sigma=self.training.train_sigma,
+            sigma=self.sigma,
+            weights=weights,
+            data=data_digest,
+            budget=budget,
+            seed=config.seed,
+            forward_block=config.forward_block,
+            device=config.device,
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes
+    ----------
+    cells : tuple of CellPlan
+    points : range
+        Test points.
+    budget : Budget
+    """
+
+    config: Config
+    data: ImageData
+    budget: Budget
+    cells: tuple[CellPlan, ...]
+    points: range
+
+    @property
+    def out(self) -> Path:
+        return Path(self.config.out)
+
+    def to_train(self) -> list[CellPlan]:
+        """Cells whose checkpoint is not there yet."""
+        return [cell for cell in self.cells if not cell.training.path(self.out).is_file()]
+
+
+def make_plan(config: Config) -> Plan:
+    """Check a configuration and lay out its cells, before any work.
+
+    Raises
+    ------
+    RunError
+        One line: an unknown name, more points than there are, counts that no certificate can come from.
+    """
+    specs = {name: model_spec(name) for name in config.models}
+    for name, spec in specs.items():
+        check_metric_names(config.metrics, spec.metrics, name)
+    budget = _budget(config)
+    pairs = grid_pairs(config.grid)
+    _require_feasible(config, budget, pairs)
+    data = load_data(config.data.name, config.data.path)
+    points = range(config.points.start, config.points.start + config.points.count)
+    if points.stop > len(data.test):
+        raise RunError(
+            f"points {points.start} to {points.stop - 1} were asked for, but the test split of {data.name} has "
+            f"{len(data.test)}: lower points.count or points.start"
+        )
+    cells = []
+    for name, spec in specs.items():
+        for sigma in sorted({pair.sigma for pair in pairs}):
+            for noise in dict.fromkeys(config.train.noise):
+                train_sigma = sigma if noise == "matched" else 0.0
+                training = training_of(name, data, config.train, train_sigma, config.seed, config.device)
+                own = tuple(pair for pair in pairs if pair.sigma == sigma)
+                cells.append(CellPlan(name, spec, sigma, own, training))
+    return Plan(config, data, budget, tuple(cells), points)
+
+
+def _budget(config: Config) -> Budget:
+    try:
+        return Budget(config.n, config.m, config.delta, config.alpha1, config.alpha2, config.n0)
+    except (RequestError, TypeError) as error:
+        raise RunError(str(error)) from error
+
+
+def _require_feasible(config: Config, budget: Budget, pairs: list[GridPoint]) -> None:
+    bounds = BOUNDS[config.bounds]
+    problems = [
+        center_problem(budget, bounds) or radius_problem(budget, GaussianNoise(pair.sigma), pair.eps, bounds)
+        for pair in pairs
+    ]
+    if all(problems):
+        other = "" if config.bounds == "exact" else " (bounds=exact needs fewer)"
+        raise RunError(f"no certificate is possible: {problems[0]}{other}")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a cell would take.
+
+    Attributes
+    ----------
+    passes : int
+        Forward passes of all its points.
+    training_images : int
+        Images pushed through training; 0 where the checkpoint is there.
+    seconds : float
+        From a short measurement on this machine.
+    """
+
+    passes: int
+    training_images: int
+    seconds: float
+
+
+def estimate(plan: Plan) -> list[Cost]:
+    """Cost of each cell as if no point of it were done, from timing each model for a moment."""
+    rates = {cell.model: _passes_per_second(plan, cell) for cell in plan.cells}
+    missing = {cell.training for cell in plan.to_train()}
+    costs = []
+    for cell in plan.cells:
+        training = cell.training.epochs * cell.training.images if cell.training in missing else 0
+        missing.discard(cell.training)
+        passes = plan.budget.passes * len(plan.points)
+        costs.append(Cost(passes, training, (passes + TRAINING_WEIGHT * training) / rates[cell.model]))
+    return costs
+
+
+def memory_estimate(plan: Plan) -> int:
+    """Bytes held at the peak of one point: its outputs, their features, one distance matrix and its tiles."""
+    n, values = plan.budget.n, plan.data.test[0].numel()
+    return n * values * (4 + 2 * 8 + 8) + n * n * 4 * 2 + plan.budget.m * 8 * 8
+
+
+def _passes_per_second(plan: Plan, cell: CellPlan) -> float:
+    config = plan.config
+    model = cell.spec.build(plan.data).to(config.device)
+    sampler = Sampler(model, GaussianNoise(cell.sigma), config.forward_block, config.forward_block)
+    x = model.inputs(plan.data.pixels(plan.data.test[:1]).to(config.device))[0]
+    count = 8 * config.forward_block
+    with evaluating(model):
+        sampler.base_output(x)
+        started = time.perf_counter()
+        for _ in sampler.draw(x, count, RandomStream(0), "timing"):
+            pass
+        if config.device == "cuda":
+            torch.cuda.synchronize()
+    return count / (time.perf_counter() - started)

@@ -1,0 +1,367 @@
+"""The figures of the paper: median certified radius and smoothing error against the perturbation's size.
+
+Drawn from an experiment's folder alone (`certificates.csv`, `manifest.json`), without torch and without pyplot's
+global state. The same rows give the same bytes, so that a redrawn figure shows up in git only when it changed.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from centersmooth_experiments.tables import RULE, number, read_manifest, read_rows, summarise, training_kind
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METRIC_LABELS = {
+    "tv": "total variation distance",
+    "l1": "l1 distance",
+    "l2": "l2 distance",
+    "sql2": "squared l2 distance",
+    "cosine": "cosine distance",
+    "angular": "angular distance (fraction of π)",
+    "jaccard": "Jaccard distance (1 − IoU)",
+    "lpips": "LPIPS distance",
+}
+_NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA", "mtcnn": "MTCNN", "biggan": "BigGAN"}
+_NAMES |= {"dcgan": "DCGAN"}
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale for a line."""
+
+_MARKERS = "osD^vPX"
+_INK = "#333333"
+_PANEL_WIDTH, _PANEL_HEIGHT = 3.3, 2.45  # inches: one column of a paper
+_LEGEND_LINE, _FOOTER_LINE = 0.165, 0.115
+_PANELS_A_ROW = 4
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.edgecolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+}
+
+
+class Curve(NamedTuple):
+    """What one colour stands for: its value of `h` or `sigma`, and the training where the panels hold several."""
+
+    value: float
+    training: str
+    label: str
+
+
+def draw(folder: str | Path) -> list[Path]:
+    """Draw an experiment's figures into its folder.
+
+    Parameters
+    ----------
+    folder : path
+        Holds `certificates.csv` and `manifest.json`.
+
+    Returns
+    -------
+    list of Path
+        `radius_<metric>.pdf` and `.png` for each metric of the manifest that has rows, in the manifest's order.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        The folder holds no experiment, or no row of the rule to be drawn; one line.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    rows = _of_rule(read_rows(folder), manifest)
+    if rows.empty:
+        rule = ", ".join(f"{part}={manifest['rule'][part]}" for part in RULE)
+        metrics = ", ".join(manifest["metrics"]) or "none"
+        raise ValueError(f"{folder}: expected rows of the rule and metrics to be drawn ({rule}; {metrics}), found none")
+    summary, curves = _with_curves(summarise(rows), manifest["curve"])
+    written = []
+    for metric in manifest["metrics"]:
+        lines = summary[summary["metric"] == metric]
+        if len(lines):
+            footer = footer_lines(rows[rows["metric"] == metric], manifest)
+            with _style():
+                figure = _figure(lines, metric, curves, footer)
+                written += _save(figure, folder / f"radius_{_file_name(metric)}", manifest["title"])
+    return written
+
+
+def _of_rule(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> pd.DataFrame:
+    keep = rows["metric"].isin(manifest["metrics"])
+    for part in RULE:
+        keep &= rows[part] == manifest["rule"][part]
+    return rows[keep]
+
+
+def _file_name(metric: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", metric)
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Matplotlib's own defaults and ours, whatever the user's matplotlibrc says; restored afterwards."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def _save(figure: Figure, stem: Path, title: str) -> list[Path]:
+    """Write both files; neither holds a date."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    kinds = {"pdf": {"CreationDate": None, "Title": title}, "png": {"Software": None}}
+    paths = []
+    for kind, metadata in kinds.items():
+        content = io.BytesIO()
+        figure.savefig(content, format=kind, dpi=200, metadata=metadata)
+        paths.append(stem.with_name(f"{stem.name}.{kind}"))
+        paths[-1].write_bytes(content.getvalue())
+    return paths
+
+
+def _with_curves(summary: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, list[Curve]]:
+    """Give every line its curve; the same curve has the same place, and so the same colour, in every figure."""
+    trainings = [training_kind(*pair) for pair in zip(summary["train_sigma"], summary["sigma"], strict=True)]
+    column = "sigma" if kind == "sigma" else "h"
+    values = [float(f"{value:.9g}") for value in summary[column]]
+    by_training = kind == "training" or _collide(summary, values)
+    by_value = kind != "training" or len(set(values)) > 1
+    keys = [
+        (value if by_value else math.nan, training if by_training else "")
+        for value, training in zip(values, trainings, strict=True)
+    ]
+    symbol = "σ" if column == "sigma" else "h"
+    names = {key: _curve_label(symbol, *key) for key in keys}
+    curves = sorted({names[key]: Curve(*key, names[key]) for key in keys}.values(), key=_curve_order)
+    place = {curve.label: index for index, curve in enumerate(curves)}
+    return summary.assign(curve=[place[names[key]] for key in keys]), curves
+
+
+def _collide(summary: pd.DataFrame, values: Sequence[float]) -> bool:
+    """Whether two lines of one panel would be one point of one curve: then the curves differ in training as well."""
+    points = summary[["model", "dataset", "metric", "eps"]].assign(value=values)
+    return bool(points.duplicated().any())
+
+
+def _curve_label(symbol: str, value: float, training: str) -> str:
+    parts = [] if math.isnan(value) else [f"{symbol} = {number(value)}"]
+    if training:
+        parts.append(f"trained {training}")
+    return ", ".join(parts) or "one curve"
+
+
+def _curve_order(curve: Curve) -> tuple[float, int, str]:
+    trainings = ("with noise", "without noise")
+    place = trainings.index(curve.training) if curve.training in trainings else len(trainings)
+    return (0.0 if math.isnan(curve.value) else curve.value, place, curve.training)
+
+
+def _figure(lines: pd.DataFrame, metric: str, curves: Sequence[Curve], footer: Sequence[str]) -> Figure:
+    """All panels of one metric, the legend and the footer below them."""
+    from matplotlib.figure import Figure
+
+    panels = list(lines.groupby(["model", "dataset"], sort=True))
+    across = min(len(panels), _PANELS_A_ROW)
+    down = math.ceil(len(panels) / across)
+    width = across * _PANEL_WIDTH
+    handles = _legend_handles(lines, curves)
+    legend_columns = min(len(handles), 2 * across)
+    footer = [part for line in footer for part in textwrap.wrap(line, int(width * 21))]
+    legend_height = math.ceil(len(handles) / legend_columns) * _LEGEND_LINE + 0.08
+    below = legend_height + len(footer) * _FOOTER_LINE + 0.06
+    height = down * _PANEL_HEIGHT + below
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, below / height, 1, 1 - below / height), w_pad=0.05, h_pad=0.04)
+    axes = figure.subplots(down, across, squeeze=False)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for index, ((model, dataset), panel) in enumerate(panels):
+        ax = axes.flat[index]
+        _panel(ax, panel)
+        ax.set_title(f"{_NAMES.get(model, model)}, {_NAMES.get(dataset, dataset)}")
+        ax.set_xlabel("input perturbation ε (l2)")
+        if index % across == 0:
+            ax.set_ylabel(METRIC_LABELS.get(metric, metric))
+    figure.legend(
+        handles=_row_wise(handles, legend_columns),
+        loc="upper center",
+        bbox_to_anchor=(0.5, below / height),
+        ncols=legend_columns,
+        frameon=False,
+        borderaxespad=0.2,
+        labelspacing=0.3,
+        columnspacing=1.5,
+        handlelength=2.2,
+    )
+    bottom = 0.05 / height
+    figure.text(0.5, bottom, "\n".join(footer), ha="center", va="bottom", fontsize=6, color="#666666", linespacing=1.15)
+    return figure
+
+
+def _row_wise(handles: Sequence[Artist], columns: int) -> list[Artist]:
+    """Matplotlib fills a legend column by column; reorder so that it reads row by row."""
+    rows = math.ceil(len(handles) / columns)
+    full = len(handles) - (rows - 1) * columns
+    heights = [rows if column < full else rows - 1 for column in range(columns)]
+    return [handles[row * columns + column] for column in range(columns) for row in range(heights[column])]
+
+
+def _panel(ax: Axes, panel: pd.DataFrame) -> None:
+    """One model on one data set: every curve with its band, and marks where a median is missing."""
+    drawn = panel[["radius_median", "radius_q75", "error_median", "error_q75"]].to_numpy(dtype=float)
+    highest = float(np.max(drawn, initial=0, where=np.isfinite(drawn)))
+    gaps = bool((panel["status"] != "ok").any())
+    ax.set_ylim(0, (highest or 1.0) * (1.2 if gaps else 1.06))
+    if not np.isfinite(drawn).any():
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "no median to draw", transform=ax.transAxes, ha="center", va="center", color="#666666")
+    eps = np.unique(panel["eps"].to_numpy(dtype=float))
+    step = np.diff(eps).min() if len(eps) > 1 else eps[0] or 1.0
+    ax.set_xlim(eps[0] - 0.4 * step, eps[-1] + 0.4 * step)
+    if len(eps) <= 6:
+        ax.set_xticks(eps, [number(value) for value in eps])
+    for place, (index, lines) in enumerate(panel.groupby("curve", sort=True)):
+        _curve(ax, lines.sort_values("eps"), int(index))
+        _gap_marks(ax, lines, int(index), 0.97 - 0.055 * place)
+
+
+def _look(index: int) -> dict[str, Any]:
+    return {"color": PALETTE[index % len(PALETTE)], "marker": _MARKERS[index % len(_MARKERS)]}
+
+
+def _curve(ax: Axes, lines: pd.DataFrame, index: int) -> None:
+    """Radius and error of one curve; a missing median is NaN and leaves a gap."""
+    look = _look(index)
+    eps = lines["eps"].to_numpy(dtype=float)
+    radius = _finite(lines["radius_median"])
+    _band(ax, eps, radius, lines["radius_q25"], lines["radius_q75"], look["color"])
+    _band(ax, eps, _finite(lines["error_median"]), lines["error_q25"], lines["error_q75"], look["color"])
+    ax.plot(eps, _finite(lines["error_median"]), color=look["color"], linestyle=(0, (3.5, 1.8)), linewidth=1.1)
+    ax.plot(eps, radius, **look, zorder=3)
+    hollow = (lines["vacuous"] > 0).to_numpy()
+    ax.plot(eps[hollow], radius[hollow], **look, linestyle="none", markerfacecolor="white", zorder=4)
+    error = _finite(lines["error_median"])
+    ax.plot(eps, np.where(_alone(error), error, np.nan), color=look["color"], marker="_", linestyle="none")
+
+
+def _finite(values: pd.Series) -> np.ndarray:
+    array = values.to_numpy(dtype=float)
+    return np.where(np.isfinite(array), array, np.nan)
+
+
+def _alone(values: np.ndarray) -> np.ndarray:
+    """Where a value has a gap on both sides, so that no line would show it."""
+    there = np.pad(np.isfinite(values), 1)
+    return there[1:-1] & ~there[:-2] & ~there[2:]
+
+
+def _band(ax: Axes, eps: np.ndarray, median: np.ndarray, low: pd.Series, high: pd.Series, color: str) -> None:
+    """The interquartile range; an upper quartile of +infinity reaches the top edge."""
+    top = ax.get_ylim()[1]
+    bottom = np.where(np.isfinite(median), low.to_numpy(dtype=float), np.nan)
+    above = np.where(np.isfinite(median), np.minimum(high.to_numpy(dtype=float), top), np.nan)
+    ax.fill_between(eps, bottom, above, color=color, alpha=0.13, linewidth=0)
+    alone = _alone(median)
+    ax.vlines(eps[alone], bottom[alone], above[alone], color=color, alpha=0.3, linewidth=2.5)
+
+
+def _gap_marks(ax: Axes, lines: pd.DataFrame, index: int, height: float) -> None:
+    """Marks along the top edge, one row a curve."""
+    for status, marker in _GAPS.items():
+        eps = lines.loc[lines["status"] == status, "eps"]
+        style = {"marker": marker, "color": _look(index)["color"], "markersize": 4.5, "markeredgewidth": 1.2}
+        ax.plot(eps, [height] * len(eps), **style, linestyle="none", transform=ax.get_xaxis_transform(), clip_on=False)
+
+
+_GAPS = {"abstains": "x", "infeasible": "_"}
+
+
+def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve]) -> list[Artist]:
+    """Colours first, then what the kinds of line and mark mean; only what occurs."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    def line(label: str, **style: Any) -> Line2D:
+        return Line2D([], [], **{"color": _INK, "label": label, **style})
+
+    handles: list[Artist] = [line(curves[index].label, **_look(index)) for index in sorted(set(lines["curve"]))]
+    handles.append(line("certified radius (median)", marker="o" if len(handles) == 1 else None))
+    handles.append(line("smoothing error (median)", linestyle=(0, (3.5, 1.8)), linewidth=1.1))
+    handles.append(Patch(facecolor=_INK, alpha=0.2, linewidth=0, label="middle half of the points"))
+    for status, marker in _GAPS.items():
+        if (lines["status"] == status).any():
+            handles.append(line(status, marker=marker, markersize=4.5, markeredgewidth=1.2, linestyle="none"))
+    if ((lines["vacuous"] > 0) & (lines["status"] == "ok")).any():
+        handles.append(line("vacuous for some points", marker="o", markerfacecolor="white", linestyle="none"))
+    return handles
+
+
+def footer_lines(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> list[str]:
+    """The small print: counts, points and rule of the rows drawn, then the manifest's notes.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        The rows of one figure, as `read_rows` returns them.
+    manifest : mapping
+        As `read_manifest` returns it.
+
+    Returns
+    -------
+    list of str
+        One sentence a line, without a final stop.
+    """
+    counts = [f"{symbol} = {_values(rows[name])}" for symbol, name in (("n", "n"), ("m", "m"), ("Δ", "delta"))]
+    if (rows["n0"] > 0).any():
+        counts.insert(0, f"n0 = {_values(rows['n0'])}")
+    rule = manifest["rule"]
+    points = int(rows["point"].nunique()) or int(manifest.get("points", 0))
+    parts = [*counts, f"{points} point{'s' * (points != 1)}", f"{rule['bounds']} bounds"]
+    if rule["far"] != "doubled":
+        parts.append(f"{rule['far']} far ball")
+    if rule["center"] != "sample":
+        parts.append(f"{rule['center']} center")
+    if rule["smoothing"] != "center":
+        parts.append(f"smoothing by the {rule['smoothing']}")
+    kind = "reduced counts: " if manifest.get("reduced") else ""
+    return [kind + ", ".join(parts), *map(str, manifest.get("notes") or [])]
+
+
+def _values(column: pd.Series) -> str:
+    values = sorted({float(value) for value in column.dropna()})
+    return " or ".join(f"{value:,.0f}" if value >= 1000 else f"{value:g}" for value in values) or "–"

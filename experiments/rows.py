@@ -1,0 +1,133 @@
+"""The rows of ``certificates.csv``: pure functions of a point's evidence.
+
+Every metric of the model, every rule and every (eps, h) of the cell's noise level gets a row, so that an experiment
+is a selection of rows and a new rule costs no forward pass.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from centersmooth_experiments.cells import Cell
+from centersmooth_experiments.config import GridPoint
+
+from centersmooth import Certificate, GaussianNoise, Metric, Outcome
+from centersmooth.bounds import BOUNDS
+from centersmooth.evidence import Evidence
+from centersmooth.rules import certificate_from
+
+COLUMNS = (
+    "cell model dataset train_sigma metric eps h sigma point source outcome r_center r_hat r_far beta certified "
+    "vacuous error n0 n m delta alpha1 alpha2 alpha bounds far center smoothing seed device seconds reason"
+).split()
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """What one pass over one point left: evidence for each metric, or the reason it failed."""
+
+    point: int
+    source: str
+    seconds: float
+    evidence: Mapping[str, Evidence]
+    failure: str = ""
+
+
+def rows_of_point(
+    result: PointResult,
+    cell: Cell,
+    metrics: Mapping[str, Metric],
+    pairs: Iterable[GridPoint],
+    output_range: tuple[float, float] | None,
+) -> list[Row]:
+    """All rows of one point, in canonical order: metric, eps, h, bounds."""
+    noise = GaussianNoise(cell.sigma)
+    rows = []
+    for name, metric in metrics.items():
+        for pair in sorted(pairs):
+            for bounds in BOUNDS.values():
+                common = _common(result, cell, name, pair) | {"bounds": bounds.name}
+                if result.failure:
+                    rows.append(common | {"outcome": Outcome.FAILED.value, "reason": result.failure})
+                    continue
+                evidence = result.evidence[name]
+                certificate = certificate_from(
+                    evidence,
+                    pair.eps,
+                    metric=metric,
+                    noise=noise,
+                    budget=cell.budget,
+                    bounds=bounds,
+                    output_range=output_range,
+                )
+                rows.append(common | _numbers(certificate, evidence))
+    return rows
+
+
+def _common(result: PointResult, cell: Cell, metric: str, pair: GridPoint) -> Row:
+    budget = cell.budget
+    values = {
+        "cell": cell.digest,
+        "model": cell.model,
+        "dataset": cell.dataset,
+        "train_sigma": cell.train_sigma,
+        "metric": metric,
+        "eps": pair.eps,
+        "h": pair.h,
+        "sigma": cell.sigma,
+        "point": result.point,
+        "source": result.source,
+        "n0": budget.n0,
+        "n": budget.n,
+        "m": budget.m,
+        "delta": budget.delta,
+        "alpha1": budget.alpha1,
+        "alpha2": budget.alpha2,
+        "far": "doubled",
+        "center": "sample",
+        "smoothing": "center",
+        "seed": cell.seed,
+        "device": cell.device,
+        "seconds": result.seconds,
+    }
+    return {key: text(value) for key, value in values.items()}
+
+
+def _numbers(certificate: Certificate, evidence: Evidence) -> Row:
+    values = {
+        "outcome": certificate.outcome.value,
+        "r_center": certificate.r_center,
+        "r_hat": certificate.r_hat,
+        "r_far": certificate.r_far,
+        "beta": certificate.beta,
+        "certified": certificate.radius,
+        "vacuous": certificate.vacuous,
+        "error": None if certificate.center is None else evidence.error,
+        "alpha": certificate.alpha,
+        "reason": certificate.reason,
+    }
+    return {key: text(value) for key, value in values.items()}
+
+
+def text(value: object) -> str:
+    """How a value stands in a table: shortest round-trip floats, empty for None.
+
+    >>> text(0.1), text(None), text(True), text(3)
+    ('0.1', '', 'True', '3')
+    """
+    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
+
+
+def csv_lines(rows: Iterable[Row], *, header: bool) -> bytes:
+    """Rows as CSV, columns as in `COLUMNS`."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, restval="", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue().encode()

@@ -1,0 +1,250 @@
+"""The run: train what is missing, certify what is missing, write the experiment's table and figures."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from centersmooth_experiments.config import Config
+from centersmooth_experiments.files import write_atomically
+from centersmooth_experiments.metrics import build_metrics
+from centersmooth_experiments.plan import (
+    TRAINING_WEIGHT,
+    CellPlan,
+    Plan,
+    estimate,
+    make_plan,
+    memory_estimate,
+)
+from centersmooth_experiments.progress import Display, duration
+from centersmooth_experiments.provenance import provenance
+from centersmooth_experiments.rows import PointResult, Row, csv_lines
+from centersmooth_experiments.store import CellStore
+from centersmooth_experiments.training import Trained, obtain
+from rich.table import Table
+from torch import Tensor
+
+from centersmooth import CenterSmoothError, GaussianNoise, RandomStream
+from centersmooth.evidence import gather
+from centersmooth.sampling import Sampler, evaluating
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves: its folder, the rows of the experiment, how many points failed."""
+
+    folder: Path
+    files: list[Path]
+    failed: int
+
+
+def run(config: Config, display: Display, command: str) -> RunResult:
+    """Carry out a resolved configuration; resumes where an earlier run ended.
+
+    Raises
+    ------
+    RunError
+        For a request that cannot be served; nothing done so far is lost.
+    """
+    plan = make_plan(config)
+    data_digest = plan.data.digest(plan.data.test)
+    facts = provenance(config.device)
+    rows: list[Row] = []
+    cells: list[dict[str, Any]] = []
+    failed = 0
+    with display.running(_units(plan)):
+        for cell_plan in plan.cells:
+            trained = _obtain(plan, cell_plan, display)
+            cell = cell_plan.cell(config, plan.budget, data_digest, trained.weights_digest)
+            metrics = build_metrics(cell_plan.spec.metrics)
+            store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), trained.model.output_range)
+            failures = _certify_cell(plan, trained, store, display, command, facts)
+            failed += len(failures)
+            rows += _select(store.rebuild(failures), plan, cell_plan)
+            cells.append({"folder": cell.name, "weights": cell.weights, "data": cell.data, "sigma": cell.sigma})
+    folder = _write_experiment(plan, rows, cells, command, facts)
+    return RunResult(folder, _report(folder, display), failed)
+
+
+def _units(plan: Plan) -> float:
+    """Work of the run in forward passes, whatever may be done already."""
+    training = {cell.training for cell in plan.to_train()}
+    passes = len(plan.cells) * len(plan.points) * plan.budget.passes
+    return passes + TRAINING_WEIGHT * sum(t.epochs * t.images for t in training)
+
+
+def _obtain(plan: Plan, cell_plan: CellPlan, display: Display) -> Trained:
+    training = cell_plan.training
+    if cell_plan in plan.to_train():
+        label = f"train {training.model} on {training.dataset}, sigma {training.train_sigma:.3g}"
+        display.stage(label, TRAINING_WEIGHT * training.epochs * training.images)
+    return obtain(
+        training, cell_plan.spec, plan.data, plan.out, lambda images: display.advance(TRAINING_WEIGHT * images)
+    )
+
+
+def _certify_cell(
+    plan: Plan, trained: Trained, store: CellStore, display: Display, command: str, facts: dict[str, Any]
+) -> list[PointResult]:
+    """Certify the points that are missing; returns those that failed."""
+    cell, config = store.cell, plan.config
+    store.rebuild()
+    missing = sorted(set(plan.points) - store.done())
+    passes = plan.budget.passes
+    display.stage(f"certify {cell.model} on {cell.dataset}, sigma {cell.sigma:.3g}", passes * len(plan.points))
+    display.advance(passes * (len(plan.points) - len(missing)))
+    if not missing:
+        return []
+    store.record({"command": command, "points": missing, "batch_size": config.batch_size, **facts})
+    sampler = Sampler(
+        trained.model, GaussianNoise(cell.sigma), cell.forward_block, config.batch_size, store.output_range
+    )
+    failures = []
+    with evaluating(trained.model):
+        sampler.check_model(_input(plan, trained, missing[0]))
+        for point in missing:
+            result = _certify_point(plan, trained, store, sampler, point, display.advance)
+            store.save(result)
+            if result.failure:
+                failures.append(result)
+                display.console.print(f"point {point} failed: {result.failure}", highlight=False)
+    return failures
+
+
+def _certify_point(
+    plan: Plan,
+    trained: Trained,
+    store: CellStore,
+    sampler: Sampler,
+    point: int,
+    advance: Callable[[float], None],
+) -> PointResult:
+    x = _input(plan, trained, point)
+    stream = RandomStream(plan.config.seed, point)
+    seen = 0
+
+    def progress(passes: int) -> None:
+        nonlocal seen
+        seen += passes
+        advance(passes)
+
+    source = plan.data.source(point)
+    started = time.perf_counter()
+    try:
+        evidence = gather(sampler, store.metrics, plan.budget, x, stream, progress=progress)
+        result = PointResult(point, source, round(time.perf_counter() - started, 4), evidence)
+    except CenterSmoothError as error:
+        result = PointResult(point, source, round(time.perf_counter() - started, 4), {}, str(error))
+    advance(plan.budget.passes - seen)
+    return result
+
+
+def _input(plan: Plan, trained: Trained, point: int) -> Tensor:
+    image = plan.data.pixels(plan.data.test[point : point + 1]).to(plan.config.device)
+    with torch.no_grad():
+        return trained.model.inputs(image)[0]
+
+
+def _select(rows: Iterable[Row], plan: Plan, cell_plan: CellPlan) -> list[Row]:
+    """The experiment's own rows: its metrics, its grid, its points."""
+    points = {str(point) for point in plan.points}
+    pairs = {(repr(pair.eps), repr(pair.h)) for pair in cell_plan.pairs}
+    return [
+        row
+        for row in rows
+        if row["metric"] in plan.config.metrics and row["point"] in points and (row["eps"], row["h"]) in pairs
+    ]
+
+
+def _write_experiment(
+    plan: Plan, rows: list[Row], cells: list[dict[str, Any]], command: str, facts: dict[str, Any]
+) -> Path:
+    config = plan.config
+    folder = plan.out / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    training = config.train
+    manifest = {
+        "experiment": config.name,
+        "title": config.title,
+        "metrics": list(config.metrics),
+        "curve": "training" if len(training.noise) > 1 else "sigma" if config.grid.sigma else "h",
+        "rule": {"bounds": config.bounds, "far": "doubled", "center": "sample", "smoothing": "center"},
+        "budget": config.budget,
+        "reduced": _reduced(config),
+        "notes": [plan.data.note] if plan.data.note else [],
+        "points": len(plan.points),
+        "command": command,
+        "seed": config.seed,
+        "device": config.device,
+        "data": {"name": plan.data.name, "test_digest": plan.data.digest(plan.data.test), "pixel_scale": "[0, 1]"},
+        "training": {
+            "epochs": training.epochs,
+            "images": min(training.images, len(plan.data.train)),
+            "batch_size": training.batch_size,
+            "noise": list(training.noise),
+        },
+        "cells": cells,
+        **facts,
+    }
+    write_atomically(folder / "certificates.csv", csv_lines(rows, header=True))
+    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
+    return folder
+
+
+def _reduced(config: Config) -> bool:
+    """Whether anything is below the paper's counts: draws, points or training."""
+    paper = config.budgets["paper"]
+    schedule, asked = paper["train"], config.train
+    return (
+        config.n < paper["n"]
+        or config.m < paper["m"]
+        or config.points.count < paper["points"]["count"]
+        or asked.epochs < schedule["epochs"]
+        or asked.images < schedule["images"]
+    )
+
+
+def _report(folder: Path, display: Display) -> list[Path]:
+    """Write the summary and the figures, print the table; returns the files of the experiment."""
+    from centersmooth_experiments.plots import draw
+    from centersmooth_experiments.tables import read_rows, render, summarise, write_summary
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    summary = summarise(read_rows(folder))
+    write_summary(summary, folder / "summary.csv")
+    figures = draw(folder)
+    display.console.print(render(summary, manifest))
+    return [folder / "certificates.csv", folder / "summary.csv", folder / "manifest.json", *figures]
+
+
+def dry_run(config: Config, display: Display) -> None:
+    """Say what a run would do and cost, from a short measurement, and do nothing."""
+    plan = make_plan(config)
+    costs = estimate(plan)
+    missing = {cell.training for cell in plan.to_train()}
+    table = Table("cell", "sigma", "eps", "checkpoint", "forward passes", "time", title=config.title)
+    for cell, cost in zip(plan.cells, costs, strict=True):
+        eps = ", ".join(f"{pair.eps:g} (h {pair.h:g})" for pair in cell.pairs)
+        state = "to be trained" if cell.training in missing else "there"
+        table.add_row(
+            f"{cell.model}-{plan.data.name}",
+            f"{cell.sigma:.4g}",
+            eps,
+            state,
+            f"{cost.passes:,}",
+            duration(cost.seconds),
+        )
+    display.console.print(table)
+    total = sum(cost.seconds for cost in costs)
+    passes = sum(cost.passes for cost in costs)
+    display.console.print(
+        f"{len(costs)} cells, {passes:,} forward passes over {len(plan.points)} points, about {duration(total)} "
+        f"on {config.device} if nothing is done yet (timed just now), about {memory_estimate(plan) / 2**20:,.0f} MiB; "
+        f"results under {plan.out.resolve()}",
+        highlight=False,
+    )

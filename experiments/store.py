@@ -1,0 +1,169 @@
+"""The folder of a cell: evidence of each point, the rows derived from it, how it was made.
+
+::
+
+    runs/<model>-<dataset>-s<sigma>-<digest>/
+      points/00007.npz     evidence of one point, written whole or not at all: what resuming rests on
+      certificates.csv     rows, appended as points finish, in canonical order when a run ends
+      centers.npz          center and base output of every point, for panels and audits
+      run.json             identity of the cell, its grid, one block for each run
+
+Rows are a function of the evidence. A run first rebuilds the table from it, so a torn line, a hand edit or another
+grid is repaired by running the same command, and no forward pass is done twice.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from centersmooth_experiments.cells import Cell
+from centersmooth_experiments.config import GridPoint
+from centersmooth_experiments.files import write_atomically
+from centersmooth_experiments.rows import PointResult, Row, csv_lines, rows_of_point
+
+from centersmooth import Metric
+from centersmooth.evidence import DistanceSample, Evidence, kept_ranks
+
+
+@dataclass
+class CellStore:
+    """Reads and writes the folder of one cell.
+
+    Parameters
+    ----------
+    out : Path
+        The folder that holds the cells.
+    metrics : mapping of str to Metric
+        All metrics of the cell's model.
+    pairs : list of GridPoint
+        What the present run asks for; what earlier runs asked for is kept besides.
+    """
+
+    out: Path
+    cell: Cell
+    metrics: Mapping[str, Metric]
+    pairs: list[GridPoint]
+    output_range: tuple[float, float] | None
+
+    def __post_init__(self) -> None:
+        self.folder = self.out / self.cell.name
+        self._points = self.folder / "points"
+        self._points.mkdir(parents=True, exist_ok=True)
+        earlier = self._read_record().get("grid", [])
+        self.pairs = sorted({*self.pairs, *(GridPoint(**pair) for pair in earlier)})
+
+    def done(self) -> set[int]:
+        """Points whose evidence is complete."""
+        return {int(path.stem) for path in self._points.glob("[0-9]*.npz")}
+
+    def load(self, point: int) -> PointResult | None:
+        """The evidence of a point; None, and the file removed, where it is unreadable."""
+        path = self._path(point)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return self._unpack(point, dict(arrays))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
+            path.unlink(missing_ok=True)
+            return None
+
+    def save(self, result: PointResult) -> None:
+        """Keep the evidence of a point, then append its rows."""
+        if not result.failure:
+            buffer = io.BytesIO()
+            np.savez(buffer, **self._pack(result))
+            write_atomically(self._path(result.point), buffer.getvalue())
+        with open(self._table, "ab") as table:
+            table.write(csv_lines(self.rows_of(result), header=False))
+            table.flush()
+            os.fsync(table.fileno())
+
+    def rebuild(self, failed: Iterable[PointResult] = ()) -> list[Row]:
+        """Write the whole table in canonical order from the evidence (and the run's failures); returns its rows."""
+        results = {point: self.load(point) for point in self.done()} | {result.point: result for result in failed}
+        kept = [results[point] for point in sorted(results)]
+        rows = [row for result in kept if result is not None for row in self.rows_of(result)]
+        write_atomically(self._table, csv_lines(rows, header=True))
+        self._write_centers([result for result in kept if result is not None and not result.failure])
+        return rows
+
+    def rows_of(self, result: PointResult) -> list[Row]:
+        """The rows of one point for the whole grid of the cell."""
+        return rows_of_point(result, self.cell, self.metrics, self.pairs, self.output_range)
+
+    def record(self, block: Mapping[str, Any]) -> None:
+        """Add a block on the present run to ``run.json``."""
+        record = self._read_record()
+        record["cell"] = asdict(self.cell)
+        record["grid"] = [asdict(pair) for pair in self.pairs]
+        record.setdefault("runs", []).append(dict(block))
+        write_atomically(self.folder / "run.json", json.dumps(record, indent=2).encode() + b"\n")
+
+    @property
+    def _table(self) -> Path:
+        return self.folder / "certificates.csv"
+
+    def _path(self, point: int) -> Path:
+        return self._points / f"{point:05d}.npz"
+
+    def _read_record(self) -> dict[str, Any]:
+        try:
+            record = json.loads((self.folder / "run.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return record if isinstance(record, dict) else {}
+
+    def _write_centers(self, results: list[PointResult]) -> None:
+        arrays: dict[str, np.ndarray] = {"points": np.array([result.point for result in results], dtype=np.int64)}
+        if results:
+            for name in self.metrics:
+                centers = [result.evidence[name].center for result in results]
+                arrays[f"center.{name}"] = torch.stack(centers).numpy()
+            arrays["base"] = torch.stack([next(iter(r.evidence.values())).base for r in results]).numpy()
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomically(self.folder / "centers.npz", buffer.getvalue())
+
+    def _pack(self, result: PointResult) -> dict[str, np.ndarray]:
+        arrays: dict[str, np.ndarray] = {
+            "seconds": np.array(result.seconds),
+            "source": np.array(result.source),
+            "base": next(iter(result.evidence.values())).base.cpu().numpy(),
+        }
+        for name, evidence in result.evidence.items():
+            arrays[f"{name}.center"] = evidence.center.cpu().numpy()
+            arrays[f"{name}.numbers"] = np.array([evidence.error, evidence.r_center])
+            arrays[f"{name}.inside"] = np.array(evidence.inside)
+            arrays[f"{name}.far"] = _shortest(evidence.far.values) if evidence.far is not None else np.zeros(0)
+        return arrays
+
+    def _unpack(self, point: int, arrays: dict[str, np.ndarray]) -> PointResult:
+        base = torch.from_numpy(arrays["base"])
+        m = self.cell.budget.m
+        evidence = {}
+        for name in self.metrics:
+            error, r_center = arrays[f"{name}.numbers"].tolist()
+            far = arrays[f"{name}.far"].astype(np.float64)
+            evidence[name] = Evidence(
+                center=torch.from_numpy(arrays[f"{name}.center"]),
+                base=base,
+                error=error,
+                r_center=r_center,
+                inside=int(arrays[f"{name}.inside"]),
+                far=DistanceSample(m, kept_ranks(m), far) if len(far) else None,
+            )
+        return PointResult(point, str(arrays["source"]), float(arrays["seconds"]), evidence)
+
+
+def _shortest(values: np.ndarray) -> np.ndarray:
+    """In float32 where that loses nothing."""
+    single = values.astype(np.float32)
+    return single if np.array_equal(single.astype(np.float64), values) else values

@@ -1,0 +1,370 @@
+"""An experiment's rows, one line a grid point: medians in which an abstention counts as +infinity.
+
+Reads `certificates.csv` and `manifest.json` of an experiment's folder. Needs neither torch nor the library, so that
+tables and figures can be made again anywhere, and fast.
+
+Every quantile is an order statistic, never an interpolation: of ``N`` values the ``ceil(q N)``-th smallest. Where the
+``q``-quantile is not unique (``q N`` an integer) and the next value is an abstention, it counts as an abstention: with
+half of the points abstaining there is no median, as an interpolating median would also say.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+ROWS_FILE = "certificates.csv"
+MANIFEST_FILE = "manifest.json"
+
+RULE = ("bounds", "far", "center", "smoothing")
+"""The columns that name the rule by which a row was certified."""
+
+KEYS = ("model", "dataset", "train_sigma", "metric", *RULE, "h", "sigma", "eps")
+"""The columns that name one line of a summary."""
+
+OUTCOMES = ("certified", "bad_center", "ratio_exceeded", "infeasible", "failed")
+
+_TEXT = ("cell", "model", "dataset", "metric", "source", "outcome", *RULE, "device", "reason")
+_INTEGERS = ("point", "n0", "n", "m", "seed")
+_FLOATS = ("train_sigma", "eps", "h", "sigma", "r_center", "r_hat", "r_far", "beta", "certified", "error")
+_FLOATS += ("delta", "alpha1", "alpha2", "alpha", "seconds")
+COLUMNS = (*_TEXT, *_INTEGERS, *_FLOATS, "vacuous")
+"""What `read_rows` requires, in no order; further columns are kept as text."""
+
+SUMMARY_COLUMNS = (*KEYS, "points", "certified", "abstained", "infeasible", "failed", "vacuous")
+SUMMARY_COLUMNS += ("radius_median", "radius_q25", "radius_q75", "error_median", "error_q25", "error_q75")
+SUMMARY_COLUMNS += ("error_points", "seconds_median", "status")
+
+_IDENTITY = ["cell", "metric", "eps", "h", "sigma", "point", *RULE]
+_MANIFEST_TYPES = {"experiment": str, "title": str, "metrics": list, "curve": str, "rule": dict}
+_CURVES = ("h", "sigma", "training")
+_RULE_ORDER = ("paper", "exact", "doubled", "measured", "sample", "free", "certified", "center", "mean")
+_MOST_RULES = 4
+
+
+def read_rows(folder: str | Path) -> pd.DataFrame:
+    """The rows of an experiment, typed.
+
+    Parameters
+    ----------
+    folder : path
+        Holds `certificates.csv`.
+
+    Returns
+    -------
+    DataFrame
+        `COLUMNS` and whatever else the file has; an empty field is a missing value.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is not one of ours (a column, an outcome or a number is missing or wrong, a point occurs twice); one
+        line that names the file, what was expected and what came.
+    """
+    path = Path(folder) / ROWS_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; cs-run writes it")
+    try:
+        header = pd.read_csv(path, nrows=0, dtype=str).columns
+        missing = [name for name in COLUMNS if name not in header]
+        if missing:
+            raise ValueError(f"expected the columns of a certificates table, missing: {', '.join(missing)}")
+        rows = _parse(path, header)
+        _check(rows)
+    except ValueError as error:
+        raise ValueError(f"{path}: {_one_line(error)}") from error
+    return rows
+
+
+def _parse(path: Path, header: Sequence[str]) -> pd.DataFrame:
+    numbers = {**dict.fromkeys(_INTEGERS, "Int64"), **dict.fromkeys(_FLOATS, "float64")}
+    rows = pd.read_csv(
+        path,
+        dtype={name: numbers.get(name, "str") for name in header},
+        keep_default_na=False,
+        na_values={name: [""] for name in numbers},
+        float_precision="round_trip",
+    )
+    odd = sorted(set(rows["vacuous"]) - {"True", "False", ""})
+    if odd:
+        raise ValueError(f"expected vacuous to be True, False or empty, got {odd[0]!r}")
+    rows["vacuous"] = rows["vacuous"] == "True"
+    return rows
+
+
+def _check(rows: pd.DataFrame) -> None:
+    odd = sorted(set(rows["outcome"]) - set(OUTCOMES))
+    if odd:
+        raise ValueError(f"expected an outcome among {', '.join(OUTCOMES)}, got {odd[0]!r}")
+    without = rows[(rows["outcome"] == "certified") & rows["certified"].isna()]
+    if len(without):
+        raise ValueError(f"expected a radius in every certified row, point {without['point'].iloc[0]} has none")
+    worked = rows[rows["outcome"] != "infeasible"]
+    twice = worked[worked.duplicated(_IDENTITY)]
+    if len(twice):
+        row = twice.iloc[0]
+        raise ValueError(
+            f"expected every point once, got point {row['point']} twice (cell {row['cell']}, {row['metric']}, "
+            f"eps {row['eps']:g}, h {row['h']:g}, {', '.join(row[list(RULE)])})"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """What the experiment draws, from `manifest.json`, checked; optional keys get their defaults.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        It is not a manifest of ours; one line that names the file and what was expected.
+    """
+    path = Path(folder) / MANIFEST_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; cs-run writes it")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict):
+            raise ValueError(f"expected an object, got {type(manifest).__name__}")
+        for key, kind in _MANIFEST_TYPES.items():
+            if not isinstance(manifest.get(key), kind):
+                raise ValueError(f"expected {key!r} to be a {kind.__name__}, got {manifest.get(key)!r}")
+        if manifest["curve"] not in _CURVES:
+            raise ValueError(f"expected 'curve' to be one of {', '.join(_CURVES)}, got {manifest['curve']!r}")
+        if sorted(manifest["rule"]) != sorted(RULE):
+            raise ValueError(f"expected 'rule' to have {', '.join(RULE)}, got {', '.join(manifest['rule']) or 'none'}")
+    except ValueError as error:
+        raise ValueError(f"{path}: {_one_line(error)}") from error
+    return {"budget": "", "reduced": False, "notes": [], **manifest}
+
+
+def quantile(values: Sequence[float] | np.ndarray, q: float) -> float:
+    """The ``q``-quantile as an order statistic; +infinity where it touches one; NaN of nothing.
+
+    Examples
+    --------
+    >>> quantile([3.0, 1.0, 2.0, 4.0], 0.5)
+    2.0
+    >>> quantile([1.0, 2.0, math.inf, math.inf], 0.5)
+    inf
+    >>> quantile([1.0, 2.0, 3.0, math.inf], 0.5)
+    2.0
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    if not len(ordered):
+        return math.nan
+    lower = max(math.ceil(q * len(ordered)), 1) - 1
+    upper = min(math.floor(q * len(ordered)), len(ordered) - 1)
+    return math.inf if math.isinf(ordered[upper]) else float(ordered[lower])
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line for each model, data set, training, metric, rule and grid point.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As `read_rows` returns them.
+
+    Returns
+    -------
+    DataFrame
+        `SUMMARY_COLUMNS`, ordered by `KEYS`. The radius quantiles are over all points, an abstention or a failure
+        counting as +infinity; the error's over the `error_points` points that have a center. `status` is "ok",
+        "abstains" (the median radius is +infinity) or "infeasible" (all rows are; then there are no medians).
+    """
+    lines = [
+        dict(zip(KEYS, key, strict=True)) | _summary_of(group)
+        for key, group in rows.groupby(list(KEYS), dropna=False, sort=True)
+    ]
+    return pd.DataFrame(lines, columns=list(SUMMARY_COLUMNS))
+
+
+def _summary_of(group: pd.DataFrame) -> dict[str, Any]:
+    count = {outcome: int((group["outcome"] == outcome).sum()) for outcome in OUTCOMES}
+    infeasible = count["infeasible"] == len(group)
+    radii = group["certified"].where(group["outcome"] == "certified").fillna(math.inf)
+    errors = group["error"].dropna()
+    if infeasible:
+        radii, errors = radii[:0], errors[:0]
+    median = quantile(radii, 0.5)
+    return {
+        "points": len(group),
+        "certified": count["certified"],
+        "abstained": count["bad_center"] + count["ratio_exceeded"],
+        "infeasible": count["infeasible"],
+        "failed": count["failed"],
+        "vacuous": int(group["vacuous"].sum()),
+        "radius_median": median,
+        "radius_q25": quantile(radii, 0.25),
+        "radius_q75": quantile(radii, 0.75),
+        "error_median": quantile(errors, 0.5),
+        "error_q25": quantile(errors, 0.25),
+        "error_q75": quantile(errors, 0.75),
+        "error_points": len(errors),
+        "seconds_median": quantile(group["seconds"].dropna(), 0.5),
+        "status": "infeasible" if infeasible else "ok" if math.isfinite(median) else "abstains",
+    }
+
+
+def write_summary(summary: pd.DataFrame, path: str | Path) -> None:
+    """Write a summary as CSV: shortest round-trip floats; empty where there is no number or an abstention."""
+    summary.replace([math.inf, -math.inf], math.nan).to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def by_metric(summary: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """The lines of these metrics only, in their order."""
+    place = {metric: index for index, metric in enumerate(metrics)}
+    kept = summary[summary["metric"].isin(place)]
+    order = np.argsort(kept["metric"].map(place).to_numpy(dtype=int), kind="stable")
+    return kept.iloc[order]
+
+
+def training_kind(train_sigma: float, sigma: float) -> str:
+    """How a model smoothed at `sigma` was trained, in words for a legend; empty if unknown.
+
+    Examples
+    --------
+    >>> training_kind(0.5, 0.5), training_kind(0.0, 0.5), training_kind(0.25, 0.5)
+    ('with noise', 'without noise', 'at σ = 0.25')
+    """
+    if math.isnan(train_sigma):
+        return ""
+    if math.isclose(train_sigma, sigma, rel_tol=1e-6):
+        return "with noise"
+    return f"at σ = {train_sigma:.4g}" if train_sigma else "without noise"
+
+
+def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
+    """The table printed at the end of a run: the drawn rule's medians, other rules' radii beside them.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        As `summarise` returns it.
+    manifest : mapping
+        As `read_manifest` returns it.
+
+    Returns
+    -------
+    rich.table.Table
+        Fits 100 columns with up to four rules; the caption counts the rules left to the summary file.
+    """
+    from rich import box
+    from rich.table import Table
+
+    lines = by_metric(summary, manifest["metrics"])
+    drawn = tuple(manifest["rule"][part] for part in RULE)
+    rules = _rules(lines, drawn)
+    shown = rules[:_MOST_RULES]
+    swept = "sigma" if manifest["curve"] == "sigma" else "h"
+    trainings = [training_kind(*pair) for pair in zip(lines["train_sigma"], lines["sigma"], strict=True)]
+    with_training = manifest["curve"] == "training" or (len(set(trainings)) > 1 and "" not in trainings)
+    with_failed = bool(lines["failed"].sum())
+
+    table = Table(title=manifest["title"], caption=_caption(lines, manifest, len(rules) - len(shown)), box=box.SIMPLE)
+    table.padding, table.pad_edge, table.show_edge = (0, 0), False, False
+    table.add_column("model", max_width=13)
+    table.add_column("metric")
+    if with_training:
+        table.add_column("trained", max_width=11)
+    for name in (swept, "eps", *_rule_headers(shown), "error", "ab-\nstained", "vac-\nuous"):
+        table.add_column(name, justify="right")
+    if with_failed:
+        table.add_column("failed", justify="right")
+    table.add_column("s per\npoint", justify="right")
+
+    before: tuple[str, ...] = ()
+    lines = lines.assign(training=trainings if with_training else "")
+    keys = ["model", "dataset", "metric", "training", swept, "eps", "train_sigma"]
+    for key, group in lines.groupby(keys, dropna=False, sort=False):
+        cells = _line_cells(group, drawn, shown, swept, with_failed)
+        block = (f"{key[0]} {key[1]}", *key[2 : 4 if with_training else 3])
+        if before and block != before:
+            table.add_section()
+        changed = [index for index, name in enumerate(block) if before[index : index + 1] != (name,)]
+        first = changed[0] if changed else len(block)
+        table.add_row(*(name if index >= first else "" for index, name in enumerate(block)), *cells)
+        before = block
+    return table
+
+
+def _rules(lines: pd.DataFrame, drawn: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The drawn rule, then the others present: those that differ in the fewest parts first."""
+
+    def place(rule: tuple[str, ...]) -> tuple[int, list[int]]:
+        changes = sum(a != b for a, b in zip(rule, drawn, strict=True))
+        return changes, [_RULE_ORDER.index(part) if part in _RULE_ORDER else len(_RULE_ORDER) for part in rule]
+
+    present = set(lines[list(RULE)].itertuples(index=False, name=None)) - {drawn}
+    return [drawn, *sorted(present, key=place)]
+
+
+def _rule_headers(rules: Sequence[tuple[str, ...]]) -> list[str]:
+    """A header for each rule: its bounds and whatever else differs between them."""
+    if len(rules) == 1:
+        return ["radius"]
+    varying = [part for part in range(len(RULE)) if part == 0 or len({rule[part] for rule in rules}) > 1]
+    return ["\n".join(("radius", *(rule[part] for part in varying))) for rule in rules]
+
+
+def _line_cells(
+    group: pd.DataFrame, drawn: tuple[str, ...], shown: Sequence[tuple[str, ...]], swept: str, with_failed: bool
+) -> list[str]:
+    by_rule = {tuple(line[part] for part in RULE): line for line in group.to_dict("records")}
+    main = by_rule.get(drawn)
+    first = main or next(iter(by_rule.values()))
+    cells = [number(first[swept]), number(first["eps"]), *(_radius(by_rule.get(rule)) for rule in shown)]
+    if main is None:
+        return [*cells, *["–"] * (4 + with_failed)]
+    cells += [number(main["error_median"]), f"{main['abstained']}/{main['points']}", str(main["vacuous"])]
+    return [*cells, *([str(main["failed"])] if with_failed else []), number(main["seconds_median"], 3)]
+
+
+def _radius(line: Mapping[str, Any] | None) -> str:
+    if line is None:
+        return "–"
+    return number(line["radius_median"]) if line["status"] == "ok" else str(line["status"])
+
+
+def _caption(lines: pd.DataFrame, manifest: Mapping[str, Any], left_out: int) -> str:
+    counts = sorted(set(lines["points"]))
+    parts = [f"medians over {_span(counts)} points" if counts else "no rows"]
+    if manifest.get("budget"):
+        parts.append(f"budget {manifest['budget']}" + (" (reduced counts)" if manifest.get("reduced") else ""))
+    parts.append("error, abstained, vacuous: " + " ".join(str(manifest["rule"][part]) for part in RULE))
+    if left_out > 0:
+        parts.append(f"{left_out} more rules in the summary file")
+    return "\n".join(["; ".join(parts), *map(str, manifest.get("notes") or [])])
+
+
+def _span(counts: Sequence[int]) -> str:
+    return f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+
+
+def number(value: float, digits: int = 4) -> str:
+    """A number for people: some significant digits, plain below a million, a dash for none.
+
+    Examples
+    --------
+    >>> number(0.123456), number(12345.6), number(2.0), number(math.nan), number(8.25e-7, 3)
+    ('0.1235', '12346', '2', '–', '8.25e-07')
+    """
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:.0f}" if 10**digits <= abs(value) < 1e6 else f"{value:.{digits}g}"
