@@ -64,13 +64,31 @@ def _run(arguments: list[str], console: Console, command: str) -> int:
 
     register_schema()
     codes: list[int] = []
+    failures: list[Exception] = []
 
     def task(raw: Any) -> None:
-        codes.append(_task(raw, console, command))
+        # Hydra prints lines of its own about an error that leaves the task, so none does.
+        try:
+            codes.append(_task(raw, console, command))
+        except Exception as error:
+            failures.append(error)
 
+    _require_known_experiments(overrides)
     sys.argv = ["cs-run", *overrides]
     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
+    if failures:
+        raise failures[0]
     return max(codes, default=0)
+
+
+def _require_known_experiments(overrides: list[str]) -> None:
+    from centersmooth_experiments.errors import RunError
+
+    for override in overrides:
+        key, _, value = override.partition("=")
+        unknown = [name for name in value.split(",") if name not in experiments()] if key == "experiment" else []
+        if unknown:
+            raise RunError(f"experiment is '{unknown[0]}': expected one of {', '.join(experiments())}")
 
 
 def _task(raw: Any, console: Console, command: str) -> int:

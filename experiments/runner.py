@@ -52,6 +52,7 @@ def run(config: Config, display: Display, command: str) -> RunResult:
         For a request that cannot be served; nothing done so far is lost.
     """
     plan = make_plan(config)
+    _require_writable(plan.out)
     data_digest = plan.data.digest(plan.data.test)
     facts = provenance(config.device)
     rows: list[Row] = []
@@ -69,6 +70,16 @@ def run(config: Config, display: Display, command: str) -> RunResult:
             cells.append({"folder": cell.name, "weights": cell.weights, "data": cell.data, "sigma": cell.sigma})
     folder = _write_experiment(plan, rows, cells, command, facts)
     return RunResult(folder, _report(folder, display), failed)
+
+
+def _require_writable(out: Path) -> None:
+    """Find out before hours of work, not after."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / ".writable", b"")
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise RunError(f"out is '{out}' and cannot be written ({error.strerror}): set out=FOLDER") from error
 
 
 def _units(plan: Plan) -> float:

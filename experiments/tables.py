@@ -291,6 +291,8 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
 
     before: tuple[str, ...] = ()
     lines = lines.assign(training=trainings if with_training else "")
+    lines = lines.sort_values(["model", "dataset", "training", swept, "eps"], kind="stable")
+    lines = by_metric(lines, manifest["metrics"]).sort_values(["model", "dataset"], kind="stable")
     keys = ["model", "dataset", "metric", "training", swept, "eps", "train_sigma"]
     for key, group in lines.groupby(keys, dropna=False, sort=False):
         cells = _line_cells(group, drawn, shown, swept, with_failed)

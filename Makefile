@@ -1,0 +1,42 @@
+# `make help` lists the targets. Everything happens in .venv, which the first target that needs it makes.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BUDGET ?= auto
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help install demo test check plots publish clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: $(READY) ## Make .venv with pinned versions (about 5 GB with the CUDA wheels)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## The main job on built-in data: certify 50 digits, a few minutes on two cores
+	$(BIN)/cs-run experiment=tv_digits budget=$(BUDGET)
+
+test: $(READY) ## Style, types and all tests; says what was skipped for want of data
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -rs
+
+check: $(READY) ## The fast part of `make test`
+	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/pytest -x -m 'not slow'
+
+plots: $(READY) ## Redraw every figure from cached results
+	$(BIN)/cs-plot
+
+publish: $(READY) ## Copy EXPERIMENT's table, manifest and figures from runs/ to results/
+	$(BIN)/python scripts/publish.py $(EXPERIMENT)
+
+clean: ## Remove the environment and caches; results stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
