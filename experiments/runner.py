@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from centersmooth_experiments.config import Config
+from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.files import write_atomically
 from centersmooth_experiments.metrics import build_metrics
 from centersmooth_experiments.plan import (

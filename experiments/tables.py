@@ -44,7 +44,7 @@ SUMMARY_COLUMNS = (*KEYS, "points", "certified", "abstained", "infeasible", "fai
 SUMMARY_COLUMNS += ("radius_median", "radius_q25", "radius_q75", "error_median", "error_q25", "error_q75")
 SUMMARY_COLUMNS += ("error_points", "seconds_median", "status")
 
-_IDENTITY = ["cell", "metric", "eps", "h", "sigma", "point", *RULE]
+_IDENTITY = ["cell", "point", *KEYS]
 _MANIFEST_TYPES = {"experiment": str, "title": str, "metrics": list, "curve": str, "rule": dict}
 _CURVES = ("h", "sigma", "training")
 _RULE_ORDER = ("paper", "exact", "doubled", "measured", "sample", "free", "certified", "center", "mean")
@@ -278,8 +278,9 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
     with_failed = bool(lines["failed"].sum())
 
     table = Table(title=manifest["title"], caption=_caption(lines, manifest, len(rules) - len(shown)), box=box.SIMPLE)
-    table.padding, table.pad_edge, table.show_edge = (0, 0), False, False
-    table.add_column("model", max_width=13)
+    compact = len(shown) > 2 or with_training
+    table.padding, table.pad_edge, table.show_edge = (0, 0 if compact else 1, 0, 0), False, False
+    table.add_column("model", max_width=13 if compact else 21)
     table.add_column("metric")
     if with_training:
         table.add_column("trained", max_width=11)
