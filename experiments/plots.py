@@ -267,15 +267,20 @@ def _curve(ax: Axes, lines: pd.DataFrame, index: int) -> None:
     """Radius and error of one curve; a missing median is NaN and leaves a gap."""
     look = _look(index)
     eps = lines["eps"].to_numpy(dtype=float)
-    radius = _finite(lines["radius_median"])
+    radius, error = _finite(lines["radius_median"]), _finite(lines["error_median"])
     _band(ax, eps, radius, lines["radius_q25"], lines["radius_q75"], look["color"])
-    _band(ax, eps, _finite(lines["error_median"]), lines["error_q25"], lines["error_q75"], look["color"])
-    ax.plot(eps, _finite(lines["error_median"]), color=look["color"], linestyle=(0, (3.5, 1.8)), linewidth=1.1)
+    _band(ax, eps, error, lines["error_q25"], lines["error_q75"], look["color"])
+    ax.plot(eps, error, color=look["color"], linestyle=(0, (3.5, 1.8)), linewidth=1.1)
     ax.plot(eps, radius, **look, zorder=3)
-    hollow = (lines["vacuous"] > 0).to_numpy()
-    ax.plot(eps[hollow], radius[hollow], **look, linestyle="none", markerfacecolor="white", zorder=4)
-    error = _finite(lines["error_median"])
-    ax.plot(eps, np.where(_alone(error), error, np.nan), color=look["color"], marker="_", linestyle="none")
+    hollow = (lines["vacuous"] > 0).to_numpy() & np.isfinite(radius)
+    _points(ax, eps[hollow], radius[hollow], **look, markerfacecolor="white", zorder=4)
+    _points(ax, eps[_alone(error)], error[_alone(error)], color=look["color"], marker="_", markersize=6)
+
+
+def _points(ax: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
+    """Markers without a line; none where there are none, for an empty one would count in the layout."""
+    if len(x):
+        ax.plot(x, y, linestyle="none", **style)
 
 
 def _finite(values: pd.Series) -> np.ndarray:
@@ -302,9 +307,9 @@ def _band(ax: Axes, eps: np.ndarray, median: np.ndarray, low: pd.Series, high: p
 def _gap_marks(ax: Axes, lines: pd.DataFrame, index: int, height: float) -> None:
     """Marks along the top edge, one row a curve."""
     for status, marker in _GAPS.items():
-        eps = lines.loc[lines["status"] == status, "eps"]
+        eps = lines.loc[lines["status"] == status, "eps"].to_numpy(dtype=float)
         style = {"marker": marker, "color": _look(index)["color"], "markersize": 4.5, "markeredgewidth": 1.2}
-        ax.plot(eps, [height] * len(eps), **style, linestyle="none", transform=ax.get_xaxis_transform(), clip_on=False)
+        _points(ax, eps, np.full(len(eps), height), **style, transform=ax.get_xaxis_transform())
 
 
 _GAPS = {"abstains": "x", "infeasible": "_"}

@@ -66,6 +66,12 @@ class Display:
         else:
             self._line(f"{label} ...")
 
+    def skip(self, units: float) -> None:
+        """Work that turns out to be done already: it leaves the total, and tells nothing about speed."""
+        self._total = max(self._total - units, 1.0)
+        if self._bars is not None:
+            self._bars.update(self._outer, total=self._total)
+
     def advance(self, units: float) -> None:
         """Work done, in the units of `running`."""
         self._done += units
@@ -84,7 +90,7 @@ class Display:
 
     def _line(self, message: str) -> None:
         self._last_line = time.monotonic()
-        self.console.print(message, highlight=False)
+        self.console.print(message, highlight=False, soft_wrap=True)
 
 
 def duration(seconds: float) -> str:

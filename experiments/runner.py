@@ -108,10 +108,10 @@ def _certify_cell(
     store.rebuild()
     missing = sorted(set(plan.points) - store.done())
     passes = plan.budget.passes
-    display.stage(f"certify {cell.model} on {cell.dataset}, sigma {cell.sigma:.3g}", passes * len(plan.points))
-    display.advance(passes * (len(plan.points) - len(missing)))
+    display.skip(passes * (len(plan.points) - len(missing)))
     if not missing:
         return []
+    display.stage(f"certify {cell.model} on {cell.dataset}, sigma {cell.sigma:.3g}", passes * len(missing))
     store.record({"command": command, "points": missing, "batch_size": config.batch_size, **facts})
     sampler = Sampler(
         trained.model, GaussianNoise(cell.sigma), cell.forward_block, config.batch_size, store.output_range

@@ -69,7 +69,7 @@ class CellStore:
         """The evidence of a point; None, and the file removed, where it is unreadable."""
         path = self._path(point)
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
                 return self._unpack(point, dict(arrays))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
             path.unlink(missing_ok=True)

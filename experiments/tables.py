@@ -94,7 +94,6 @@ def _parse(path: Path, header: Sequence[str]) -> pd.DataFrame:
         dtype={name: numbers.get(name, "str") for name in header},
         keep_default_na=False,
         na_values={name: [""] for name in numbers},
-        float_precision="round_trip",
     )
     odd = sorted(set(rows["vacuous"]) - {"True", "False", ""})
     if odd:

@@ -1,0 +1,118 @@
+"""The command line as a user meets it: help, one-line errors, exit codes, interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from support import SMALL
+
+from centersmooth_experiments.cli import config_folder, experiments
+
+CODE = "from centersmooth_experiments.cli import main; main()"
+
+
+def cs_run(*arguments: str, cwd, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", CODE, *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_help_lists_every_experiment_without_importing_torch(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from centersmooth_experiments.cli import main\n"
+            "try: main(['--help'])\n"
+            "finally: assert 'torch' not in sys.modules",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout and title in done.stdout for name, title in experiments().items())
+
+
+def test_version(tmp_path):
+    done = cs_run("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout.split()[0]) == (0, "centersmooth")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["experiment=nope"], "expected one of"),
+        (["nope=3"], "nope"),
+        (["n=abc"], "Integer"),
+        (["n=100"], "n >= 300 would do"),
+        (["m=10"], "m >= 241 would do"),
+        (["metrics=[foo]"], "expected one of tv, l1"),
+        (["grid.h=[0]"], "positive"),
+        (["experiment=tv_mnist", "data.path=/nowhere"], "data.path=FOLDER"),
+        (["out=/dev/null/x"], "set out=FOLDER"),
+        (["n"], "EQUAL"),
+    ],
+)
+def test_a_bad_request_is_one_line_and_exit_code_2(tmp_path, overrides, expected):
+    done = cs_run(*overrides, cwd=tmp_path)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    assert "Traceback" in cs_run("--debug", "n=100", cwd=tmp_path).stderr
+
+
+def test_dry_run_says_what_it_would_do_and_does_nothing(tmp_path):
+    done = cs_run("--dry-run", "out=runs", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "9 cells, 1,665,450 forward passes" in done.stdout.replace("\n", " ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_from_any_folder_with_spaces_and_other_letters(tmp_path):
+    folder = tmp_path / "Größe 1,5 ε"
+    folder.mkdir()
+    done = cs_run(*SMALL, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "runs" / "tv_digits" / "radius_tv.png").stat().st_size > 1000
+    assert [path.name for path in folder.iterdir()] == ["runs"]  # no log files dropped
+    assert "certified" in (folder / "runs" / "tv_digits" / "certificates.csv").read_text()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interruption_says_how_to_continue(tmp_path, number, code):
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE, *SMALL, "points.count=200"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("runs/*/points/[0-9]*.npz")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "To continue: cs-run" in errors
+    assert len(errors.strip().splitlines()) == 1
+
+
+def test_configs_are_found_where_they_are_installed():
+    assert (config_folder() / "config.yaml").is_file()

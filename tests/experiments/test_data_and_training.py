@@ -1,0 +1,109 @@
+"""Loaders say what is wrong in one line; a checkpoint is reused only for exactly its training."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pytest
+import torch
+
+from centersmooth_experiments.config import TrainConfig
+from centersmooth_experiments.data import load_data
+from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.models import MODELS
+from centersmooth_experiments.models.autoencoder import Reconstructor
+from centersmooth_experiments.training import obtain, training_of
+
+
+def idx(count: int, side: int = 28) -> bytes:
+    header = np.array([2051, count, side, side], dtype=">i4").tobytes()
+    return header + bytes(range(256)) * (count * side * side // 256) + bytes(count * side * side % 256)
+
+
+@pytest.fixture
+def mnist(tmp_path):
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    (folder / "train-images-idx3-ubyte").write_bytes(idx(20))
+    (folder / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(5)))
+    return tmp_path
+
+
+def test_idx_files_plain_and_compressed(mnist):
+    data = load_data("mnist", str(mnist))
+    assert data.train.shape == (20, 1, 28, 28)
+    assert data.test.shape == (5, 1, 28, 28)
+    assert data.test.flatten()[:3].tolist() == [0, 1, 2]
+    assert float(data.pixels(data.test).max()) == 1.0
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>not found</html>", idx(5)[:-1], gzip.compress(idx(5))[:-30]])
+def test_a_damaged_file_is_named(mnist, content):
+    path = mnist / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
+    path.write_bytes(content if content[:2] == b"\x1f\x8b" else gzip.compress(content))
+    with pytest.raises(RunError, match=r"t10k-images-idx3-ubyte\.gz .*fetch it again, or set data\.path") as error:
+        load_data("mnist", str(mnist))
+    assert "\n" not in str(error.value)
+
+
+def test_real_mnist(data_folder):
+    data = load_data("mnist", str(data_folder))
+    assert (len(data.train), len(data.test)) == (60_000, 10_000)
+    assert data.test[0].sum() == 18_454  # the seven that opens the test set
+
+
+def test_digits_split():
+    data = load_data("digits", None)
+    assert (len(data.train), len(data.test), data.side) == (1297, 500, 8)
+
+
+def training(seed: int = 0, sigma: float = 0.4, epochs: int = 2, model: str = "autoencoder"):
+    return training_of(model, load_data("digits", None), TrainConfig(epochs, 200, 50), sigma, seed, "cpu")
+
+
+def test_a_checkpoint_is_found_again_and_training_is_repeatable(tmp_path):
+    data, steps = load_data("digits", None), []
+    first = obtain(training(), MODELS["autoencoder"], data, tmp_path, steps.append)
+    assert sum(steps) == 2 * 200
+    again = obtain(training(), MODELS["autoencoder"], data, tmp_path, steps.append)
+    assert sum(steps) == 2 * 200  # nothing trained
+    elsewhere = obtain(training(), MODELS["autoencoder"], data, tmp_path / "b", steps.append)
+    assert first.weights_digest == again.weights_digest == elsewhere.weights_digest
+    assert not first.model.training
+
+
+@pytest.mark.parametrize("other", [{"seed": 1}, {"sigma": 0.5}, {"epochs": 3}, {"model": "reconstructor"}])
+def test_another_training_is_another_checkpoint(tmp_path, other):
+    assert training().path(tmp_path) != training(**other).path(tmp_path)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    data = load_data("digits", None)
+    obtain(training(), MODELS["autoencoder"], data, tmp_path, lambda images: None)
+    wrong = training(model="reconstructor").path(tmp_path)
+    training().path(tmp_path).rename(wrong)
+    with pytest.raises(RunError, match=r"does not fit .* delete it to train again"):
+        obtain(training(model="reconstructor"), MODELS["reconstructor"], data, tmp_path, lambda images: None)
+
+
+def test_training_lowers_the_loss(tmp_path):
+    data, sigma = load_data("digits", None), 0.3
+    clean = data.pixels(data.test[:100])
+    noisy = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+
+    def loss(epochs: int) -> float:
+        trained = obtain(training(sigma=sigma, epochs=epochs), MODELS["autoencoder"], data, tmp_path, lambda i: None)
+        return float((trained.model(noisy) - clean).square().mean())
+
+    assert loss(15) < 0.6 * loss(1)
+
+
+def test_the_reconstructor_starts_with_the_pseudo_inverse():
+    torch.manual_seed(0)
+    model = Reconstructor(1, 28, width=4)
+    product = model.matrix.double() @ model.inverse.double()
+    assert torch.allclose(product, torch.eye(256, dtype=torch.float64), atol=1e-4)
+    assert abs(float(model.matrix.var()) * 256 - 1) < 0.02
+    assert {"matrix", "inverse"} <= set(model.state_dict())
+    assert model.inputs(torch.rand(3, 1, 28, 28)).shape == (3, 256)

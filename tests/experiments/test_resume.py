@@ -1,0 +1,149 @@
+"""Rows do not depend on how a run was cut into pieces: batches, interruptions, order, extensions."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import SMALL
+
+
+def rows_without_seconds(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "certificates.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def only_cell(out: Path) -> Path:
+    (cell,) = out.glob("autoencoder-digits-*")
+    return cell
+
+
+def test_batch_size_changes_no_row(run_small, tmp_path):
+    folders = [run_small(f"batch_size={size}", f"out={tmp_path / str(size)}").folder for size in (7, 256)]
+    first, second = map(rows_without_seconds, folders)
+    assert first == second
+    assert only_cell(tmp_path / "7").name == only_cell(tmp_path / "256").name
+
+
+def test_forward_block_and_counts_make_another_cell(run_small, tmp_path):
+    run_small()
+    run_small("forward_block=64")
+    run_small("m=260")
+    assert len(list((tmp_path / "runs").glob("autoencoder-digits-*"))) == 3
+
+
+def test_nothing_is_computed_twice(run_small, tmp_path):
+    folder = run_small().folder
+    evidence = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.npz") if "points" in path.parts}
+    before = (folder / "certificates.csv").read_bytes()
+    run_small()
+    assert (folder / "certificates.csv").read_bytes() == before
+    assert evidence == {path: path.stat().st_mtime_ns for path in evidence}
+    assert len(evidence) == 2
+
+
+def test_more_points_and_more_eps_extend_a_cell(run_small, tmp_path):
+    short = rows_without_seconds(run_small().folder)
+    longer = rows_without_seconds(run_small("points.count=3").folder)
+    assert [row for row in longer if row["point"] != "2"] == short
+    wider = rows_without_seconds(run_small("grid.eps=[0.4,0.2]", "grid.h=null", "grid.sigma=[0.4]").folder)
+    assert [row for row in wider if row["eps"] == "0.4"] == short
+    assert {row["h"] for row in wider} == {"0.5", "1.0"}
+    runs = [path for path in (tmp_path / "runs").iterdir() if path.name.startswith("autoencoder")]
+    assert len(runs) == 1  # the same cell throughout
+
+
+def test_a_wider_grid_equals_one_asked_for_at_once(run_small, tmp_path):
+    grid = ("grid.eps=[0.2,0.4]", "grid.h=null", "grid.sigma=[0.4]")
+    at_once = rows_without_seconds(run_small(*grid, f"out={tmp_path / 'at-once'}").folder)
+    run_small()
+    assert rows_without_seconds(run_small(*grid).folder) == at_once
+
+
+def test_another_experiment_of_the_same_model_finds_its_cells_done(run_small, tmp_path):
+    run_small()
+    folder = run_small("metrics=[l2,angular]", "name=l2_digits").folder
+    assert {row["metric"] for row in rows_without_seconds(folder)} == {"l2", "angular"}
+    assert len(list((tmp_path / "runs").glob("*/points/*.npz"))) == 2
+
+
+@pytest.mark.parametrize("damage", ["torn table", "edited table", "cut evidence", "no evidence"])
+def test_damage_is_repaired_by_the_same_command(run_small, tmp_path, damage):
+    folder = run_small().folder
+    expected = rows_without_seconds(folder)
+    cell = only_cell(tmp_path / "runs")
+    table, evidence = cell / "certificates.csv", cell / "points" / "00001.npz"
+    if damage == "torn table":
+        table.write_bytes(table.read_bytes()[:-37])
+    elif damage == "edited table":
+        table.write_text(table.read_text().replace("certified", "forged"))
+    elif damage == "cut evidence":
+        evidence.write_bytes(evidence.read_bytes()[:500])
+    else:
+        evidence.unlink()
+    assert rows_without_seconds(run_small().folder) == expected
+    assert len(list((cell / "points").glob("*.npz"))) == 2
+
+
+def test_sigkill_in_the_middle_then_the_same_command(run_small, tmp_path):
+    overrides = [*SMALL, "points.count=6", f"out={tmp_path / 'killed'}"]
+    code = "from centersmooth_experiments.cli import main; main()"
+    environment = dict(os.environ, OMP_NUM_THREADS="1")  # as many threads as this process
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *overrides],
+        env=environment,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    deadline = time.monotonic() + 90
+    while len(list((tmp_path / "killed").glob("*/points/[0-9]*.npz"))) < 2:
+        assert process.poll() is None, process.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+    done = len(list((tmp_path / "killed").glob("*/points/[0-9]*.npz")))
+    assert done < 6, "the run was over before it could be killed"
+
+    killed = rows_without_seconds(run_small("points.count=6", f"out={tmp_path / 'killed'}").folder)
+    whole = rows_without_seconds(run_small("points.count=6", f"out={tmp_path / 'whole'}").folder)
+    assert killed == whole
+    assert sorted({int(row["point"]) for row in killed}) == list(range(6))
+
+
+def test_centers_are_kept_for_audits(run_small, tmp_path):
+    run_small()
+    with np.load(only_cell(tmp_path / "runs") / "centers.npz") as arrays:
+        assert arrays["points"].tolist() == [0, 1]
+        assert arrays["center.tv"].shape == arrays["base"].shape == (2, 1, 8, 8)
+
+
+def test_a_point_that_fails_is_a_row_and_is_tried_again(run_small, tmp_path, monkeypatch):
+    from centersmooth import ModelError
+    from centersmooth_experiments import runner
+
+    gather = runner.gather
+
+    def failing(sampler, metrics, budget, x, stream, **options):
+        if stream.point == 1:
+            raise ModelError("the model returned NaN")
+        return gather(sampler, metrics, budget, x, stream, **options)
+
+    monkeypatch.setattr(runner, "gather", failing)
+    result = run_small()
+    rows = rows_without_seconds(result.folder)
+    assert result.failed == 1
+    assert [row["outcome"] for row in rows if row["point"] == "1"] == ["failed"] * 2
+    assert all(row["reason"] == "the model returned NaN" for row in rows if row["point"] == "1")
+    monkeypatch.setattr(runner, "gather", gather)
+    assert run_small().failed == 0
+    assert "failed" not in {row["outcome"] for row in rows_without_seconds(result.folder)}
