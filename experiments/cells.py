@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from centersmooth_experiments.files import digest_of
-
 from centersmooth import Budget
+from centersmooth_experiments.files import digest_of
 
 METHOD_VERSION = 1
 """Raised whenever a change makes any cell's numbers differ; declared in the CHANGELOG."""

@@ -60,6 +60,7 @@ def _run(arguments: list[str], console: Console, command: str) -> int:
     if "--dry-run" in overrides:
         overrides = [a for a in overrides if a != "--dry-run"] + ["dry_run=true"]
     import hydra
+
     from centersmooth_experiments.config import register_schema
 
     register_schema()
@@ -93,6 +94,7 @@ def _require_known_experiments(overrides: list[str]) -> None:
 
 def _task(raw: Any, console: Console, command: str) -> int:
     import torch
+
     from centersmooth_experiments.config import resolve
     from centersmooth_experiments.progress import Display, duration
     from centersmooth_experiments.runner import dry_run, run
@@ -115,11 +117,11 @@ def _task(raw: Any, console: Console, command: str) -> int:
 
 
 def _is_expected(error: Exception) -> bool:
-    from centersmooth_experiments.errors import RunError
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     from centersmooth.errors import CenterSmoothError
+    from centersmooth_experiments.errors import RunError
 
     return isinstance(error, (RunError, CenterSmoothError, HydraException, OmegaConfBaseException, OSError))
 

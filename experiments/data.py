@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from centersmooth_experiments.errors import RunError
 from torch import Tensor
+
+from centersmooth_experiments.errors import RunError
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from centersmooth_experiments.errors import RunError
-
 from centersmooth import L1, L2, Angular, Cosine, Jaccard, Metric, SquaredL2, TotalVariation
+from centersmooth_experiments.errors import RunError
 
 METRICS: dict[str, type[Metric]] = {
     "tv": TotalVariation,

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from centersmooth import Budget, GaussianNoise, RandomStream, RequestError
+from centersmooth.bounds import BOUNDS
+from centersmooth.rules import center_problem, radius_problem
+from centersmooth.sampling import Sampler, evaluating
 from centersmooth_experiments.cells import Cell
 from centersmooth_experiments.config import Config, GridPoint, grid_pairs
 from centersmooth_experiments.data import ImageData, load_data
@@ -14,11 +19,6 @@ from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.metrics import check_metric_names
 from centersmooth_experiments.models import ModelSpec, model_spec
 from centersmooth_experiments.training import Training, training_of
-
-from centersmooth import Budget, GaussianNoise, RandomStream, RequestError
-from centersmooth.bounds import BOUNDS
-from centersmooth.rules import center_problem, radius_problem
-from centersmooth.sampling import Sampler, evaluating
 
 TRAINING_WEIGHT = 3
 """A training step on an image counts as this many forward passes."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
 from centersmooth_experiments.tables import RULE, number, read_manifest, read_rows, summarise, training_kind
 
 if TYPE_CHECKING:

@@ -11,13 +11,12 @@ import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from centersmooth_experiments.cells import Cell
-from centersmooth_experiments.config import GridPoint
-
 from centersmooth import Certificate, GaussianNoise, Metric, Outcome
 from centersmooth.bounds import BOUNDS
 from centersmooth.evidence import Evidence
 from centersmooth.rules import certificate_from
+from centersmooth_experiments.cells import Cell
+from centersmooth_experiments.config import GridPoint
 
 COLUMNS = (
     "cell model dataset train_sigma metric eps h sigma point source outcome r_center r_hat r_far beta certified "

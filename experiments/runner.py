@@ -10,6 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.table import Table
+from torch import Tensor
+
+from centersmooth import CenterSmoothError, GaussianNoise, RandomStream
+from centersmooth.evidence import gather
+from centersmooth.sampling import Sampler, evaluating
 from centersmooth_experiments.config import Config
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.files import write_atomically
@@ -27,12 +33,6 @@ from centersmooth_experiments.provenance import provenance
 from centersmooth_experiments.rows import PointResult, Row, csv_lines
 from centersmooth_experiments.store import CellStore
 from centersmooth_experiments.training import Trained, obtain
-from rich.table import Table
-from torch import Tensor
-
-from centersmooth import CenterSmoothError, GaussianNoise, RandomStream
-from centersmooth.evidence import gather
-from centersmooth.sampling import Sampler, evaluating
 
 
 @dataclass(frozen=True)

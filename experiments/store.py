@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
+
+from centersmooth import Metric
+from centersmooth.evidence import DistanceSample, Evidence, kept_ranks
 from centersmooth_experiments.cells import Cell
 from centersmooth_experiments.config import GridPoint
 from centersmooth_experiments.files import write_atomically
 from centersmooth_experiments.rows import PointResult, Row, csv_lines, rows_of_point
-
-from centersmooth import Metric
-from centersmooth.evidence import DistanceSample, Evidence, kept_ranks
 
 
 @dataclass

@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from centersmooth_experiments.config import TrainConfig
-from centersmooth_experiments.data import ImageData
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.files import digest_of, write_atomically
-from centersmooth_experiments.models import ModelSpec
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from centersmooth import RandomStream
+from centersmooth_experiments.config import TrainConfig
+from centersmooth_experiments.data import ImageData
+from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.files import digest_of, write_atomically
+from centersmooth_experiments.models import ModelSpec
 
 LEARNING_RATE = 1e-3
 

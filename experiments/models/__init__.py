@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from torch import nn
+
 from centersmooth_experiments.data import ImageData
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.models.autoencoder import Autoencoder, Reconstructor
-from torch import nn
 
 IMAGE_METRICS = ("tv", "l1", "l2", "sql2", "cosine", "angular")
 
