@@ -1,17 +1,20 @@
 """Data sets: where their files are looked for, and how they become tensors.
 
-A loader takes a folder (``data.path``, else ``$CENTERSMOOTH_DATA``, else a cache that torchvision downloads to) and
-returns all images as bytes with a scale; pixels in [0, 1] are ``bytes / scale``.
+A loader takes a folder or archive (``data.path``, else ``$CENTERSMOOTH_DATA``, else a cache that torchvision downloads
+to). Images stay bytes until they are used; pixels in [0, 1] are ``bytes / scale``.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,15 +22,138 @@ from torch import Tensor
 
 from centersmooth_experiments.errors import RunError
 
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class Source(Protocol):
+    """The examples of one split, in a fixed order."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        """Examples by index, ``(len(indices), *shape)``."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What a row calls an example."""
+        ...
+
+    def digest(self, count: int) -> str:
+        """Identity of the first ``count`` examples, sixteen hexadecimal digits."""
+        ...
+
 
 @dataclass(frozen=True)
-class ImageData:
-    """A training and a test split of square images.
+class ArraySource:
+    """Examples in memory.
+
+    Attributes
+    ----------
+    split : str
+    images : Tensor of uint8, shape ``(count, C, H, W)``
+    """
+
+    split: str
+    images: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        return self.images[list(indices)]
+
+    def name(self, index: int) -> str:
+        return f"{self.split}/{index}"
+
+    def digest(self, count: int) -> str:
+        images = self.images[:count]
+        content = hashlib.sha256(str(tuple(images.shape)).encode())
+        content.update(images.contiguous().numpy().tobytes())
+        return content.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Image files in a folder or a zip archive, decoded when used.
+
+    The order is by file name, then folder: where each class has a folder of its own, the first files hold all classes
+    in turn. The same files give the same order and digest from a folder and from an archive.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> FileSource:
+        """List the images of a folder or archive; everything else in it is passed over.
+
+        Raises
+        ------
+        RunError
+            If it is not there, no zip archive, or holds no image.
+        """
+        try:
+            if path.is_dir():
+                found = [str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()]
+            else:
+                with zipfile.ZipFile(path) as archive:
+                    found = archive.namelist()
+        except (OSError, zipfile.BadZipFile) as error:
+            raise RunError(
+                f"{path} cannot be read as a folder or zip archive of images ({error}): set data.path"
+            ) from error
+        images = [name for name in found if name.lower().endswith(SUFFIXES) and "__MACOSX" not in name]
+        if not images:
+            raise RunError(
+                f"{path} holds no image ({', '.join(SUFFIXES)}): set data.path to a folder or archive that does"
+            )
+        return cls(path, tuple(sorted(images, key=lambda name: (Path(name).name, name))))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        return torch.stack([self._decode(self.names[i], content) for i, content in self._contents(indices)])
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def digest(self, count: int) -> str:
+        content = hashlib.sha256()
+        for index, raw in self._contents(range(min(count, len(self)))):
+            content.update(f"{Path(self.names[index]).name}/{len(raw)}/".encode() + raw)
+        return content.hexdigest()[:16]
+
+    def _contents(self, indices: Sequence[int]) -> list[tuple[int, bytes]]:
+        try:
+            if self.path.is_dir():
+                return [(i, (self.path / self.names[i]).read_bytes()) for i in indices]
+            with zipfile.ZipFile(self.path) as archive:
+                return [(i, archive.read(self.names[i])) for i in indices]
+        except (OSError, zipfile.BadZipFile) as error:
+            raise RunError(
+                f"{self.path} is damaged ({error}): fetch it again, or set data.path to a good copy"
+            ) from error
+
+    def _decode(self, name: str, content: bytes) -> Tensor:
+        from PIL import Image, UnidentifiedImageError
+
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                pixels = np.array(image.convert("RGB"))
+        except (OSError, UnidentifiedImageError) as error:
+            raise RunError(f"{name} in {self.path} is no readable image: fetch it again, or remove it") from error
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A test split, and a training split for models that are trained on it.
 
     Attributes
     ----------
     name : str
-    train, test : Tensor of uint8, shape ``(count, C, side, side)``
+    test, train : Source
     scale : float
         The byte value of white.
     model_width : int
@@ -37,36 +163,29 @@ class ImageData:
     """
 
     name: str
-    train: Tensor
-    test: Tensor
-    scale: float
+    test: Source
+    train: Source | None = None
+    scale: float = 255.0
     model_width: int = 32
     note: str = ""
 
-    @property
-    def channels(self) -> int:
-        return self.test.shape[1]
+    def images(self, source: Source, indices: Sequence[int]) -> Tensor:
+        """Examples as float32 in [0, 1], ``(len(indices), C, H, W)``."""
+        return source.take(indices).float() / self.scale
 
     @property
-    def side(self) -> int:
-        return self.test.shape[-1]
+    def shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of the first test image."""
+        channels, height, width = self.test.take([0])[0].shape
+        return channels, height, width
 
-    def pixels(self, images: Tensor) -> Tensor:
-        """Bytes to float32 in [0, 1]."""
-        return images.float() / self.scale
-
-    def source(self, index: int) -> str:
-        """What a row calls a test point."""
-        return f"test/{index}"
-
-    def digest(self, images: Tensor) -> str:
-        """Identity of a set of images: shape and bytes."""
-        content = hashlib.sha256(str(tuple(images.shape)).encode())
-        content.update(images.contiguous().numpy().tobytes())
-        return content.hexdigest()[:16]
+    @property
+    def digest(self) -> str:
+        """Identity of the test split."""
+        return self.test.digest(len(self.test))
 
 
-def load_data(name: str, path: str | None) -> ImageData:
+def load_data(name: str, path: str | None) -> DataSet:
     """Load a data set by name.
 
     Raises
@@ -79,29 +198,62 @@ def load_data(name: str, path: str | None) -> ImageData:
     return DATA[name](path)
 
 
-def _digits(path: str | None) -> ImageData:
+def _digits(path: str | None) -> DataSet:
     """scikit-learn's built-in 8x8 digits: the last 500 of 1,797 are the test split."""
     from sklearn.datasets import load_digits
 
     images = torch.from_numpy(load_digits().images.astype(np.uint8))[:, None]
-    return ImageData("digits", images[:-500], images[-500:], scale=16.0, model_width=8)
+    train, test = ArraySource("train", images[:-500]), ArraySource("test", images[-500:])
+    return DataSet("digits", test, train, scale=16.0, model_width=8)
 
 
-def _mnist(path: str | None) -> ImageData:
-    train, test = (_idx_images(path, f"{split}-images-idx3-ubyte") for split in ("train", "t10k"))
-    return ImageData("mnist", train, test, scale=255.0)
+def _mnist(path: str | None) -> DataSet:
+    folder = _folder(path) or _download("MNIST")
+    train, test = (
+        ArraySource(split, _read_idx(_find_idx(folder, f"{prefix}-images-idx3-ubyte")))
+        for split, prefix in (("train", "train"), ("test", "t10k"))
+    )
+    return DataSet("mnist", test, train)
 
 
-DATA: dict[str, Callable[[str | None], ImageData]] = {"digits": _digits, "mnist": _mnist}
+def _cifar10(path: str | None) -> DataSet:
+    """The original batches where torchvision left them, else one folder or archive of images a split."""
+    folder = _folder(path) or _download("CIFAR10")
+    if (folder / "cifar-10-batches-py").is_dir():
+        from torchvision.datasets import CIFAR10
+
+        splits = [torch.from_numpy(CIFAR10(folder, train=train).data).permute(0, 3, 1, 2) for train in (True, False)]
+        return DataSet("cifar10", ArraySource("test", splits[1]), ArraySource("train", splits[0]))
+    train, test = (_find_images(folder, "CIFAR-10", CIFAR10_PLACES, split) for split in ("train", "test"))
+    note = (
+        "CIFAR-10 images from image files (re-compressed where these are JPEG): close to the original pixels, not equal"
+    )
+    return DataSet("cifar10", test, train, note=note)
 
 
-def _idx_images(path: str | None, name: str) -> Tensor:
-    return _read_idx(_find_idx(path, name))
+CIFAR10_PLACES = ("cifar10_{split}", "cifar10_jpeg_{split}", "{split}")
+
+DATA: dict[str, Callable[[str | None], DataSet]] = {"digits": _digits, "mnist": _mnist, "cifar10": _cifar10}
 
 
-def _find_idx(path: str | None, name: str) -> Path:
+def _folder(path: str | None) -> Path | None:
     root = path or os.environ.get("CENTERSMOOTH_DATA")
-    folder = Path(root) if root else _download_mnist()
+    return Path(root).expanduser() if root else None
+
+
+def _find_images(folder: Path, what: str, places: Sequence[str], split: str) -> FileSource:
+    names = [place.format(split=split) for place in places]
+    for name in names:
+        for candidate in (folder / name, folder / f"{name}.zip"):
+            if candidate.exists():
+                return FileSource.open(candidate)
+    raise RunError(
+        f"no {what} {split} images in {folder}: expected a folder or zip archive called {' or '.join(names)}; "
+        "put it there, or set data.path=FOLDER or CENTERSMOOTH_DATA"
+    )
+
+
+def _find_idx(folder: Path, name: str) -> Path:
     for place in (folder, folder / "mnist", folder / "MNIST" / "raw"):
         for candidate in (place / name, place / f"{name}.gz"):
             if candidate.is_file():
@@ -112,16 +264,17 @@ def _find_idx(path: str | None, name: str) -> Path:
     )
 
 
-def _download_mnist() -> Path:
-    from torchvision.datasets import MNIST
+def _download(name: str) -> Path:
+    """torchvision's own download, to a cache of ours."""
+    from torchvision import datasets
 
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "centersmooth"
     try:
-        MNIST(folder, download=True)
+        getattr(datasets, name)(folder, download=True)
     except (OSError, RuntimeError) as error:
         raise RunError(
-            f"MNIST could not be downloaded to {folder} ({str(error).splitlines()[0]}): "
-            "set data.path=FOLDER or CENTERSMOOTH_DATA to a folder that holds train-images-idx3-ubyte[.gz]"
+            f"{name} could not be downloaded to {folder} ({str(error).splitlines()[0]}): set data.path=FOLDER or "
+            "CENTERSMOOTH_DATA to a folder that holds its files, named as docs/data.md says"
         ) from error
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from centersmooth.rules import center_problem, radius_problem
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth_experiments.cells import Cell
 from centersmooth_experiments.config import Config, GridPoint, grid_pairs
-from centersmooth_experiments.data import ImageData, load_data
+from centersmooth_experiments.data import DataSet, load_data
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.metrics import check_metric_names
 from centersmooth_experiments.models import ModelSpec, model_spec
@@ -63,7 +64,7 @@ class Plan:
     """
 
     config: Config
-    data: ImageData
+    data: DataSet
     budget: Budget
     cells: tuple[CellPlan, ...]
     points: range
@@ -161,7 +162,7 @@ def estimate(plan: Plan) -> list[Cost]:
 
 def memory_estimate(plan: Plan) -> int:
     """Bytes held at the peak of one point: its outputs, their features, one distance matrix and its tiles."""
-    n, values = plan.budget.n, plan.data.test[0].numel()
+    n, values = plan.budget.n, math.prod(plan.data.shape)
     return n * values * (4 + 2 * 8 + 8) + n * n * 4 * 2 + plan.budget.m * 8 * 8
 
 
@@ -169,7 +170,7 @@ def _passes_per_second(plan: Plan, cell: CellPlan) -> float:
     config = plan.config
     model = cell.spec.build(plan.data).to(config.device)
     sampler = Sampler(model, GaussianNoise(cell.sigma), config.forward_block, config.forward_block)
-    x = model.inputs(plan.data.pixels(plan.data.test[:1]).to(config.device))[0]
+    x = model.inputs(plan.data.images(plan.data.test, [0]).to(config.device))[0]
     count = 8 * config.forward_block
     with evaluating(model):
         sampler.base_output(x)

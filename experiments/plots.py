@@ -44,7 +44,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 _MARKERS = "osD^vPX"
 _INK = "#333333"
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.3, 2.45  # inches: one column of a paper
-_LEGEND_LINE, _FOOTER_LINE = 0.165, 0.115
+_LEGEND_LINE, _FOOTER_LINE = 0.135, 0.115
 _PANELS_A_ROW = 4
 _STYLE = {
     "font.family": "DejaVu Sans",
@@ -199,10 +199,10 @@ def _figure(lines: pd.DataFrame, metric: str, curves: Sequence[Curve], footer: S
     down = math.ceil(len(panels) / across)
     width = across * _PANEL_WIDTH
     handles = _legend_handles(lines, curves)
-    legend_columns = min(len(handles), 2 * across)
-    footer = [part for line in footer for part in textwrap.wrap(line, int(width * 21))]
-    legend_height = math.ceil(len(handles) / legend_columns) * _LEGEND_LINE + 0.08
-    below = legend_height + len(footer) * _FOOTER_LINE + 0.06
+    legend_rows = math.ceil(len(handles) / (2 * across))
+    legend_columns = math.ceil(len(handles) / legend_rows)
+    footer = [part for line in footer for part in textwrap.wrap(line, int(width * 22))]
+    below = legend_rows * _LEGEND_LINE + len(footer) * _FOOTER_LINE + 0.1
     height = down * _PANEL_HEIGHT + below
 
     figure = Figure(figsize=(width, height), layout="constrained")
@@ -228,8 +228,8 @@ def _figure(lines: pd.DataFrame, metric: str, curves: Sequence[Curve], footer: S
         columnspacing=1.5,
         handlelength=2.2,
     )
-    bottom = 0.05 / height
-    figure.text(0.5, bottom, "\n".join(footer), ha="center", va="bottom", fontsize=6, color="#666666", linespacing=1.15)
+    bottom = 0.04 / height
+    figure.text(0.5, bottom, "\n".join(footer), ha="center", va="bottom", fontsize=6, color="#666666", linespacing=1.3)
     return figure
 
 
@@ -327,7 +327,7 @@ def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve]) -> list[Artist
     handles: list[Artist] = [line(curves[index].label, **_look(index)) for index in sorted(set(lines["curve"]))]
     handles.append(line("certified radius (median)", marker="o" if len(handles) == 1 else None))
     handles.append(line("smoothing error (median)", linestyle=(0, (3.5, 1.8)), linewidth=1.1))
-    handles.append(Patch(facecolor=_INK, alpha=0.2, linewidth=0, label="middle half of the points"))
+    handles.append(Patch(facecolor=_INK, alpha=0.2, linewidth=0, label="interquartile range"))
     for status, marker in _GAPS.items():
         if (lines["status"] == status).any():
             handles.append(line(status, marker=marker, markersize=4.5, markeredgewidth=1.2, linestyle="none"))

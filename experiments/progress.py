@@ -97,7 +97,7 @@ def duration(seconds: float) -> str:
     """A time span for people.
 
     >>> duration(42), duration(150), duration(7300), duration(200_000)
-    ('42 s', '2 min 30 s', '2 h 2 min', '2 d 7 h')
+    ('42 s', '2 min 30 s', '2 h 1 min', '2 d 7 h')
     """
     whole = round(seconds)
     if whole < 60:

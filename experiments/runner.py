@@ -54,7 +54,7 @@ def run(config: Config, display: Display, command: str) -> RunResult:
     """
     plan = make_plan(config)
     _require_writable(plan.out)
-    data_digest = plan.data.digest(plan.data.test)
+    data_digest = plan.data.digest
     facts = provenance(config.device)
     rows: list[Row] = []
     cells: list[dict[str, Any]] = []
@@ -145,7 +145,7 @@ def _certify_point(
         seen += passes
         advance(passes)
 
-    source = plan.data.source(point)
+    source = plan.data.test.name(point)
     started = time.perf_counter()
     try:
         evidence = gather(sampler, store.metrics, plan.budget, x, stream, progress=progress)
@@ -157,7 +157,7 @@ def _certify_point(
 
 
 def _input(plan: Plan, trained: Trained, point: int) -> Tensor:
-    image = plan.data.pixels(plan.data.test[point : point + 1]).to(plan.config.device)
+    image = plan.data.images(plan.data.test, [point]).to(plan.config.device)
     with torch.no_grad():
         return trained.model.inputs(image)[0]
 
@@ -193,7 +193,7 @@ def _write_experiment(
         "command": command,
         "seed": config.seed,
         "device": config.device,
-        "data": {"name": plan.data.name, "test_digest": plan.data.digest(plan.data.test), "pixel_scale": "[0, 1]"},
+        "data": {"name": plan.data.name, "test_digest": plan.data.digest, "pixel_scale": "[0, 1]"},
         "training": {
             "epochs": training.epochs,
             "images": min(training.images, len(plan.data.train)),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ SUMMARY_COLUMNS += ("radius_median", "radius_q25", "radius_q75", "error_median",
 SUMMARY_COLUMNS += ("error_points", "seconds_median", "status")
 
 _IDENTITY = ["cell", "point", *KEYS]
+_KIND_NAMES = {float: "a number", int: "an integer"}
 _MANIFEST_TYPES = {"experiment": str, "title": str, "metrics": list, "curve": str, "rule": dict}
 _CURVES = ("h", "sigma", "training")
 _RULE_ORDER = ("paper", "exact", "doubled", "measured", "sample", "free", "certified", "center", "mean")
@@ -80,26 +81,33 @@ def read_rows(folder: str | Path) -> pd.DataFrame:
         missing = [name for name in COLUMNS if name not in header]
         if missing:
             raise ValueError(f"expected the columns of a certificates table, missing: {', '.join(missing)}")
-        rows = _parse(path, header)
+        rows = _parse(path)
         _check(rows)
     except ValueError as error:
         raise ValueError(f"{path}: {_one_line(error)}") from error
     return rows
 
 
-def _parse(path: Path, header: Sequence[str]) -> pd.DataFrame:
-    numbers = {**dict.fromkeys(_INTEGERS, "Int64"), **dict.fromkeys(_FLOATS, "float64")}
-    rows = pd.read_csv(
-        path,
-        dtype={name: numbers.get(name, "str") for name in header},
-        keep_default_na=False,
-        na_values={name: [""] for name in numbers},
-    )
+def _parse(path: Path) -> pd.DataFrame:
+    rows = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")
+    for name in _FLOATS:
+        rows[name] = np.array([_parsed(name, text, float, math.nan) for text in rows[name]], dtype=float)
+    for name in _INTEGERS:
+        values = [_parsed(name, text.removesuffix(".0"), int, pd.NA) for text in rows[name]]
+        rows[name] = pd.array(values, dtype="Int64")
     odd = sorted(set(rows["vacuous"]) - {"True", "False", ""})
     if odd:
         raise ValueError(f"expected vacuous to be True, False or empty, got {odd[0]!r}")
     rows["vacuous"] = rows["vacuous"] == "True"
     return rows
+
+
+def _parsed(name: str, text: str, kind: Callable[[str], Any], empty: Any) -> Any:
+    """A field as a number; Python's own conversion, which returns exactly the float that was written."""
+    try:
+        return kind(text) if text else empty
+    except ValueError:
+        raise ValueError(f"expected {name} to be {_KIND_NAMES[kind]} or empty, got {text!r}") from None
 
 
 def _check(rows: pd.DataFrame) -> None:
@@ -283,7 +291,8 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
     table.add_column("metric")
     if with_training:
         table.add_column("trained", max_width=11)
-    for name in (swept, "eps", *_rule_headers(shown), "error", "ab-\nstained", "vac-\nuous"):
+    counts = ("ab-\nstained", "vac-\nuous") if compact else ("abstained", "vacuous")
+    for name in (swept, "eps", *_rule_headers(shown), "error", *counts):
         table.add_column(name, justify="right")
     if with_failed:
         table.add_column("failed", justify="right")
@@ -334,7 +343,10 @@ def _line_cells(
     cells = [number(first[swept]), number(first["eps"]), *(_radius(by_rule.get(rule)) for rule in shown)]
     if main is None:
         return [*cells, *["–"] * (4 + with_failed)]
-    cells += [number(main["error_median"]), f"{main['abstained']}/{main['points']}", str(main["vacuous"])]
+    if main["status"] == "infeasible":
+        cells += ["–", "–", "–"]
+    else:
+        cells += [number(main["error_median"]), f"{main['abstained']}/{main['points']}", str(main["vacuous"])]
     return [*cells, *([str(main["failed"])] if with_failed else []), number(main["seconds_median"], 3)]
 
 
@@ -349,10 +361,11 @@ def _caption(lines: pd.DataFrame, manifest: Mapping[str, Any], left_out: int) ->
     parts = [f"medians over {_span(counts)} points" if counts else "no rows"]
     if manifest.get("budget"):
         parts.append(f"budget {manifest['budget']}" + (" (reduced counts)" if manifest.get("reduced") else ""))
-    parts.append("error, abstained, vacuous: " + " ".join(str(manifest["rule"][part]) for part in RULE))
+    rule = ", ".join(str(manifest["rule"][part]) for part in RULE)
+    second = [f"error, abstained, vacuous: {rule}"]
     if left_out > 0:
-        parts.append(f"{left_out} more rules in the summary file")
-    return "\n".join(["; ".join(parts), *map(str, manifest.get("notes") or [])])
+        second.append(f"{left_out} more rules in the summary file")
+    return "\n".join(["; ".join(parts), "; ".join(second), *map(str, manifest.get("notes") or [])])
 
 
 def _span(counts: Sequence[int]) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from centersmooth import RandomStream
 from centersmooth_experiments.config import TrainConfig
-from centersmooth_experiments.data import ImageData
+from centersmooth_experiments.data import DataSet
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.files import digest_of, write_atomically
 from centersmooth_experiments.models import ModelSpec
@@ -63,11 +63,11 @@ class Training:
 
 
 def training_of(
-    model: str, data: ImageData, schedule: TrainConfig, train_sigma: float, seed: int, device: str
+    model: str, data: DataSet, schedule: TrainConfig, train_sigma: float, seed: int, device: str
 ) -> Training:
     """The training a configuration asks for; never more images than there are."""
     images = min(schedule.images, len(data.train))
-    digest = data.digest(data.train[:images])
+    digest = data.train.digest(images)
     return Training(model, data.name, digest, schedule.epochs, images, schedule.batch_size, train_sigma, seed, device)
 
 
@@ -79,9 +79,7 @@ class Trained:
     weights_digest: str
 
 
-def obtain(
-    training: Training, spec: ModelSpec, data: ImageData, out: Path, step_done: Callable[[int], None]
-) -> Trained:
+def obtain(training: Training, spec: ModelSpec, data: DataSet, out: Path, step_done: Callable[[int], None]) -> Trained:
     """Load the checkpoint of exactly this training, or train and save it.
 
     Parameters
@@ -100,13 +98,13 @@ def obtain(
     return Trained(model.eval().requires_grad_(False), weights_digest)
 
 
-def train(model: nn.Module, training: Training, data: ImageData, step_done: Callable[[int], None]) -> float:
+def train(model: nn.Module, training: Training, data: DataSet, step_done: Callable[[int], None]) -> float:
     """Train in place; returns the mean loss of the last epoch.
 
     The order of the images and their noise come from streams keyed by (seed, epoch, step).
     """
     device = torch.device(training.device)
-    images = data.pixels(data.train[: training.images]).to(device)
+    images = data.images(data.train, range(training.images)).to(device)
     inputs = torch.cat([model.inputs(part) for part in images.split(1000)])
     optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
     model.train()
@@ -136,7 +134,7 @@ def _with_noise(inputs: Tensor, sigma: float, generator: torch.Generator) -> Ten
     return inputs + sigma * torch.randn(inputs.shape, generator=generator, device=inputs.device)
 
 
-def _fresh_model(training: Training, spec: ModelSpec, data: ImageData) -> nn.Module:
+def _fresh_model(training: Training, spec: ModelSpec, data: DataSet) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         return spec.build(data).to(training.device)

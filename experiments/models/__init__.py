@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from centersmooth_experiments.data import ImageData
+from centersmooth_experiments.data import DataSet
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.models.autoencoder import Autoencoder, Reconstructor
 
@@ -26,16 +26,18 @@ class ModelSpec:
         The metrics its outputs are measured in; one pass over a cell writes rows for all of them.
     """
 
-    build: Callable[[ImageData], nn.Module]
+    build: Callable[[DataSet], nn.Module]
     metrics: tuple[str, ...]
 
 
-def _autoencoder(data: ImageData) -> nn.Module:
-    return Autoencoder(data.channels, data.side, width=data.model_width)
+def _autoencoder(data: DataSet) -> nn.Module:
+    channels, side, _ = data.shape
+    return Autoencoder(channels, side, width=data.model_width)
 
 
-def _reconstructor(data: ImageData) -> nn.Module:
-    return Reconstructor(data.channels, data.side, width=data.model_width)
+def _reconstructor(data: DataSet) -> nn.Module:
+    channels, side, _ = data.shape
+    return Reconstructor(channels, side, width=data.model_width)
 
 
 MODELS: dict[str, ModelSpec] = {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from centersmooth_experiments.config import TrainConfig
 from centersmooth_experiments.data import load_data
@@ -32,10 +34,9 @@ def mnist(tmp_path):
 
 def test_idx_files_plain_and_compressed(mnist):
     data = load_data("mnist", str(mnist))
-    assert data.train.shape == (20, 1, 28, 28)
-    assert data.test.shape == (5, 1, 28, 28)
-    assert data.test.flatten()[:3].tolist() == [0, 1, 2]
-    assert float(data.pixels(data.test).max()) == 1.0
+    assert (len(data.train), len(data.test), data.shape) == (20, 5, (1, 28, 28))
+    assert data.test.take([0]).flatten()[:3].tolist() == [0, 1, 2]
+    assert float(data.images(data.test, range(5)).max()) == 1.0
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>not found</html>", idx(5)[:-1], gzip.compress(idx(5))[:-30]])
@@ -50,12 +51,12 @@ def test_a_damaged_file_is_named(mnist, content):
 def test_real_mnist(data_folder):
     data = load_data("mnist", str(data_folder))
     assert (len(data.train), len(data.test)) == (60_000, 10_000)
-    assert data.test[0].sum() == 18_454  # the seven that opens the test set
+    assert data.test.take([0]).sum() == 18_454  # the seven that opens the test set
 
 
 def test_digits_split():
     data = load_data("digits", None)
-    assert (len(data.train), len(data.test), data.side) == (1297, 500, 8)
+    assert (len(data.train), len(data.test), data.shape) == (1297, 500, (1, 8, 8))
 
 
 def training(seed: int = 0, sigma: float = 0.4, epochs: int = 2, model: str = "autoencoder"):
@@ -89,7 +90,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
 
 def test_training_lowers_the_loss(tmp_path):
     data, sigma = load_data("digits", None), 0.3
-    clean = data.pixels(data.test[:100])
+    clean = data.images(data.test, range(100))
     noisy = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
 
     def loss(epochs: int) -> float:
@@ -107,3 +108,53 @@ def test_the_reconstructor_starts_with_the_pseudo_inverse():
     assert abs(float(model.matrix.var()) * 256 - 1) < 0.02
     assert {"matrix", "inverse"} <= set(model.state_dict())
     assert model.inputs(torch.rand(3, 1, 28, 28)).shape == (3, 256)
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    for split, count in (("train", 3), ("test", 2)):
+        for label in ("bird", "cat"):
+            folder = tmp_path / f"cifar10_{split}" / label
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = np.full((32, 32, 3), 10 * index + (label == "cat"), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index:04}.png")
+    (tmp_path / "cifar10_test" / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_image_folders_take_the_classes_in_turn(cifar):
+    data = load_data("cifar10", str(cifar))
+    assert [data.test.name(i) for i in range(4)] == ["bird/0000.png", "cat/0000.png", "bird/0001.png", "cat/0001.png"]
+    assert data.test.take([1, 2])[:, 0, 0, 0].tolist() == [1, 10]
+    assert data.shape == (3, 32, 32)
+    assert "not equal" in data.note
+
+
+def test_an_archive_and_its_folder_are_the_same_data(cifar):
+    digest = load_data("cifar10", str(cifar)).digest
+    folder = cifar / "cifar10_test"
+    shutil.make_archive(str(folder), "zip", folder)
+    shutil.rmtree(folder)
+    assert load_data("cifar10", str(cifar)).digest == digest
+
+
+@pytest.mark.parametrize("damage", ["no such split", "no archive", "no images", "no image in a file"])
+def test_damaged_images_are_named(cifar, damage):
+    folder = cifar / "cifar10_test"
+    if damage == "no image in a file":
+        (folder / "bird" / "0000.png").write_text("<html>")
+    else:
+        shutil.rmtree(folder)
+    if damage == "no archive":
+        (cifar / "cifar10_test.zip").write_text("<html>")
+    if damage == "no images":
+        folder.mkdir()
+    with pytest.raises(RunError, match=r"data\.path|remove it") as error:
+        load_data("cifar10", str(cifar)).images(load_data("cifar10", str(cifar)).test, [0])
+    assert "\n" not in str(error.value)
+
+
+def test_real_cifar10(data_folder):
+    data = load_data("cifar10", str(data_folder))
+    assert (len(data.train), len(data.test), data.shape) == (50_000, 10_000, (3, 32, 32))

@@ -1,0 +1,48 @@
+"""What the README shows runs, and the counts it lists are the library's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from centersmooth import GaussianNoise
+from centersmooth.bounds import BOUNDS
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def test_the_example_runs(capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
+    torch.manual_seed(0)
+    exec(compile(block, "README.md", "exec"), {})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["0.1", "0.25", "0.5"]
+    assert any("certified" in line for line in lines)
+
+
+ROWS = re.findall(r"^\| (paper|exact), delta = ([\d.]+) \|(.*)\|$", README, flags=re.M)
+
+
+@pytest.mark.parametrize(("bounds", "delta", "counts"), ROWS)
+def test_the_table_of_counts(bounds, delta, counts):
+    least = [
+        BOUNDS[bounds].least_m(GaussianNoise(1.0).required_mass(0.5 + float(delta), h), 0.005) for h in (1, 1.5, 2, 3)
+    ]
+    assert [int(count.replace(",", "")) for count in counts.split("|")] == least
+
+
+def test_the_least_n():
+    assert (
+        f"{BOUNDS['paper'].least_n(0.05, 0.0025):,} (paper) or {BOUNDS['exact'].least_n(0.05, 0.0025)} (exact)"
+        in README
+    )
+
+
+def test_files_it_links_to_exist():
+    root = Path(__file__).parent.parent
+    links = re.findall(r"\]\((?!http|#)([^)]+)\)", README)
+    assert len(links) >= 6
+    assert [link for link in links if not (root / link).exists()] == []
