@@ -22,18 +22,21 @@ class Cell:
     Attributes
     ----------
     model, dataset : str
-    train_sigma, sigma : float
-        Noise the model was trained with, and is smoothed with.
-    weights, data : str
-        Digests of the model's weights and of the test images.
+    train_sigma : float or None
+        Noise the model was trained with; None if it was not trained here.
+    sigma : float
+        Noise it is smoothed with.
+    weights, metric_weights, data : str
+        Digests of the weights of the model and of its metrics, and of the test examples.
     budget : Budget
     """
 
     model: str
     dataset: str
-    train_sigma: float
+    train_sigma: float | None
     sigma: float
     weights: str
+    metric_weights: str
     data: str
     budget: Budget
     seed: int
@@ -50,4 +53,5 @@ class Cell:
     @property
     def name(self) -> str:
         """The cell's folder, ``<model>-<dataset>-s<sigma>-<digest>``."""
-        return f"{self.model}-{self.dataset}-s{self.sigma:.4g}-{self.digest}"
+        model = self.model.replace(":", ".")
+        return f"{model}-{self.dataset}-s{self.sigma:.4g}-{self.digest}"

@@ -78,6 +78,9 @@ class Config:
     out: str = "runs"
     batch_size: int = 1024
     forward_block: int = 128
+    weights: dict[str, str] = field(default_factory=dict)
+    model: str | None = None
+    metric: str | None = None
     dry_run: bool = False
 
 
@@ -90,6 +93,7 @@ KEYS = {
     "alpha1, alpha2": "failure probabilities of the smoothed output and of the radius",
     "bounds": "paper or exact: which rule the table and the figures lead with (both are computed)",
     "train.epochs, .images, .batch_size, .noise": "training schedule; noise=[matched,none] for the ablation",
+    "model, metric": "your own: package.module:factory (experiment=custom; docs/custom.md)",
     "data.path": "folder that holds the data (else $CENTERSMOOTH_DATA, else downloaded)",
     "device, seed, out": "auto, cpu or cuda; an integer; the folder of all results (runs)",
     "batch_size, forward_block": "outputs held at once (no effect on results); inputs a call of the model (part of it)",
@@ -122,6 +126,9 @@ def resolve(raw: Any, cuda: bool) -> Config:
         )
     chosen = OmegaConf.create({config.budget: config.budgets[config.budget]})[config.budget]
     _fill_nulls(config, chosen)
+    for one, many in (("model", "models"), ("metric", "metrics")):
+        if config[one] is not None:
+            config[many] = [config[one]]
     try:
         resolved: Config = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -164,7 +171,7 @@ def _validated(config: Config) -> Config:
         raise RunError(f"bounds is '{config.bounds}': expected paper or exact")
     for key in ("models", "metrics"):
         if not getattr(config, key):
-            raise RunError(f"{key} is empty: expected at least one name")
+            raise RunError(f"{key} is empty: expected at least one name, or {key[:-1]}=package.module:factory")
     for noise in config.train.noise:
         if noise not in ("matched", "none"):
             raise RunError(f"train.noise has '{noise}': expected matched or none")

@@ -174,10 +174,9 @@ class DataSet:
         return source.take(indices).float() / self.scale
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)`` of the first test image."""
-        channels, height, width = self.test.take([0])[0].shape
-        return channels, height, width
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the first test example, ``(C, H, W)`` for images."""
+        return tuple(self.test.take([0])[0].shape)
 
     @property
     def digest(self) -> str:
@@ -185,8 +184,8 @@ class DataSet:
         return self.test.digest(len(self.test))
 
 
-def load_data(name: str, path: str | None) -> DataSet:
-    """Load a data set by name.
+def load_data(name: str, path: str | None, seed: int = 0) -> DataSet:
+    """Load a data set by name; ``seed`` matters where examples are drawn.
 
     Raises
     ------
@@ -195,10 +194,10 @@ def load_data(name: str, path: str | None) -> DataSet:
     """
     if name not in DATA:
         raise RunError(f"data.name is '{name}': expected one of {', '.join(DATA)}")
-    return DATA[name](path)
+    return DATA[name](path, seed)
 
 
-def _digits(path: str | None) -> DataSet:
+def _digits(path: str | None, seed: int) -> DataSet:
     """scikit-learn's built-in 8x8 digits: the last 500 of 1,797 are the test split."""
     from sklearn.datasets import load_digits
 
@@ -207,7 +206,7 @@ def _digits(path: str | None) -> DataSet:
     return DataSet("digits", test, train, scale=16.0, model_width=8)
 
 
-def _mnist(path: str | None) -> DataSet:
+def _mnist(path: str | None, seed: int) -> DataSet:
     folder = _folder(path) or _download("MNIST")
     train, test = (
         ArraySource(split, _read_idx(_find_idx(folder, f"{prefix}-images-idx3-ubyte")))
@@ -216,7 +215,7 @@ def _mnist(path: str | None) -> DataSet:
     return DataSet("mnist", test, train)
 
 
-def _cifar10(path: str | None) -> DataSet:
+def _cifar10(path: str | None, seed: int) -> DataSet:
     """The original batches where torchvision left them, else one folder or archive of images a split."""
     folder = _folder(path) or _download("CIFAR10")
     if (folder / "cifar-10-batches-py").is_dir():
@@ -233,7 +232,33 @@ def _cifar10(path: str | None) -> DataSet:
 
 CIFAR10_PLACES = ("cifar10_{split}", "cifar10_jpeg_{split}", "{split}")
 
-DATA: dict[str, Callable[[str | None], DataSet]] = {"digits": _digits, "mnist": _mnist, "cifar10": _cifar10}
+
+def _files(path: str | None, seed: int) -> DataSet:
+    """Anybody's inputs: a folder or archive of images, or an array ``(count, *in)`` saved as ``.npy``."""
+    folder = _folder(path)
+    if folder is None:
+        raise RunError("data.path is not set: expected a folder or zip archive of images, or a .npy array of inputs")
+    if folder.suffix == ".npy":
+        return DataSet("files", ArraySource("inputs", _read_array(folder)), scale=1.0)
+    return DataSet("files", FileSource.open(folder))
+
+
+def _read_array(path: Path) -> Tensor:
+    try:
+        array = np.load(path, allow_pickle=False)
+        return torch.from_numpy(array.astype(np.float32))
+    except (OSError, ValueError, EOFError) as error:
+        raise RunError(
+            f"{path} is no readable array of numbers ({str(error).splitlines()[0]}): use numpy.save"
+        ) from error
+
+
+DATA: dict[str, Callable[[str | None, int], DataSet]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "cifar10": _cifar10,
+    "files": _files,
+}
 
 
 def _folder(path: str | None) -> Path | None:

@@ -1,30 +1,45 @@
-"""The registered metrics, by the names configurations use."""
+"""The metrics, by the names configurations use; ``package.module:factory`` names your own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from centersmooth import L1, L2, Angular, Cosine, Jaccard, Metric, SquaredL2, TotalVariation
+from centersmooth import L1, L2, Angular, Cosine, DistanceFunction, Jaccard, Metric, SquaredL2, TotalVariation
 from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.models import Weights, call_factory, import_factory
 
-METRICS: dict[str, type[Metric]] = {
-    "tv": TotalVariation,
-    "l1": L1,
-    "l2": L2,
-    "sql2": SquaredL2,
-    "cosine": Cosine,
-    "angular": Angular,
-    "jaccard": Jaccard,
+METRICS: dict[str, Callable[[Weights, str], Metric]] = {
+    "tv": lambda weights, device: TotalVariation(),
+    "l1": lambda weights, device: L1(),
+    "l2": lambda weights, device: L2(),
+    "sql2": lambda weights, device: SquaredL2(),
+    "cosine": lambda weights, device: Cosine(),
+    "angular": lambda weights, device: Angular(),
+    "jaccard": lambda weights, device: Jaccard(),
 }
 
 
-def build_metrics(names: Iterable[str]) -> dict[str, Metric]:
+def build_metrics(names: Iterable[str], weights: Weights, device: str) -> dict[str, Metric]:
     """Instances by name."""
-    return {name: METRICS[name]() for name in names}
+    return {name: _build(name, weights, device) for name in names}
+
+
+def _build(name: str, weights: Weights, device: str) -> Metric:
+    if ":" not in name:
+        return METRICS[name](weights, device)
+    made = call_factory(import_factory(name, "metrics"), name, "a Metric or a function of two batches", Metric)
+    return made if isinstance(made, Metric) else DistanceFunction(made)
+
+
+def metric_weights_digest(metrics: Iterable[Metric]) -> str:
+    """Identity of the weights of those metrics that have any."""
+    return "-".join(metric.weights_digest() for metric in metrics if hasattr(metric, "weights_digest"))
 
 
 def check_metric_names(names: Iterable[str], offered: tuple[str, ...], model: str) -> None:
-    """Refuse a metric the model's outputs are not measured in."""
+    """Refuse a metric the model's outputs are not measured in; a model that offers none takes any."""
     for name in names:
-        if name not in offered:
-            raise RunError(f"metrics has '{name}': expected one of {', '.join(offered)} for the model {model}")
+        if ":" not in name and name not in (offered or METRICS):
+            raise RunError(
+                f"metrics has '{name}': expected one of {', '.join(offered or METRICS)} for the model {model}"
+            )

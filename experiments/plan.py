@@ -33,16 +33,17 @@ class CellPlan:
     spec: ModelSpec
     sigma: float
     pairs: tuple[GridPoint, ...]
-    training: Training
+    training: Training | None
 
-    def cell(self, config: Config, budget: Budget, data_digest: str, weights: str) -> Cell:
+    def cell(self, config: Config, budget: Budget, data_digest: str, weights: str, metric_weights: str) -> Cell:
         """The cell, once the weights are known."""
         return Cell(
             model=self.model,
             dataset=config.data.name,
-            train_sigma=self.training.train_sigma,
+            train_sigma=self.training.train_sigma if self.training else None,
             sigma=self.sigma,
             weights=weights,
+            metric_weights=metric_weights,
             data=data_digest,
             budget=budget,
             seed=config.seed,
@@ -75,7 +76,7 @@ class Plan:
 
     def to_train(self) -> list[CellPlan]:
         """Cells whose checkpoint is not there yet."""
-        return [cell for cell in self.cells if not cell.training.path(self.out).is_file()]
+        return [cell for cell in self.cells if cell.training and not cell.training.path(self.out).is_file()]
 
 
 def make_plan(config: Config) -> Plan:
@@ -92,7 +93,7 @@ def make_plan(config: Config) -> Plan:
     budget = _budget(config)
     pairs = grid_pairs(config.grid)
     _require_feasible(config, budget, pairs)
-    data = load_data(config.data.name, config.data.path)
+    data = load_data(config.data.name, config.data.path, config.seed)
     points = range(config.points.start, config.points.start + config.points.count)
     if points.stop > len(data.test):
         raise RunError(
@@ -102,12 +103,19 @@ def make_plan(config: Config) -> Plan:
     cells = []
     for name, spec in specs.items():
         for sigma in sorted({pair.sigma for pair in pairs}):
-            for noise in dict.fromkeys(config.train.noise):
-                train_sigma = sigma if noise == "matched" else 0.0
-                training = training_of(name, data, config.train, train_sigma, config.seed, config.device)
-                own = tuple(pair for pair in pairs if pair.sigma == sigma)
+            own = tuple(pair for pair in pairs if pair.sigma == sigma)
+            for training in _trainings(config, name, spec, data, sigma):
                 cells.append(CellPlan(name, spec, sigma, own, training))
     return Plan(config, data, budget, tuple(cells), points)
+
+
+def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, sigma: float) -> list[Training | None]:
+    if not spec.trained:
+        return [None]
+    if data.train is None:
+        raise RunError(f"models has '{name}', which is trained, but {data.name} has no training split")
+    train_sigmas = [sigma if noise == "matched" else 0.0 for noise in dict.fromkeys(config.train.noise)]
+    return [training_of(name, data, config.train, s, config.seed, config.device) for s in train_sigmas]
 
 
 def _budget(config: Config) -> Budget:
@@ -153,7 +161,7 @@ def estimate(plan: Plan) -> list[Cost]:
     missing = {cell.training for cell in plan.to_train()}
     costs = []
     for cell in plan.cells:
-        training = cell.training.epochs * cell.training.images if cell.training in missing else 0
+        training = cell.training.epochs * cell.training.images if cell.training and cell.training in missing else 0
         missing.discard(cell.training)
         passes = plan.budget.passes * len(plan.points)
         costs.append(Cost(passes, training, (passes + TRAINING_WEIGHT * training) / rates[cell.model]))
@@ -168,7 +176,7 @@ def memory_estimate(plan: Plan) -> int:
 
 def _passes_per_second(plan: Plan, cell: CellPlan) -> float:
     config = plan.config
-    model = cell.spec.build(plan.data).to(config.device)
+    model = cell.spec.build(plan.data, config.weights).to(config.device)
     sampler = Sampler(model, GaussianNoise(cell.sigma), config.forward_block, config.forward_block)
     x = model.inputs(plan.data.images(plan.data.test, [0]).to(config.device))[0]
     count = 8 * config.forward_block

@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
-from centersmooth import CenterSmoothError, GaussianNoise, RandomStream
+from centersmooth import GaussianNoise, ModelError, RandomStream
 from centersmooth.evidence import gather
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth_experiments.config import Config
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.files import write_atomically
-from centersmooth_experiments.metrics import build_metrics
+from centersmooth_experiments.metrics import build_metrics, metric_weights_digest
+from centersmooth_experiments.models import weights_digest
 from centersmooth_experiments.plan import (
     TRAINING_WEIGHT,
     CellPlan,
@@ -32,7 +33,7 @@ from centersmooth_experiments.progress import Display, duration
 from centersmooth_experiments.provenance import provenance
 from centersmooth_experiments.rows import PointResult, Row, csv_lines
 from centersmooth_experiments.store import CellStore
-from centersmooth_experiments.training import Trained, obtain
+from centersmooth_experiments.training import obtain
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,12 @@ def run(config: Config, display: Display, command: str) -> RunResult:
     failed = 0
     with display.running(_units(plan)):
         for cell_plan in plan.cells:
-            trained = _obtain(plan, cell_plan, display)
-            cell = cell_plan.cell(config, plan.budget, data_digest, trained.weights_digest)
-            metrics = build_metrics(cell_plan.spec.metrics)
-            store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), trained.model.output_range)
-            failures = _certify_cell(plan, trained, store, display, command, facts)
+            model, weights = _obtain(plan, cell_plan, display)
+            names = cell_plan.spec.metrics or tuple(config.metrics)
+            metrics = build_metrics(names, config.weights, config.device)
+            cell = cell_plan.cell(config, plan.budget, data_digest, weights, metric_weights_digest(metrics.values()))
+            store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
+            failures = _certify_cell(plan, model, store, display, command, facts)
             failed += len(failures)
             rows += _select(store.rebuild(failures), plan, cell_plan)
             cells.append({"folder": cell.name, "weights": cell.weights, "data": cell.data, "sigma": cell.sigma})
@@ -90,8 +92,12 @@ def _units(plan: Plan) -> float:
     return passes + TRAINING_WEIGHT * sum(t.epochs * t.images for t in training)
 
 
-def _obtain(plan: Plan, cell_plan: CellPlan, display: Display) -> Trained:
+def _obtain(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[nn.Module, str]:
+    """The model of a cell, in eval mode, and the digest of its weights."""
     training = cell_plan.training
+    if training is None:
+        model = cell_plan.spec.build(plan.data, plan.config.weights).to(plan.config.device).eval()
+        return model.requires_grad_(False), weights_digest(model, cell_plan.model)
     if cell_plan in plan.to_train():
         label = f"train {training.model} on {training.dataset}, sigma {training.train_sigma:.3g}"
         display.stage(label, TRAINING_WEIGHT * training.epochs * training.images)
@@ -101,7 +107,7 @@ def _obtain(plan: Plan, cell_plan: CellPlan, display: Display) -> Trained:
 
 
 def _certify_cell(
-    plan: Plan, trained: Trained, store: CellStore, display: Display, command: str, facts: dict[str, Any]
+    plan: Plan, model: nn.Module, store: CellStore, display: Display, command: str, facts: dict[str, Any]
 ) -> list[PointResult]:
     """Certify the points that are missing; returns those that failed."""
     cell, config = store.cell, plan.config
@@ -113,14 +119,12 @@ def _certify_cell(
         return []
     display.stage(f"certify {cell.model} on {cell.dataset}, sigma {cell.sigma:.3g}", passes * len(missing))
     store.record({"command": command, "points": missing, "batch_size": config.batch_size, **facts})
-    sampler = Sampler(
-        trained.model, GaussianNoise(cell.sigma), cell.forward_block, config.batch_size, store.output_range
-    )
+    sampler = Sampler(model, GaussianNoise(cell.sigma), cell.forward_block, config.batch_size, store.output_range)
     failures = []
-    with evaluating(trained.model):
-        sampler.check_model(_input(plan, trained, missing[0]))
+    with evaluating(model):
+        sampler.check_model(_input(plan, model, missing[0]))
         for point in missing:
-            result = _certify_point(plan, trained, store, sampler, point, display.advance)
+            result = _certify_point(plan, model, store, sampler, point, display.advance)
             store.save(result)
             if result.failure:
                 failures.append(result)
@@ -130,13 +134,13 @@ def _certify_cell(
 
 def _certify_point(
     plan: Plan,
-    trained: Trained,
+    model: nn.Module,
     store: CellStore,
     sampler: Sampler,
     point: int,
     advance: Callable[[float], None],
 ) -> PointResult:
-    x = _input(plan, trained, point)
+    x = _input(plan, model, point)
     stream = RandomStream(plan.config.seed, point)
     seen = 0
 
@@ -150,16 +154,16 @@ def _certify_point(
     try:
         evidence = gather(sampler, store.metrics, plan.budget, x, stream, progress=progress)
         result = PointResult(point, source, round(time.perf_counter() - started, 4), evidence)
-    except CenterSmoothError as error:
+    except ModelError as error:
         result = PointResult(point, source, round(time.perf_counter() - started, 4), {}, str(error))
     advance(plan.budget.passes - seen)
     return result
 
 
-def _input(plan: Plan, trained: Trained, point: int) -> Tensor:
+def _input(plan: Plan, model: nn.Module, point: int) -> Tensor:
     image = plan.data.images(plan.data.test, [point]).to(plan.config.device)
     with torch.no_grad():
-        return trained.model.inputs(image)[0]
+        return model.inputs(image)[0]
 
 
 def _select(rows: Iterable[Row], plan: Plan, cell_plan: CellPlan) -> list[Row]:
@@ -194,12 +198,7 @@ def _write_experiment(
         "seed": config.seed,
         "device": config.device,
         "data": {"name": plan.data.name, "test_digest": plan.data.digest, "pixel_scale": "[0, 1]"},
-        "training": {
-            "epochs": training.epochs,
-            "images": min(training.images, len(plan.data.train)),
-            "batch_size": training.batch_size,
-            "noise": list(training.noise),
-        },
+        "training": [vars(cell.training) for cell in plan.cells if cell.training],
         "cells": cells,
         **facts,
     }
@@ -211,14 +210,9 @@ def _write_experiment(
 def _reduced(config: Config) -> bool:
     """Whether anything is below the paper's counts: draws, points or training."""
     paper = config.budgets["paper"]
-    schedule, asked = paper["train"], config.train
-    return (
-        config.n < paper["n"]
-        or config.m < paper["m"]
-        or config.points.count < paper["points"]["count"]
-        or asked.epochs < schedule["epochs"]
-        or asked.images < schedule["images"]
-    )
+    asked = [config.n, config.m, config.points.count, config.train.epochs, config.train.images]
+    counts = [paper["n"], paper["m"], paper["points"]["count"], paper["train"]["epochs"], paper["train"]["images"]]
+    return any(ours < theirs for ours, theirs in zip(asked, counts, strict=True))
 
 
 def _report(folder: Path, display: Display) -> list[Path]:

@@ -382,4 +382,4 @@ def number(value: float, digits: int = 4) -> str:
     """
     if not math.isfinite(value):
         return "–"
-    return f"{value:.0f}" if 10**digits <= abs(value) < 1e6 else f"{value:.{digits}g}"
+    return f"{value:.0f}" if 10**digits - 0.5 <= abs(value) < 1e6 else f"{value:.{digits}g}"

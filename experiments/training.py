@@ -71,16 +71,10 @@ def training_of(
     return Training(model, data.name, digest, schedule.epochs, images, schedule.batch_size, train_sigma, seed, device)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A model with its weights, in eval mode, and their digest."""
-
-    model: nn.Module
-    weights_digest: str
-
-
-def obtain(training: Training, spec: ModelSpec, data: DataSet, out: Path, step_done: Callable[[int], None]) -> Trained:
-    """Load the checkpoint of exactly this training, or train and save it.
+def obtain(
+    training: Training, spec: ModelSpec, data: DataSet, out: Path, step_done: Callable[[int], None]
+) -> tuple[nn.Module, str]:
+    """The model with the weights of exactly this training, trained and saved if need be, and their digest.
 
     Parameters
     ----------
@@ -94,8 +88,7 @@ def obtain(training: Training, spec: ModelSpec, data: DataSet, out: Path, step_d
         loss = train(model, training, data, step_done)
         _save(model, path, training, loss, time.perf_counter() - started)
     _load(model, path)
-    weights_digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return Trained(model.eval().requires_grad_(False), weights_digest)
+    return model.eval().requires_grad_(False), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
 def train(model: nn.Module, training: Training, data: DataSet, step_done: Callable[[int], None]) -> float:
@@ -137,7 +130,7 @@ def _with_noise(inputs: Tensor, sigma: float, generator: torch.Generator) -> Ten
 def _fresh_model(training: Training, spec: ModelSpec, data: DataSet) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        return spec.build(data).to(training.device)
+        return spec.build(data, {}).to(training.device)
 
 
 def _save(model: nn.Module, path: Path, training: Training, loss: float, seconds: float) -> None:

@@ -1,15 +1,28 @@
-"""The registered base models, by the names configurations use."""
+"""The base models, by the names configurations use; ``package.module:factory`` names your own.
+
+A model that is trained here is built for a data set; a pre-trained one is loaded from its weights. Either way it maps
+``(b, *in)`` to ``(b, *out)``, has ``inputs(images)`` (clean examples to the space the noise lives in) and an
+``output_range`` (hard limits of its outputs, or None).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from centersmooth_experiments.data import DataSet
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.models.autoencoder import Autoencoder, Reconstructor
+
+Weights = Mapping[str, str]
+"""Paths of pre-trained weights by the names of ``weights.<name>``."""
 
 IMAGE_METRICS = ("tv", "l1", "l2", "sql2", "cosine", "angular")
 
@@ -21,21 +34,25 @@ class ModelSpec:
     Attributes
     ----------
     build : callable
-        A fresh model for a data set; draws its weights from torch's global generator.
+        The model for a data set; a trained one draws its weights from torch's global generator.
     metrics : tuple of str
-        The metrics its outputs are measured in; one pass over a cell writes rows for all of them.
+        The metrics its outputs are measured in; one pass over a cell writes rows for all of them. Empty: those the
+        configuration asks for.
+    trained : bool
+        Whether it is trained here; else it comes with its weights.
     """
 
-    build: Callable[[DataSet], nn.Module]
+    build: Callable[[DataSet, Weights], nn.Module]
     metrics: tuple[str, ...]
+    trained: bool = True
 
 
-def _autoencoder(data: DataSet) -> nn.Module:
+def _autoencoder(data: DataSet, weights: Weights) -> nn.Module:
     channels, side, _ = data.shape
     return Autoencoder(channels, side, width=data.model_width)
 
 
-def _reconstructor(data: DataSet) -> nn.Module:
+def _reconstructor(data: DataSet, weights: Weights) -> nn.Module:
     channels, side, _ = data.shape
     return Reconstructor(channels, side, width=data.model_width)
 
@@ -46,8 +63,65 @@ MODELS: dict[str, ModelSpec] = {
 }
 
 
+class Custom(nn.Module):
+    """A user's model as the runner needs it: its inputs are the examples as they come."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.output_range = getattr(function, "output_range", None)
+
+    def inputs(self, examples: Tensor) -> Tensor:
+        return examples
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.function(inputs)
+
+
 def model_spec(name: str) -> ModelSpec:
-    """Look a model up by name."""
+    """Look a model up by name, or import ``package.module:factory``."""
+    if ":" in name:
+        factory = import_factory(name, "models")
+        return ModelSpec(lambda data, weights: Custom(call_factory(factory, name)), (), trained=False)
     if name not in MODELS:
-        raise RunError(f"models has '{name}': expected one of {', '.join(MODELS)}")
+        raise RunError(f"models has '{name}': expected one of {', '.join(MODELS)}, or package.module:factory")
     return MODELS[name]
+
+
+def import_factory(name: str, key: str) -> Callable[[], Any]:
+    """The object ``package.module:factory`` names; the working folder is searched too."""
+    module_name, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RunError(f"{key} has '{name}', which cannot be imported ({error}): expected module:factory") from error
+    if not callable(factory):
+        raise RunError(f"{key} has '{name}', which is {type(factory).__name__}: expected a function without arguments")
+    return factory
+
+
+def call_factory(
+    factory: Callable[[], Any], name: str, expected: str = "a model or function on a batch", kind: type = nn.Module
+) -> Any:
+    """What a user's factory returns, callable or of one kind; its own error in one line."""
+    try:
+        made = factory()
+    except Exception as error:
+        raise RunError(f"the factory {name} failed: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+    if not (callable(made) or isinstance(made, kind)):
+        raise RunError(f"the factory {name} returned {type(made).__name__}: expected {expected}")
+    return made
+
+
+def weights_digest(model: nn.Module, name: str) -> str:
+    """Identity of a model that was not trained here: its state, and a user's source file."""
+    content = hashlib.sha256(name.encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        content.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    if ":" in name:
+        source = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
+        content.update(Path(source).read_bytes() if source else b"")
+    return content.hexdigest()[:16]

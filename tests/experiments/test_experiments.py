@@ -21,7 +21,8 @@ from centersmooth_experiments.tables import read_rows
 @pytest.mark.parametrize("budget", ["paper", "cpu", "smoke"])
 @pytest.mark.parametrize("name", experiments())
 def test_composes_and_is_feasible_under_exact_bounds(name, budget):
-    config = compose(f"experiment={name}", f"budget={budget}")
+    own = ["model=package.module:factory"] if name == "custom" else []
+    config = compose(f"experiment={name}", f"budget={budget}", *own)
     assert config.name == name
     counts = Budget(config.n, config.m, config.delta, config.alpha1, config.alpha2, config.n0)
     assert not center_problem(counts, EXACT)

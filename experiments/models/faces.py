@@ -1,0 +1,309 @@
+"""The paper's face detector: the largest face of each image, by facenet-pytorch's pre-trained MTCNN, on batches.
+
+Zhang et al. 2016 (arXiv:1604.02878), three networks: the first proposes boxes on an image pyramid, the second and the
+third refine and reject them. Networks, weights and constants are facenet-pytorch 2.5.3's, and the boxes are those its
+``MTCNN.detect`` returns for one image at a time. Its batched call is no function of the image: it keeps images apart in
+non-maximum suppression by adding an offset to their coordinates, which rounds boxes away and lets boxes that reach
+outside their image suppress those of the neighbour. Here every suppression sees one image alone, and crops of all
+images are resized and judged together.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
+from torchvision.ops import nms
+
+from centersmooth_experiments.errors import RunError
+
+SMALLEST_FACE = 20
+"""Side of the smallest face looked for, in pixels; no smaller image has a pyramid."""
+_CELL, _STRIDE = 12, 2
+"""Window and stride of the first network, in pixels of a pyramid level."""
+_PYRAMID_FACTOR = 0.709
+_PROPOSED, _REFINED, _ACCEPTED = 0.6, 0.7, 0.7
+"""Least face probability after each network."""
+_LEVEL_OVERLAP, _OVERLAP, _NESTED = 0.5, 0.7, 0.7
+"""Largest overlap of boxes kept: of one pyramid level, of one image, and of the end (over the smaller box)."""
+_CHUNK = 512
+"""Crops given to a network at once, to bound memory."""
+
+
+class Boxes(NamedTuple):
+    """Boxes of a batch of images, ordered by image.
+
+    Attributes
+    ----------
+    image : Tensor of int64, shape ``(n,)``
+        Which image of the batch a box belongs to; never decreases.
+    corners : Tensor of float32, shape ``(n, 4)``
+        ``x1, y1, x2, y2`` in pixels of the image; they may lie outside it.
+    score : Tensor of float32, shape ``(n,)``
+        Face probability.
+    shift : Tensor of float32, shape ``(n, 4)``
+        The network's correction of each coordinate, in widths and heights of the box.
+    """
+
+    image: Tensor
+    corners: Tensor
+    score: Tensor
+    shift: Tensor
+
+    def take(self, which: Tensor) -> Boxes:
+        """The boxes at indices, or under a mask, ``which``."""
+        return Boxes(*(part[which] for part in self))
+
+
+class FaceDetector(nn.Module):
+    """Largest face of each image, as four corners in pixels; pre-trained, nothing to train.
+
+    Raises
+    ------
+    RunError
+        If facenet-pytorch is missing.
+    """
+
+    output_range = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        package = _facenet()
+        self.proposer = package.PNet()
+        self.refiner = package.RNet()
+        self.judge = package.ONet()
+        self.eval().requires_grad_(False)
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """The images themselves."""
+        return images
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """Find the largest face of each image.
+
+        Parameters
+        ----------
+        images : Tensor of float32, shape ``(b, 3, H, W)``
+            Pixels in [0, 1] plus noise; never clipped. Both sides at least 20.
+
+        Returns
+        -------
+        Tensor of float32, shape ``(b, 4)``
+            ``x1, y1, x2, y2`` in pixels, real-valued, possibly outside the image; zeros where nothing is found.
+        """
+        _check(images)
+        pixels = images * 255
+        boxes = self._judge(pixels, self._refine(pixels, self._propose(pixels)))
+        return _largest(boxes, len(images))
+
+    def _propose(self, pixels: Tensor) -> Boxes:
+        levels = [self._propose_level(pixels, scale) for scale in pyramid_scales(*pixels.shape[2:])]
+        found = Boxes(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
+        # Stable: within an image the levels stay in order, which decides between equal scores.
+        found = found.take(found.image.argsort(stable=True))
+        found = found.take(suppress(found, _OVERLAP))
+        return found._replace(corners=_square(_moved(found, unit=0)))
+
+    def _propose_level(self, pixels: Tensor, scale: float) -> Boxes:
+        size = [int(side * scale + 1) for side in pixels.shape[2:]]
+        shifts, probabilities = self.proposer(_normal(adaptive_avg_pool2d(pixels, size)))
+        scores = probabilities[:, 1]
+        image, row, column = (scores >= _PROPOSED).nonzero().unbind(1)
+        start = _STRIDE * torch.stack([column, row], dim=1).to(pixels.dtype)
+        # 1 is added before the scale at both ends: the package's coordinates count from one.
+        corners = torch.cat([((start + 1) / scale).floor(), ((start + _CELL) / scale).floor()], dim=1)
+        found = Boxes(image, corners, scores[image, row, column], shifts[image, :, row, column])
+        return found.take(suppress(found, _LEVEL_OVERLAP))
+
+    def _refine(self, pixels: Tensor, boxes: Boxes) -> Boxes:
+        boxes, crops = _crops(pixels, boxes, 24)
+        shift, probabilities = _in_chunks(self.refiner, crops, (4, 2))
+        boxes = boxes._replace(score=probabilities[:, 1], shift=shift)
+        boxes = boxes.take(boxes.score > _REFINED)
+        boxes = boxes.take(suppress(boxes, _OVERLAP))
+        return boxes._replace(corners=_square(_moved(boxes, unit=1)))
+
+    def _judge(self, pixels: Tensor, boxes: Boxes) -> Boxes:
+        boxes, crops = _crops(pixels, boxes, 48)
+        shift, _, probabilities = _in_chunks(self.judge, crops, (4, 10, 2))
+        boxes = boxes._replace(score=probabilities[:, 1], shift=shift)
+        boxes = boxes.take(boxes.score > _ACCEPTED)
+        boxes = boxes._replace(corners=_moved(boxes, unit=1))
+        return boxes.take(suppress_nested(boxes, _NESTED))
+
+
+def pyramid_scales(height: int, width: int) -> list[float]:
+    """Scales at which the first network's window of 12 pixels sees faces from 20 pixels to the whole image.
+
+    >>> [round(scale, 3) for scale in pyramid_scales(40, 50)]
+    [0.6, 0.425, 0.302]
+    """
+    scale = _CELL / SMALLEST_FACE
+    side = min(height, width) * scale
+    scales = []
+    while side >= _CELL:
+        scales.append(scale)
+        scale, side = scale * _PYRAMID_FACTOR, side * _PYRAMID_FACTOR
+    return scales
+
+
+def suppress(boxes: Boxes, overlap: float) -> Tensor:
+    """Greedy non-maximum suppression by intersection over union, each image by itself.
+
+    A loop over images, for no coordinate is changed: torchvision's ``batched_nms`` adds offsets, and rounds.
+
+    Returns
+    -------
+    Tensor of int64, shape ``(kept,)``
+        Indices of the boxes kept: by image, then by falling score.
+    """
+    kept, start = [boxes.image.new_zeros(0)], 0
+    for count in _counts(boxes.image):
+        part = slice(start, start + count)
+        kept.append(start + nms(boxes.corners[part], boxes.score[part], overlap))
+        start += count
+    return torch.cat(kept)
+
+
+def suppress_nested(boxes: Boxes, overlap: float) -> Tensor:
+    """Greedy suppression by intersection over the smaller area, each image by itself; sides count both end pixels.
+
+    Returns
+    -------
+    Tensor of int64, shape ``(kept,)``
+        Indices of the boxes kept: by image, then by falling score.
+    """
+    kept, start = [], 0
+    for count in _counts(boxes.image):
+        part = slice(start, start + count)
+        kept += [start + index for index in _kept_nested(boxes.corners[part], boxes.score[part], overlap)]
+        start += count
+    return torch.tensor(kept, dtype=torch.int64, device=boxes.image.device)
+
+
+def _kept_nested(corners: Tensor, score: Tensor, overlap: float) -> list[int]:
+    """Indices kept of one image; among equal scores the later box wins."""
+    near = (_over_smaller(corners) <= overlap).tolist()
+    waiting = score.argsort(stable=True).tolist()
+    kept = []
+    while waiting:
+        kept.append(waiting.pop())
+        waiting = [index for index in waiting if near[kept[-1]][index]]
+    return kept
+
+
+def _over_smaller(corners: Tensor) -> Tensor:
+    """Intersection over the smaller area of each pair of boxes, ``(n, 4) -> (n, n)``."""
+    low = torch.maximum(corners[:, None, :2], corners[None, :, :2])
+    high = torch.minimum(corners[:, None, 2:], corners[None, :, 2:])
+    shared = (high - low + 1).clamp(min=0).prod(dim=2)
+    area = (corners[:, 2:] - corners[:, :2] + 1).prod(dim=1)
+    return shared / torch.minimum(area[:, None], area[None, :])
+
+
+def _largest(boxes: Boxes, images: int) -> Tensor:
+    """Corners of the box of largest area of each image, ``(images, 4)``, zeros without a box.
+
+    Areas in float64, and the last of equal ones: ``MTCNN.detect`` sorts numbers it has turned into Python floats.
+    """
+    sides = (boxes.corners[:, 2:].double() - boxes.corners[:, :2].double()).unbind(1)
+    order = (sides[0] * sides[1]).argsort(stable=True).tolist()
+    image = boxes.image.tolist()
+    last = {image[index]: index for index in order}
+    chosen = boxes.corners.new_zeros(images, 4)
+    chosen[list(last)] = boxes.corners[list(last.values())]
+    return chosen
+
+
+def _counts(image: Tensor) -> list[int]:
+    """How many boxes each image has, of those that have any."""
+    return image.unique_consecutive(return_counts=True)[1].tolist()
+
+
+def _moved(boxes: Boxes, unit: int) -> Tensor:
+    """Corners after the network's correction, ``(n, 4)``; ``unit`` 1 counts both end pixels into a side."""
+    sides = boxes.corners[:, 2:] - boxes.corners[:, :2] + unit
+    return boxes.corners + boxes.shift * sides.repeat(1, 2)
+
+
+def _square(corners: Tensor) -> Tensor:
+    """Squares of the longer side around the same centres, ``(n, 4)``; additions in the package's order."""
+    sides = corners[:, 2:] - corners[:, :2]
+    longer = sides.amax(dim=1, keepdim=True)
+    start = corners[:, :2] + sides * 0.5 - longer * 0.5
+    return torch.cat([start, start + longer], dim=1)
+
+
+def _crops(pixels: Tensor, boxes: Boxes, side: int) -> tuple[Boxes, Tensor]:
+    """Cut out boxes and resize them, all of one size together.
+
+    Returns
+    -------
+    boxes : Boxes
+        Those that share a pixel with their image. The package fails with an IndexError where one does not.
+    crops : Tensor of float32, shape ``(n, 3, side, side)``
+        Means over the bins of area interpolation, normalised.
+    """
+    window = _windows(boxes.corners, *pixels.shape[2:])
+    inside = (window[:, 2:] > 0).all(dim=1)
+    boxes, window = boxes.take(inside), window[inside]
+    crops = pixels.new_empty(len(window), 3, side, side)
+    for height, width, members in _by_size(window):
+        views = pixels.unfold(2, height, 1).unfold(3, width, 1)
+        row, column = window[members, 0], window[members, 1]
+        crops[members] = adaptive_avg_pool2d(views[boxes.image[members], :, row, column], side)
+    return boxes, _normal(crops)
+
+
+def _windows(corners: Tensor, height: int, width: int) -> Tensor:
+    """First row, first column, height and width of the pixels of each box in its image, ``(n, 4)`` of int64."""
+    ends = corners.trunc().long()
+    # Corners count from one and include both ends.
+    first = ends[:, :2].clamp(min=1) - 1
+    last = torch.minimum(ends[:, 2:], ends.new_tensor([width, height]))
+    return torch.cat([first.flip(1), (last - first).flip(1)], dim=1)
+
+
+def _by_size(window: Tensor) -> list[tuple[int, int, Tensor]]:
+    """``(height, width, indices)`` for each size of window."""
+    sizes, member = window[:, 2:].unique(dim=0, return_inverse=True)
+    counts = member.bincount(minlength=len(sizes)).tolist()
+    groups = member.argsort(stable=True).split(counts)
+    return [(height, width, group) for (height, width), group in zip(sizes.tolist(), groups, strict=True)]
+
+
+def _normal(pixels: Tensor) -> Tensor:
+    """Pixels of 0 to 255 as the networks were trained on them."""
+    return (pixels - 127.5) * 0.0078125
+
+
+def _in_chunks(network: nn.Module, crops: Tensor, widths: tuple[int, ...]) -> list[Tensor]:
+    """Outputs ``(n, width)`` of a network, one for each of ``widths``; no crops give no rows."""
+    if not len(crops):
+        return [crops.new_zeros(0, width) for width in widths]
+    outputs = [network(chunk) for chunk in crops.split(_CHUNK)]
+    return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
+
+
+def _check(images: Tensor) -> None:
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise RunError(f"the face detector got images of shape {tuple(images.shape)}: expected (count, 3, H, W)")
+    if min(images.shape[2:]) < SMALLEST_FACE:
+        height, width = images.shape[2:]
+        raise RunError(
+            f"the face detector got images of {height}x{width} pixels: expected {SMALLEST_FACE} or more a side, "
+            "enlarge them"
+        )
+
+
+def _facenet() -> Any:
+    try:
+        import facenet_pytorch
+    except ImportError as error:
+        raise RunError(
+            "the face detector needs facenet-pytorch, which is not installed: pip install 'centersmooth[faces]'"
+        ) from error
+    return facenet_pytorch

@@ -1,0 +1,317 @@
+"""Figures from an experiment's folder: what is drawn, that redrawing changes no byte; `cs-plot`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+import time
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from centersmooth_experiments import plot_cli, plots
+from centersmooth_experiments.tables import COLUMNS, read_manifest, read_rows, summarise
+
+MANIFEST = {
+    "experiment": "tv_digits",
+    "title": "Total variation on digits",
+    "metrics": ["tv"],
+    "curve": "h",
+    "rule": {"bounds": "paper", "far": "doubled", "center": "sample", "smoothing": "center"},
+    "budget": "cpu",
+    "reduced": True,
+    "notes": ["stand-in data: digits"],
+    "points": 3,
+}
+ABSTAINS = [None, None, None]
+
+
+def rows_of(grid, **fixed):
+    """Rows of `{(h, eps): radii}`; None abstains, a word is another outcome."""
+    made = []
+    for (h, eps), radii in grid.items():
+        for point, radius in enumerate(radii):
+            row = dict.fromkeys(COLUMNS)
+            row |= {"cell": f"c{eps / h}", "model": "autoencoder", "dataset": "digits", "train_sigma": eps / h}
+            row |= {"metric": "tv", "eps": eps, "h": h, "sigma": eps / h, "point": point, "source": "test", "n0": 0}
+            row |= {"n": 1200, "m": 2500, "delta": 0.1, "alpha": 0.01, "seed": 0, "device": "cpu", "vacuous": False}
+            row |= MANIFEST["rule"]
+            if isinstance(radius, str):
+                row |= {"outcome": radius}
+            elif radius is None:
+                row |= {"outcome": "bad_center", "error": 0.5}
+            else:
+                row |= {"outcome": "certified", "certified": radius, "error": radius / 4, "vacuous": radius > 90}
+            made.append(row | fixed)
+    return pd.DataFrame(made)
+
+
+GRID = {
+    (1.0, 0.2): [1.0, 2.0, 3.0],
+    (1.0, 0.4): [2.0, 3.0, 4.0],
+    (1.0, 0.6): [3.0, 4.0, 95.0],
+    (1.5, 0.2): [0.5, 1.5, 2.5],
+    (1.5, 0.4): ABSTAINS,
+    (1.5, 0.6): [1.0, 2.0, None],
+    (2.0, 0.2): ["infeasible"],
+}
+
+
+def write(folder, rows, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    rows.to_csv(folder / "certificates.csv", index=False)
+    (folder / "manifest.json").write_text(json.dumps({**MANIFEST, **changes}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    return write(tmp_path / "runs" / "tv_digits", rows_of(GRID))
+
+
+def figure_of(folder, metric="tv"):
+    """The figure as `draw` makes it, before it is saved."""
+    manifest, rows = read_manifest(folder), read_rows(folder)
+    summary, curves = plots._with_curves(summarise(rows), manifest["curve"])
+    with plots._style():
+        lines = summary[summary["metric"] == metric]
+        return plots._figure(lines, metric, curves, plots.footer_lines(rows, manifest))
+
+
+def drawn(ax, color, linestyle="-"):
+    """The y values of the line of one colour and style."""
+    (line,) = [
+        line
+        for line in ax.lines
+        if line.get_color() == color and line.get_linestyle() == linestyle and len(line.get_xdata()) > 1
+    ]
+    return line.get_ydata().tolist()
+
+
+def legend_of(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_files_are_written_in_the_manifests_order(tmp_path):
+    rows = pd.concat([rows_of(GRID), rows_of(GRID, metric="my.module:metric"), rows_of(GRID, metric="l1")])
+    folder = write(tmp_path, rows, metrics=["my.module:metric", "tv", "lpips"])
+    paths = plots.draw(folder)
+    stems = ["radius_my.module_metric", "radius_tv"]
+    assert paths == [folder / f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png")]
+    assert all(path.stat().st_size > 1000 for path in paths)
+    assert {path.name for path in folder.glob("radius_*")} == {path.name for path in paths}
+
+
+def test_redrawing_changes_no_byte_and_changed_rows_do(experiment, monkeypatch):
+    before = {path: path.read_bytes() for path in plots.draw(experiment)}
+    later = time.time() + 86_400 * 400
+    monkeypatch.setattr(time, "time", lambda: later)
+    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 5, "pdf.fonttype": 3}):
+        plots.draw(experiment)
+        assert matplotlib.rcParams["font.size"] == 20
+    assert {path: path.read_bytes() for path in before} == before
+    write(experiment, rows_of(GRID | {(1.0, 0.2): [1.0, 2.5, 3.0]}))
+    plots.draw(experiment)
+    assert all(path.read_bytes() != content for path, content in before.items())
+
+
+def test_files_have_no_date_true_type_fonts_and_two_hundred_dots(experiment):
+    pdf, png = plots.draw(experiment)
+    content = pdf.read_bytes()
+    assert b"CreationDate" not in content
+    assert b"Total variation on digits" in content
+    assert b"/TrueType" in content or b"/CIDFontType2" in content
+    assert b"/Type3" not in content
+    assert b"Software" not in png.read_bytes()
+    height, width = matplotlib.image.imread(png).shape[:2]
+    assert width == 660
+    assert height < 800
+
+
+def test_lines_are_the_medians_with_gaps(experiment):
+    figure = figure_of(experiment)
+    (ax,) = figure.axes
+    blue, vermilion, green = plots.PALETTE[:3]
+    assert drawn(ax, blue) == [2, 3, 4]
+    np.testing.assert_equal(drawn(ax, vermilion), [1.5, math.nan, 2.0])
+    assert drawn(ax, blue, "--") == [0.5, 0.75, 1.0]
+    assert drawn(ax, vermilion, "--") == [0.375, 0.5, 0.5]
+    marks = {
+        (line.get_marker(), line.get_color()): line.get_xdata().tolist()
+        for line in ax.lines
+        if line.get_transform() == ax.get_xaxis_transform()
+    }
+    assert marks == {("x", vermilion): [0.4], ("_", green): [0.2]}
+    hollow = [line.get_xdata().tolist() for line in ax.lines if line.get_markerfacecolor() == "white"]
+    assert hollow == [[0.6]]
+    assert ax.get_ylim()[0] == 0
+
+
+def test_labels_legend_and_footer(experiment):
+    figure = figure_of(experiment)
+    (ax,) = figure.axes
+    assert ax.get_xlabel() == "input perturbation ε (l2)"
+    assert ax.get_ylabel() == "total variation distance"
+    assert ax.get_title() == "autoencoder, digits"
+    assert {"h = 1", "h = 1.5", "h = 2", "certified radius (median)", "smoothing error (median)"} < set(
+        legend_of(figure)
+    )
+    assert {"abstains", "infeasible", "vacuous for some points"} < set(legend_of(figure))
+    assert figure.texts[0].get_text().splitlines() == [
+        "reduced counts: n = 1,200, m = 2,500, Δ = 0.1, 3 points, paper bounds",
+        "stand-in data: digits",
+    ]
+
+
+def test_legend_says_only_what_occurs_and_covers_no_panel(tmp_path):
+    figure = figure_of(write(tmp_path, rows_of({(1.0, 0.2): [1.0], (1.0, 0.4): [2.0]})))
+    assert not {"abstains", "infeasible", "vacuous for some points"} & set(legend_of(figure))
+    figure.draw_without_rendering()
+    renderer = figure._get_renderer()
+    legend, footer = figure.legends[0].get_window_extent(renderer), figure.texts[0].get_window_extent(renderer)
+    assert legend.y1 <= figure.axes[0].get_tightbbox(renderer).y0
+    assert 0 <= footer.y0 < footer.y1 <= legend.y0
+    assert legend.x0 >= 0
+    assert legend.x1 <= figure.bbox.x1
+    assert footer.x1 <= figure.bbox.x1
+
+
+def test_the_footer_names_what_is_not_the_papers_rule(tmp_path):
+    rule = {"bounds": "exact", "far": "measured", "center": "free", "smoothing": "mean"}
+    rows = rows_of({(1.0, 0.2): [1.0], (1.0, 0.4): [2.0]}, n0=30, **rule)
+    rows.loc[rows.eps == 0.4, "m"] = 1_000_000
+    folder = write(tmp_path, rows, rule=rule, reduced=False, notes=[])
+    assert plots.footer_lines(read_rows(folder), read_manifest(folder)) == [
+        "n0 = 30, n = 1,200, m = 2,500 or 1,000,000, Δ = 0.1, 1 point, exact bounds, measured far ball, "
+        "free center, smoothing by the mean"
+    ]
+
+
+def test_only_the_manifests_rule_is_drawn(tmp_path):
+    other = rows_of({(1.0, 0.2): [50.0], (3.0, 0.4): [70.0]}, bounds="exact")
+    alone = write(tmp_path / "a", rows_of(GRID))
+    both = write(tmp_path / "b", pd.concat([other, rows_of(GRID)]))
+    for one, two in zip(plots.draw(alone), plots.draw(both), strict=True):
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_panel_for_each_model_and_data_set(tmp_path):
+    pairs = itertools.product(("autoencoder", "reconstructor"), ("cifar10", "mnist"))
+    rows = pd.concat([rows_of(GRID, model=model, dataset=dataset) for model, dataset in pairs])
+    figure = figure_of(write(tmp_path, rows))
+    titles = ["autoencoder, CIFAR-10", "autoencoder, MNIST", "reconstructor, CIFAR-10", "reconstructor, MNIST"]
+    assert [ax.get_title() for ax in figure.axes] == titles
+    assert figure.get_size_inches()[0] == pytest.approx(4 * 3.3)
+
+
+def test_curves_of_a_training_comparison(tmp_path):
+    with_noise, without = rows_of(GRID), rows_of(GRID, train_sigma=0.0)
+    one_h = [rows[rows.h == 1] for rows in (without, with_noise)]
+    figure = figure_of(write(tmp_path / "a", pd.concat(one_h), curve="training"))
+    assert {"trained with noise", "trained without noise"} < set(legend_of(figure))
+    assert not any("h = " in text for text in legend_of(figure))
+    figure = figure_of(write(tmp_path / "b", pd.concat([with_noise, without])))
+    assert {"h = 1, trained with noise", "h = 1.5, trained without noise"} < set(legend_of(figure))
+
+
+def test_curves_of_fixed_sigma(tmp_path):
+    rows = rows_of({(0.1, 0.1): [1.0], (0.2, 0.2): [2.0], (0.4, 0.2): [1.5]}, train_sigma=0.0)
+    figure = figure_of(write(tmp_path, rows, curve="sigma"))
+    assert {"σ = 1", "σ = 0.5"} < set(legend_of(figure))
+    assert drawn(figure.axes[0], plots.PALETTE[1]) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        {(1.0, 0.2): ABSTAINS, (1.0, 0.4): ABSTAINS},
+        {(1.0, 0.2): ["infeasible"]},
+        {(1.0, 0.2): ["failed"], (1.0, 0.4): ["failed"]},
+        {(1.0, 0.2): [1.0]},
+        {(1.0, 0.0): [0.0]},
+        {(float(h), 0.2): [1.0] for h in range(1, 12)},
+        {(1.0, 0.1 * eps): [0.1 * eps] for eps in range(1, 30)},
+    ],
+)
+def test_odd_grids_are_drawn_without_a_warning(tmp_path, grid):
+    rows = rows_of(grid).assign(sigma=0.2)
+    plots.draw(write(tmp_path, rows))
+
+
+def test_nothing_of_the_rule_is_one_line(experiment):
+    write(experiment, rows_of(GRID, bounds="exact"))
+    with pytest.raises(ValueError, match="bounds=paper, far=doubled, center=sample, smoothing=center; tv"):
+        plots.draw(experiment)
+
+
+def failing(argv, capsys):
+    with pytest.raises(SystemExit) as caught:
+        plot_cli.main(argv)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    return out, err
+
+
+def test_cli_finds_experiments_and_prints_the_files(experiment, capsys, monkeypatch):
+    base = experiment.parent.parent
+    write(base / "results" / "tv_mnist" / "paper-cuda", rows_of(GRID))
+    (base / "runs" / "cell").mkdir()
+    (base / "runs" / "cell" / "certificates.csv").write_text("a cell has no manifest")
+    monkeypatch.chdir(base)
+    plot_cli.main([])
+    stems = ["results/tv_mnist/paper-cuda/radius_tv", "runs/tv_digits/radius_tv"]
+    assert capsys.readouterr().out.splitlines() == [f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png")]
+    assert (base / "results/tv_mnist/paper-cuda/radius_tv.pdf").is_file()
+
+
+def test_cli_errors_are_one_line(experiment, capsys, monkeypatch):
+    base = experiment.parent.parent
+    empty = base / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    for argv, said in [
+        ([], "nothing to draw under runs/ or results/; run cs-run first"),
+        (["gone"], "gone: no such folder"),
+        ([str(empty)], "holds no certificates.csv and no manifest.json; give one"),
+        ([str(base / "runs")], f"did you mean {experiment}?"),
+        (["--colour"], "see cs-plot --help"),
+    ]:
+        out, err = failing(argv, capsys)
+        assert out == ""
+        assert said in err
+        assert err.startswith("cs-plot: ")
+        assert err.count("\n") == 1
+
+
+def test_cli_draws_the_others_when_one_fails(experiment, capsys):
+    broken = write(experiment.parent / "broken", rows_of(GRID).drop(columns="error"))
+    out, err = failing([str(broken), str(experiment)], capsys)
+    assert out.count("\n") == 2
+    assert err.count("\n") == 1
+    assert "missing: error" in err
+
+
+def test_cli_help_and_version(capsys):
+    for argument, said in [("--help", "cs-plot runs/tv_digits"), ("--version", "cs-plot ")]:
+        with pytest.raises(SystemExit) as caught:
+            plot_cli.main([argument])
+        assert caught.value.code == 0
+        assert said in capsys.readouterr().out
+
+
+def test_drawing_needs_neither_torch_nor_pyplot_nor_the_library(experiment):
+    script = """
+import sys
+from centersmooth_experiments import plot_cli
+assert not {"pandas", "matplotlib"} & set(sys.modules)
+plot_cli.main(sys.argv[1:])
+assert not {"torch", "centersmooth", "matplotlib.pyplot"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(experiment)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 2
+    assert done.stderr == ""
