@@ -14,7 +14,7 @@ from centersmooth_experiments.tables import read_rows
 
 PAGE = (Path(__file__).parents[2] / "docs" / "custom.md").read_text()
 CODE = "from centersmooth_experiments.cli import main; main()"
-SMOKE = ["budget=smoke", "n=300", "m=250", "grid.eps=[0.25]"]
+SMOKE = ["budget=smoke", "grid.eps=[0.25]"]
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ SMALL = [
     "points.count=2",
     "grid.eps=[0.4]",
     "grid.h=[1]",
-    "n=300",
-    "m=250",
+    "n=1000",
+    "m=1100",
     "train.epochs=1",
     "train.images=100",
 ]
