@@ -159,9 +159,6 @@ def _validated(config: Config) -> Config:
         ("points.count", config.points.count, 1),
         ("points.start", config.points.start, 0),
         ("seed", config.seed, 0),
-        ("train.epochs", config.train.epochs, 1),
-        ("train.images", config.train.images, 1),
-        ("train.batch_size", config.train.batch_size, 1),
         ("batch_size", config.batch_size, 1),
         ("forward_block", config.forward_block, 1),
     ):

@@ -230,6 +230,55 @@ def _cifar10(path: str | None, seed: int) -> DataSet:
     return DataSet("cifar10", test, train, note=note)
 
 
+def _celeba(path: str | None, seed: int) -> DataSet:
+    """Aligned CelebA faces, 178x218: the test split, from a folder, an archive, or torchvision's download."""
+    folder = _folder(path) or _download("CelebA")
+    whole = folder / "celeba" / "img_align_celeba"
+    if whole.is_dir():
+        source = FileSource.open(whole)
+        test = tuple(name for name in source.names if Path(name).stem >= CELEBA_FIRST_TEST_IMAGE)
+        return DataSet("celeba", FileSource(whole, test))
+    if folder.is_file() or any(folder.glob("*.jpg")):
+        return DataSet("celeba", FileSource.open(folder))
+    return DataSet("celeba", _find_images(folder, "CelebA", ("celeba_{split}",), "test"))
+
+
+CELEBA_FIRST_TEST_IMAGE = "182638"
+"""CelebA's own split, by file number."""
+
+
+@dataclass(frozen=True)
+class LatentSource:
+    """Latents of a generator, each drawn from (seed, its index)."""
+
+    dim: int
+    seed: int
+    truncation: float | None
+
+    def __len__(self) -> int:
+        return 10**6
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        from centersmooth_experiments.models.generators import latents
+
+        return latents(indices, self.dim, self.seed, self.truncation)
+
+    def name(self, index: int) -> str:
+        return f"latent/{index}"
+
+    def digest(self, count: int) -> str:
+        return hashlib.sha256(f"latents {self.dim} {self.seed} {self.truncation}".encode()).hexdigest()[:16]
+
+
+def _dcgan_latents(path: str | None, seed: int) -> DataSet:
+    note = "a small DCGAN of synthetic faces stands in for BigGAN"
+    return DataSet("latents100", LatentSource(100, seed, None), scale=1.0, note=note)
+
+
+def _biggan_latents(path: str | None, seed: int) -> DataSet:
+    return DataSet("latents128", LatentSource(128, seed, 0.5), scale=1.0)
+
+
 CIFAR10_PLACES = ("cifar10_{split}", "cifar10_jpeg_{split}", "{split}")
 
 
@@ -257,6 +306,9 @@ DATA: dict[str, Callable[[str | None, int], DataSet]] = {
     "digits": _digits,
     "mnist": _mnist,
     "cifar10": _cifar10,
+    "celeba": _celeba,
+    "latents100": _dcgan_latents,
+    "latents128": _biggan_latents,
     "files": _files,
 }
 
@@ -296,7 +348,7 @@ def _download(name: str) -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "centersmooth"
     try:
         getattr(datasets, name)(folder, download=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ImportError) as error:
         raise RunError(
             f"{name} could not be downloaded to {folder} ({str(error).splitlines()[0]}): set data.path=FOLDER or "
             "CENTERSMOOTH_DATA to a folder that holds its files, named as docs/data.md says"

@@ -6,7 +6,14 @@ from collections.abc import Callable, Iterable
 
 from centersmooth import L1, L2, Angular, Cosine, DistanceFunction, Jaccard, Metric, SquaredL2, TotalVariation
 from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.models import Weights, call_factory, import_factory
+from centersmooth_experiments.models import Weights, call_factory, import_factory, weights_path
+
+
+def _lpips(weights: Weights, device: str) -> Metric:
+    from centersmooth_experiments.perceptual import LPIPS
+
+    return LPIPS(weights_path(weights, "vgg", "vgg16_features.pth"), device=device)
+
 
 METRICS: dict[str, Callable[[Weights, str], Metric]] = {
     "tv": lambda weights, device: TotalVariation(),
@@ -16,6 +23,7 @@ METRICS: dict[str, Callable[[Weights, str], Metric]] = {
     "cosine": lambda weights, device: Cosine(),
     "angular": lambda weights, device: Angular(),
     "jaccard": lambda weights, device: Jaccard(),
+    "lpips": _lpips,
 }
 
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import sys
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -156,8 +155,9 @@ class LPIPS(Metric):
 
 def _chunked(features: Tensor) -> Tensor:
     """``(n, D) -> (chunks, n, CHUNK)``, zeros after the end."""
-    whole = nn.functional.pad(features, (0, -features.shape[1] % CHUNK))
-    return whole.unflatten(1, (-1, CHUNK)).transpose(0, 1)
+    if missing := -features.shape[1] % CHUNK:
+        features = nn.functional.pad(features, (0, missing))
+    return features.unflatten(1, (-1, CHUNK)).transpose(0, 1)
 
 
 class _Network(nn.Module):
@@ -187,6 +187,30 @@ class _Network(nn.Module):
         norms = torch.linalg.vector_norm(activation, dim=1, keepdim=True) + 1e-10
         scale = self.get_buffer(f"root{index}") / math.sqrt(activation.shape[2] * activation.shape[3])
         return (activation / norms * scale).flatten(1)
+
+
+class _Layers(nn.Module):
+    """A network as a list of its modules, named ``features.N`` as in torchvision; gives what leaves each slice.
+
+    Parameters
+    ----------
+    slices : list of nn.Module
+        The package's grouping; each ends with a layer LPIPS compares.
+    """
+
+    def __init__(self, slices: list[nn.Module]) -> None:
+        super().__init__()
+        named = [list(part.named_children()) for part in slices]
+        self.features = nn.ModuleDict({name: module for part in named for name, module in part})
+        self.ends = {part[-1][0] for part in named}
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        activations = []
+        for name, module in self.features.items():
+            images = module(images)
+            if name in self.ends:
+                activations.append(images)
+        return activations
 
 
 def min_max(images: Tensor) -> Tensor:
@@ -222,26 +246,23 @@ def _heads(package: ModuleType, backbone: str) -> list[Tensor]:
     return heads
 
 
-def _layers(package: ModuleType, backbone: str, weights: str | Path | None) -> nn.Module:
-    """The convolutions of the network, loaded strictly; the package names them ``sliceK.N`` for ``features.N``."""
+def _layers(package: ModuleType, backbone: str, weights: str | Path | None) -> _Layers:
+    """The convolutions of the network, loaded strictly; entries of the classifier are left out."""
     fix = BACKBONES[backbone].fix
     path = Path(weights) if weights is not None else _released(backbone)
     state = read_weights(path, fix)
     layers = _empty_layers(package, backbone)
-    slices = {f"features.{name.partition('.')[2]}": name for name in layers.state_dict()}
-    adopt_weights(layers, _renamed(state, slices), path, fix)
+    convolutions = {name: value for name, value in state.items() if not name.startswith("classifier.")}
+    adopt_weights(layers, convolutions, path, fix)
     return layers
 
 
-def _empty_layers(package: ModuleType, backbone: str) -> nn.Module:
+def _empty_layers(package: ModuleType, backbone: str) -> _Layers:
     """Without initial weights, which would take seconds; torchvision's deprecation warnings are the package's."""
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")
-        return package.LPIPS(net=backbone, pretrained=False, pnet_rand=True, verbose=False).net
-
-
-def _renamed(state: Mapping[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
-    return {names.get(name, name): value for name, value in state.items() if not name.startswith("classifier.")}
+        network = package.LPIPS(net=backbone, pretrained=False, pnet_rand=True, verbose=False).net
+    return _Layers(list(network.children()))
 
 
 def _released(backbone: str) -> Path:

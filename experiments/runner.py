@@ -210,8 +210,11 @@ def _write_experiment(
 def _reduced(config: Config) -> bool:
     """Whether anything is below the paper's counts: draws, points or training."""
     paper = config.budgets["paper"]
-    asked = [config.n, config.m, config.points.count, config.train.epochs, config.train.images]
-    counts = [paper["n"], paper["m"], paper["points"]["count"], paper["train"]["epochs"], paper["train"]["images"]]
+    asked = [config.n, config.m, config.points.count]
+    counts = [paper["n"], paper["m"], paper["points"]["count"]]
+    if "train" in paper:
+        asked += [config.train.epochs, config.train.images]
+        counts += [paper["train"]["epochs"], paper["train"]["images"]]
     return any(ours < theirs for ours, theirs in zip(asked, counts, strict=True))
 
 

@@ -66,6 +66,9 @@ def training_of(
     model: str, data: DataSet, schedule: TrainConfig, train_sigma: float, seed: int, device: str
 ) -> Training:
     """The training a configuration asks for; never more images than there are."""
+    for key in ("epochs", "images", "batch_size"):
+        if (value := getattr(schedule, key)) is None or value < 1:
+            raise RunError(f"train.{key} is {value}: expected an integer of at least 1")
     images = min(schedule.images, len(data.train))
     digest = data.train.digest(images)
     return Training(model, data.name, digest, schedule.epochs, images, schedule.batch_size, train_sigma, seed, device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -57,10 +58,40 @@ def _reconstructor(data: DataSet, weights: Weights) -> nn.Module:
     return Reconstructor(channels, side, width=data.model_width)
 
 
+def _mtcnn(data: DataSet, weights: Weights) -> nn.Module:
+    from centersmooth_experiments.models.faces import FaceDetector
+
+    return FaceDetector()
+
+
+def _dcgan(data: DataSet, weights: Weights) -> nn.Module:
+    from centersmooth_experiments.models.generators import load_face_generator
+
+    return load_face_generator(weights_path(weights, "dcgan", "dcgan_faces64_generator.pth"))
+
+
+def _biggan(data: DataSet, weights: Weights) -> nn.Module:
+    from centersmooth_experiments.models.generators import load_biggan
+
+    return load_biggan(weights_path(weights, "biggan", "biggan-deep-128") or "biggan-deep-128")
+
+
 MODELS: dict[str, ModelSpec] = {
     "autoencoder": ModelSpec(_autoencoder, IMAGE_METRICS),
     "reconstructor": ModelSpec(_reconstructor, IMAGE_METRICS),
+    "mtcnn": ModelSpec(_mtcnn, ("jaccard",), trained=False),
+    "dcgan": ModelSpec(_dcgan, ("lpips",), trained=False),
+    "biggan": ModelSpec(_biggan, ("lpips",), trained=False),
 }
+
+
+def weights_path(weights: Weights, name: str, file: str) -> str | None:
+    """``weights.<name>`` if it is set, else the file of that name in ``$CENTERSMOOTH_DATA``, else None."""
+    folder = os.environ.get("CENTERSMOOTH_DATA")
+    beside_data = Path(folder) / file if folder else None
+    if name in weights:
+        return weights[name]
+    return str(beside_data) if beside_data is not None and beside_data.exists() else None
 
 
 class Custom(nn.Module):

@@ -28,8 +28,8 @@ _PROPOSED, _REFINED, _ACCEPTED = 0.6, 0.7, 0.7
 """Least face probability after each network."""
 _LEVEL_OVERLAP, _OVERLAP, _NESTED = 0.5, 0.7, 0.7
 """Largest overlap of boxes kept: of one pyramid level, of one image, and of the end (over the smaller box)."""
-_CHUNK = 512
-"""Crops given to a network at once, to bound memory."""
+_CHUNK, _CPU_CHUNK = 2048, 64
+"""Crops given to a network at once: to bound memory on an accelerator, to stay in the cache of a CPU."""
 
 
 class Boxes(NamedTuple):
@@ -74,6 +74,9 @@ class FaceDetector(nn.Module):
         self.proposer = package.PNet()
         self.refiner = package.RNet()
         self.judge = package.ONet()
+        # Channels last: convolutions and poolings of many small crops take a quarter of the time on a CPU.
+        self.refiner.to(memory_format=torch.channels_last)
+        self.judge.to(memory_format=torch.channels_last)
         self.eval().requires_grad_(False)
 
     def inputs(self, images: Tensor) -> Tensor:
@@ -250,7 +253,7 @@ def _crops(pixels: Tensor, boxes: Boxes, side: int) -> tuple[Boxes, Tensor]:
     window = _windows(boxes.corners, *pixels.shape[2:])
     inside = (window[:, 2:] > 0).all(dim=1)
     boxes, window = boxes.take(inside), window[inside]
-    crops = pixels.new_empty(len(window), 3, side, side)
+    crops = pixels.new_empty(len(window), 3, side, side).to(memory_format=torch.channels_last)
     for height, width, members in _by_size(window):
         views = pixels.unfold(2, height, 1).unfold(3, width, 1)
         row, column = window[members, 0], window[members, 1]
@@ -284,7 +287,7 @@ def _in_chunks(network: nn.Module, crops: Tensor, widths: tuple[int, ...]) -> li
     """Outputs ``(n, width)`` of a network, one for each of ``widths``; no crops give no rows."""
     if not len(crops):
         return [crops.new_zeros(0, width) for width in widths]
-    outputs = [network(chunk) for chunk in crops.split(_CHUNK)]
+    outputs = [network(chunk) for chunk in crops.split(_CPU_CHUNK if crops.device.type == "cpu" else _CHUNK)]
     return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
 
 
