@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from centersmooth import Metric, RequestError
 from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.models.generators import adopt_weights, first_line, frozen, read_weights, weights_digest
+from centersmooth_experiments.weights import adopt_weights, first_line, frozen, read_weights, weights_digest
 
 NETWORK_BLOCK = 16
 """Images a call of the network, padded with zeros: an image's features do not depend on its company."""

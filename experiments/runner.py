@@ -20,7 +20,7 @@ from centersmooth_experiments.config import Config
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.files import write_atomically
 from centersmooth_experiments.metrics import build_metrics, metric_weights_digest
-from centersmooth_experiments.models import weights_digest
+from centersmooth_experiments.models import model_digest
 from centersmooth_experiments.plan import (
     TRAINING_WEIGHT,
     CellPlan,
@@ -97,7 +97,7 @@ def _obtain(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[nn.Modul
     training = cell_plan.training
     if training is None:
         model = cell_plan.spec.build(plan.data, plan.config.weights).to(plan.config.device).eval()
-        return model.requires_grad_(False), weights_digest(model, cell_plan.model)
+        return model.requires_grad_(False), model_digest(model, cell_plan.model)
     if cell_plan in plan.to_train():
         label = f"train {training.model} on {training.dataset}, sigma {training.train_sigma:.3g}"
         display.stage(label, TRAINING_WEIGHT * training.epochs * training.images)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from centersmooth_experiments.data import DataSet
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.models.autoencoder import Autoencoder, Reconstructor
+from centersmooth_experiments.weights import first_line, weights_digest
 
 Weights = Mapping[str, str]
 """Paths of pre-trained weights by the names of ``weights.<name>``."""
@@ -140,19 +141,14 @@ def call_factory(
     try:
         made = factory()
     except Exception as error:
-        raise RunError(f"the factory {name} failed: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise RunError(f"the factory {name} failed: {type(error).__name__}: {first_line(error)}") from error
     if not (callable(made) or isinstance(made, kind)):
         raise RunError(f"the factory {name} returned {type(made).__name__}: expected {expected}")
     return made
 
 
-def weights_digest(model: nn.Module, name: str) -> str:
-    """Identity of a model that was not trained here: its state, and a user's source file."""
-    content = hashlib.sha256(name.encode())
-    for key, tensor in sorted(model.state_dict().items()):
-        content.update(f"{key}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    if ":" in name:
-        source = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None)
-        content.update(Path(source).read_bytes() if source else b"")
-    return content.hexdigest()[:16]
+def model_digest(model: nn.Module, name: str) -> str:
+    """Identity of a model that was not trained here: its state, its name, and a user's source file."""
+    source = getattr(sys.modules.get(name.partition(":")[0]), "__file__", None) if ":" in name else None
+    code = hashlib.sha256(name.encode() + (Path(source).read_bytes() if source else b""))
+    return f"{weights_digest(model)}-{code.hexdigest()[:8]}"

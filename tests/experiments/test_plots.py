@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+
 from centersmooth_experiments import plot_cli, plots
 from centersmooth_experiments.tables import COLUMNS, read_manifest, read_rows, summarise
 

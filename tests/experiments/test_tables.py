@@ -218,7 +218,7 @@ def test_manifest_is_checked_and_completed(tmp_path):
         with pytest.raises(ValueError, match=f"manifest.json: expected '{next(iter(wrong))}'"):
             read_manifest(tmp_path)
     path.write_text("{")
-    with pytest.raises(ValueError, match="manifest.json"):
+    with pytest.raises(ValueError, match=r"manifest\.json"):
         read_manifest(tmp_path)
 
 
