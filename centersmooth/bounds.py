@@ -26,6 +26,7 @@ constant in the DKW inequality*, Annals of Probability 1990.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 from scipy.special import betainc, betainccinv, betaincinv
@@ -34,6 +35,22 @@ BoundsName = Literal["paper", "exact"]
 
 _ROUND_UP = 1 + 1e-12
 """Outward rounding: far above the error of the special functions, far below any statistical margin."""
+
+
+_UNREACHABLE = 1e-9
+"""A mass closer to 1 than this needs more draws than any machine makes."""
+
+
+def _least(holds: Callable[[int], bool], at_most: int | None = None) -> int:
+    """The least positive integer at which a property that stays true begins to hold, by doubling and bisection."""
+    high = 1 if at_most is None else at_most
+    while at_most is None and not holds(high):
+        high *= 2
+    low = 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return high
 
 
 def half_count(n: int) -> int:
@@ -94,8 +111,7 @@ class PaperBounds:
         >>> PaperBounds().least_n(0.05, 0.0025)
         1199
         """
-        n = max(1, math.floor(-math.log(alpha) / (2 * margin**2)))
-        return next(c for c in range(n, n + 4) if self.center_margin(c, alpha) <= margin)
+        return _least(lambda n: self.center_margin(n, alpha) <= margin)
 
     def least_m(self, mass: float, alpha: float) -> int | None:
         """The least ``m`` that has an `upper_rank`; None where no number of draws a machine could make would do.
@@ -103,12 +119,7 @@ class PaperBounds:
         >>> PaperBounds().least_m(0.8698, 0.005)
         157
         """
-        if 1 - mass < 1e-9:
-            return None
-        m = max(1, math.floor(-math.log(alpha) / (2 * (1 - mass) ** 2)))
-        while self.upper_rank(m, mass, alpha) is None:
-            m += max(1, m // 10**9)
-        return m
+        return _least(lambda m: self.upper_rank(m, mass, alpha) is not None) if 1 - mass > _UNREACHABLE else None
 
 
 class ExactBounds:
@@ -146,14 +157,7 @@ class ExactBounds:
         p = min(1.0, mass * _ROUND_UP)
         if m == 0 or self._tail(m, m, p) > alpha:
             return None
-        low, high = 1, m
-        while low < high:
-            middle = (low + high) // 2
-            if self._tail(middle, m, p) <= alpha:
-                high = middle
-            else:
-                low = middle + 1
-        return high
+        return _least(lambda j: self._tail(j, m, p) <= alpha, at_most=m)
 
     def least_n(self, margin: float, alpha: float) -> int:
         """The least even ``n`` from which `center_margin` stays at most ``margin``; even is what the test prefers.
@@ -161,14 +165,7 @@ class ExactBounds:
         >>> ExactBounds().least_n(0.05, 0.0025)
         764
         """
-        low, high = 1, max(1, (PaperBounds().least_n(margin, alpha) + 1) // 2)
-        while low < high:
-            middle = (low + high) // 2
-            if self.center_margin(2 * middle, alpha) <= margin:
-                high = middle
-            else:
-                low = middle + 1
-        return 2 * high
+        return 2 * _least(lambda half: self.center_margin(2 * half, alpha) <= margin)
 
     def least_m(self, mass: float, alpha: float) -> int | None:
         """The least ``m`` with ``mass**m <= alpha``; None where no number of draws a machine could make would do.
@@ -176,12 +173,7 @@ class ExactBounds:
         >>> ExactBounds().least_m(0.8698, 0.005)
         38
         """
-        if 1 - mass < 1e-9:
-            return None
-        m = max(1, math.floor(math.log(alpha) / math.log(mass)))
-        while self.upper_rank(m, mass, alpha) is None:
-            m += 1
-        return m
+        return _least(lambda m: self.upper_rank(m, mass, alpha) is not None) if 1 - mass > _UNREACHABLE else None
 
     @staticmethod
     def _tail(j: int, m: int, p: float) -> float:

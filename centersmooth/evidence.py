@@ -30,8 +30,8 @@ def kept_ranks(m: int) -> NDArray[np.int64]:
     """The ranks of ``m`` sorted distances that `DistanceSample` keeps, ascending.
 
     All of them up to 65,536 distances. Beyond, those of the upper half (no certificate needs less than half the mass)
-    whose number of larger distances ``m - j`` goes up in steps of ``2**-12``: a rank asked for is then raised by less
-    than a hundredth of its own statistical margin.
+    whose number of larger distances ``m - j`` goes up in steps of ``2**-12``: a rank asked for is then raised by at
+    most that share of ``m - j``, less than the sampling error of the quantile itself.
 
     >>> len(kept_ranks(2_500)), int(kept_ranks(10**6)[-1]), len(kept_ranks(10**6)) < 40_000
     (2500, 1000000, True)

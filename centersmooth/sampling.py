@@ -127,9 +127,9 @@ class Sampler:
                 noisy = self.noise.sample(x, size, generator=stream.generator(stage, block, x.device))
                 batch.append(self._call(noisy)[: count - block * size])
             self._check_values(torch.cat(batch), f"a draw of stage '{stage}'")
-            yield from batch
             if progress is not None:
                 progress(sum(len(outputs) for outputs in batch))
+            yield from batch
 
     def check_model(self, x: Tensor) -> None:
         """Refuse a model that is not one fixed function of one input.
@@ -162,16 +162,20 @@ class Sampler:
             self._check_batch_of_one(block[:1], outputs[:1])
 
     def _check_batch_of_one(self, single: Tensor, expected: Tensor) -> None:
-        output = self.model(single)
-        if output.shape != expected.shape or self._differ(output, expected):
+        try:
+            differs = self._differ(self._call(single), expected)
+        except RequestError as error:
+            raise ModelError(f"the model fails on a batch of 1; look for squeeze() ({error})") from error
+        if differs:
             raise ModelError(
-                f"the model answers a batch of 1 with shape {tuple(output.shape)} and other values than the same input "
-                f"gets in a batch of {self.forward_block} (shape {tuple(expected.shape)}); look for squeeze() or "
-                "batch statistics"
+                f"the model answers an input in a batch of 1 otherwise than in a batch of {self.forward_block}; "
+                "look for squeeze() or batch statistics"
             )
 
     @staticmethod
     def _differ(a: Tensor, b: Tensor) -> bool:
+        if a.shape != b.shape:
+            return True
         a, b = a.double(), b.double()
         scale = float(a.abs().max()) if a.numel() else 0.0
         return bool(((a - b).abs() > 1e-3 * scale + 1e-9).any())

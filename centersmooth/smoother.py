@@ -137,9 +137,7 @@ class CenterSmoother:
         ModelError
             If the model is not one fixed function of one input, or returns NaN.
         """
-        radii = [float(eps)] if isinstance(eps, (int, float)) else [float(e) for e in eps]
-        if not radii:
-            raise RequestError("eps is empty: expected at least one l2 radius")
+        radii = _radii(eps)
         self._require_center()
         problems = [radius_problem(self.budget, self.noise, e, self.bounds) for e in radii]
         if all(problems):
@@ -188,3 +186,18 @@ class CenterSmoother:
         parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
         if parameter is not None and parameter.device != x.device:
             raise RequestError(f"x is on {x.device} and the model on {parameter.device}: move one to the other")
+
+
+def _radii(eps: float | Iterable[float]) -> list[float]:
+    """One number or many, of any numeric type, as floats."""
+    error = RequestError(f"eps is {eps!r}: expected an l2 radius, or a list of them")
+    if isinstance(eps, str):
+        raise error
+    try:
+        values = list(eps) if isinstance(eps, Iterable) and getattr(eps, "ndim", None) != 0 else [eps]
+        radii = [float(value) for value in values]  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise error from None
+    if not radii:
+        raise RequestError("eps is empty: expected at least one l2 radius")
+    return radii

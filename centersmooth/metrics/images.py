@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from centersmooth.errors import RequestError
-from centersmooth.metrics.vectors import L1, OutputRange, floating, width
+from centersmooth.metrics.vectors import L1, OutputRange, width
 
 
 class TotalVariation(L1):
@@ -42,6 +42,7 @@ class TotalVariation(L1):
                 f"total variation came to outputs of shape {tuple(outputs.shape)}: "
                 "expected images (n, C, H, W) or (n, H, W)"
             )
-        across = outputs[..., :, 1:] - outputs[..., :, :-1]
-        down = outputs[..., 1:, :] - outputs[..., :-1, :]
-        return torch.cat([floating(across), floating(down)], dim=1)
+        images = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        across = images[..., :, 1:] - images[..., :, :-1]
+        down = images[..., 1:, :] - images[..., :-1, :]
+        return torch.cat([across.flatten(1), down.flatten(1)], dim=1)

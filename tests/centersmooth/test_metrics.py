@@ -1,0 +1,357 @@
+"""One table of contract tests over all metrics, and each metric against an independent implementation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from reference_distances import REFERENCE
+from scipy.spatial import distance as scipy_distance
+from torch import Tensor
+
+from centersmooth import (
+    L1,
+    L2,
+    Angular,
+    Cosine,
+    DistanceFunction,
+    Jaccard,
+    Metric,
+    ModelError,
+    RequestError,
+    SquaredL2,
+    TotalVariation,
+)
+from centersmooth.testing import check_metric
+
+METRICS = [L1(), L2(), SquaredL2(), Cosine(), Angular(), TotalVariation(), Jaccard()]
+VECTORS = METRICS[:5]
+EACH = pytest.mark.parametrize("metric", METRICS, ids=lambda m: m.name)
+
+
+def shape_for(metric: Metric) -> tuple[int, ...]:
+    return {"TotalVariation": (2, 3, 4), "Jaccard": (4,)}.get(metric.name, (5,))
+
+
+def outputs_for(metric: Metric, n: int = 6) -> st.SearchStrategy[Tensor]:
+    """Few distinct values, so that zeros, duplicates, constants and empty or inverted boxes all turn up."""
+    values = st.sampled_from([0.0, 0.0, 1.0, -1.0, 0.5, 0.1, 3.0, -0.7])
+    return arrays(np.float32, (n, *shape_for(metric)), elements=values).map(torch.from_numpy)
+
+
+def measure(metric: Metric, a: Tensor, b: Tensor) -> Tensor:
+    return metric.pairwise(metric.features(a), metric.features(b))
+
+
+def random_outputs(metric: Metric, n: int = 40) -> Tensor:
+    """Continuous outputs; for boxes about a quarter are inverted, so empty."""
+    return torch.randn(n, *shape_for(metric), generator=torch.Generator().manual_seed(0))
+
+
+DEGENERATE = {
+    "zeros": lambda shape: torch.zeros(4, *shape),
+    "one zero": lambda shape: torch.cat([torch.zeros(1, *shape), torch.ones(1, *shape), torch.rand(3, *shape)]),
+    "equal constants": lambda shape: torch.full((5, *shape), 0.1),
+    "constants": lambda shape: torch.linspace(-1, 1, 7).reshape(7, *[1] * len(shape)).expand(7, *shape),
+    "duplicates": lambda shape: random_outputs(L1(), 3 * math.prod(shape)).flatten()[: 3 * math.prod(shape)]
+    .reshape(3, *shape)
+    .repeat(3, *[1] * len(shape)),
+    "one output": lambda shape: torch.ones(1, *shape),
+    "float16": lambda shape: torch.linspace(-1, 1, 5 * math.prod(shape)).reshape(5, *shape).half(),
+    "integers": lambda shape: torch.arange(5 * math.prod(shape)).reshape(5, *shape) % 7,
+}  # fmt: skip
+
+
+@EACH
+@given(data=st.data())
+def test_contract_on_coarse_outputs(metric: Metric, data: st.DataObject) -> None:
+    """Self-distance, symmetry, triangle, finite, batch equals loop, on values that collide."""
+    check_metric(metric, data.draw(outputs_for(metric)))
+
+
+@EACH
+def test_contract_on_random_outputs(metric: Metric) -> None:
+    """The same on continuous outputs."""
+    check_metric(metric, random_outputs(metric))
+
+
+@EACH
+@pytest.mark.parametrize("case", DEGENERATE)
+def test_contract_on_degenerate_outputs(metric: Metric, case: str) -> None:
+    """Zeros, constants, duplicates, a single output, other types."""
+    check_metric(metric, DEGENERATE[case](shape_for(metric)))
+
+
+@EACH
+@pytest.mark.parametrize("scale", [1e-30, 1e-12, 1e12, 1e30])
+def test_contract_on_huge_and_tiny_outputs(metric: Metric, scale: float) -> None:
+    """No overflow and no loss of digits within the range of float32."""
+    check_metric(metric, random_outputs(metric) * scale)
+
+
+@EACH
+def test_contract_in_float64_near_a_point(metric: Metric) -> None:
+    """A stable model: outputs differ in the tenth digit only, and check_metric has to see the same distances."""
+    near = torch.tensor([0.1, 0.2, 0.5, 0.9, 0.3] * 5, dtype=torch.float64)[: math.prod(shape_for(metric))]
+    outputs = near.reshape(shape_for(metric)) + 1e-10 * random_outputs(metric).double()
+    check_metric(metric, outputs)
+
+
+@EACH
+@given(data=st.data())
+def test_agrees_with_plain_python(metric: Metric, data: st.DataObject) -> None:
+    """Loops that share no line with the library."""
+    outputs = data.draw(outputs_for(metric, 4))
+    expected = [[REFERENCE[metric.name](a, b) for b in outputs] for a in outputs]
+    # The arc cosine of the reference is good for half of the digits near 0.
+    assert measure(metric, outputs, outputs).tolist() == [pytest.approx(row, rel=1e-5, abs=3e-8) for row in expected]
+
+
+@pytest.mark.parametrize(
+    ("metric", "independent"),
+    [
+        (L1(), scipy_distance.cityblock),
+        (L2(), scipy_distance.euclidean),
+        (SquaredL2(), scipy_distance.sqeuclidean),
+        (Cosine(), scipy_distance.cosine),
+        (Angular(), lambda a, b: math.acos(1 - scipy_distance.cosine(a, b)) / math.pi),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
+@pytest.mark.parametrize("shape", [(1,), (7,), (3, 8, 8)])
+def test_agrees_with_scipy(metric: Metric, independent, shape: tuple[int, ...]) -> None:
+    """Vectors and images as vectors, also of one coordinate."""
+    a, b = (torch.randn(5, *shape, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    expected = [[independent(u.flatten().double().numpy(), v.flatten().double().numpy()) for v in b] for u in a]
+    np.testing.assert_allclose(measure(metric, a, b), expected, rtol=1e-5, atol=1e-7)
+
+
+@EACH
+@pytest.mark.parametrize("rows", [1, 2, 7, 33])
+def test_entries_do_not_depend_on_the_other_rows(metric: Metric, rows: int) -> None:
+    """To the last digit: the center is compared with one column, candidates with many."""
+    outputs = random_outputs(metric)
+    full = measure(metric, outputs, outputs)
+    assert torch.equal(measure(metric, outputs[:rows], outputs), full[:rows])
+    assert torch.equal(measure(metric, outputs, outputs[-rows:]), full[:, -rows:])
+
+
+@EACH
+def test_equal_outputs_tie(metric: Metric) -> None:
+    """The 3 copies of an output have one and the same distance to everything; among themselves it is 0."""
+    outputs = random_outputs(metric, 10).repeat(3, *[1] * len(shape_for(metric)))
+    distances = measure(metric, outputs, outputs)
+    blocks = distances.reshape(3, 10, 3, 10)
+    assert all(torch.equal(blocks[i, :, j], blocks[0, :, 0]) for i in range(3) for j in range(3))
+    assert not blocks[0, range(10), 1, range(10)].any()
+
+
+@EACH
+@pytest.mark.parametrize("values", [(0.0, 1.0), (-1.0, 1.0)])
+def test_diameter_is_never_exceeded(metric: Metric, values: tuple[float, float]) -> None:
+    """Corners of the output cube, where each distance is largest."""
+    low, high = values
+    shape = shape_for(metric)
+    corners = torch.rand(60, *shape, generator=torch.Generator().manual_seed(0)).round() * (high - low) + low
+    corners = torch.cat([corners, torch.full((1, *shape), low), torch.full((1, *shape), high)])
+    diameter = metric.diameter(shape, values)
+    assert 0 < float(measure(metric, corners, corners).max()) <= diameter * (1 + 1e-12) < math.inf
+
+
+@pytest.mark.parametrize("metric", VECTORS[:3], ids=lambda m: m.name)
+def test_diameter_of_the_cube_is_attained(metric: Metric) -> None:
+    """Opposite corners."""
+    corners = torch.stack([torch.full((5,), -1.0), torch.full((5,), 1.0)])
+    assert metric.diameter((5,), (-1.0, 1.0)) == pytest.approx(float(measure(metric, corners, corners).max()))
+    assert metric.diameter((5,), None) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("shape", "diameter"), [((1, 28, 28), 3_024), ((28, 28), 3_024), ((3, 32, 32), 11_904), ((1, 1, 1), 0)]
+)
+def test_total_variation_of_checkerboards_is_the_diameter(shape: tuple[int, ...], diameter: float) -> None:
+    """A checkerboard and its inverse attain it, in each channel."""
+    board = ((torch.arange(shape[-2])[:, None] + torch.arange(shape[-1])) % 2).float().expand(shape)[None]
+    assert TotalVariation().diameter(shape, (0.0, 1.0)) == diameter
+    assert float(measure(TotalVariation(), board, 1 - board)) == diameter
+
+
+def test_total_variation_ignores_constants() -> None:
+    """A constant added to a channel moves nothing."""
+    image = torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+    shift = torch.tensor([0.25, -0.5, 2.0])[:, None, None]
+    assert float(measure(TotalVariation(), image, image + shift)) == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.bool, torch.float16])
+@pytest.mark.parametrize("metric", [L1(), TotalVariation()], ids=lambda m: m.name)
+def test_narrow_types_are_widened_first(metric: Metric, dtype: torch.dtype) -> None:
+    """Bytes must not wrap around, nor half precision round, before they are subtracted."""
+    images = (torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(0)) * 120).to(dtype)
+    assert torch.equal(measure(metric, images, images), measure(metric, images.float(), images.float()))
+
+
+EMPTY = [[0.0, 0, 0, 0], [2.0, 2, 1, 3], [2.0, 3, 3, 2], [5.0, 5, 5, 9], [9.0, 9, 1, 1]]
+
+
+@pytest.mark.parametrize("empty", EMPTY)
+def test_empty_box_convention(empty: list[float]) -> None:
+    """Inverted or without area: at 1 from any box, also one around it, and at 0 from the empty set."""
+    boxes = torch.tensor([empty, [0.0, 0, 10, 10], [0.0, 0, 0, 0]])
+    assert measure(Jaccard(), boxes[:1], boxes).tolist() == [[0.0, 1.0, 0.0]]
+
+
+@given(boxes=arrays(np.float64, (2, 4), elements=st.integers(0, 6).map(float)))
+def test_jaccard_by_counting_cells(boxes: np.ndarray) -> None:
+    """Integer boxes as sets of unit cells."""
+    a, b = ({(i, j) for i in range(int(x1), int(x2)) for j in range(int(y1), int(y2))} for x1, y1, x2, y2 in boxes)
+    expected = 1 - len(a & b) / len(a | b) if a | b else 0.0
+    pair = torch.from_numpy(boxes)
+    assert float(measure(Jaccard(), pair[:1], pair[1:])) == pytest.approx(expected)
+
+
+@given(corner=st.floats(0, 1000), size=st.floats(1e-3, 100), move=st.floats(0.001, 0.999))
+def test_jaccard_is_real_valued(corner: float, size: float, move: float) -> None:
+    """A box moved by a part of its width: nothing is rounded to whole pixels."""
+    box = torch.tensor([[corner, corner, corner + size, corner + size]], dtype=torch.float64)
+    moved = box + torch.tensor([move * size, 0, move * size, 0], dtype=torch.float64)
+    assert float(measure(Jaccard(), box, moved)) == pytest.approx(1 - (1 - move) / (1 + move), abs=1e-6)
+
+
+@pytest.mark.parametrize(("metric", "apart"), [(Cosine(), 1.0), (Angular(), 0.5)], ids=["Cosine", "Angular"])
+@given(scale=st.floats(1e-35, 1e35))
+def test_zero_vector_convention(metric: Metric, apart: float, scale: float) -> None:
+    """At a right angle to every other one, in line with itself; the length of the other does not matter."""
+    pair = torch.tensor([[0.0, 0.0], [scale, -scale]])
+    assert measure(metric, pair, pair).tolist() == [[0, pytest.approx(apart)], [pytest.approx(apart), 0]]
+
+
+@pytest.mark.parametrize("metric", [Cosine(), Angular()], ids=lambda m: m.name)
+@given(factor=st.floats(1e-6, 1e6))
+def test_length_is_ignored(metric: Metric, factor: float) -> None:
+    """Only the direction counts: 0 along it, the diameter against it."""
+    v = torch.tensor([[0.3, -2.0, 0.7]], dtype=torch.float64)
+    assert float(measure(metric, v, factor * v)) == pytest.approx(0, abs=1e-15)
+    assert float(measure(metric, v, -factor * v)) == pytest.approx(metric.diameter((3,), None))
+
+
+@given(angle=st.floats(1e-9, math.pi))
+def test_small_angles_keep_their_digits(angle: float) -> None:
+    """Where the arc cosine of a product would give 0 or a ninth digit."""
+    pair = torch.tensor([[1.0, 0.0], [math.cos(angle), math.sin(angle)]], dtype=torch.float64)
+    assert float(measure(Angular(), pair[:1], pair[1:])) == pytest.approx(angle / math.pi, rel=1e-6)
+
+
+def test_l2_keeps_its_digits_far_from_the_origin() -> None:
+    """Where |a|^2 + |b|^2 - 2ab would have lost them all."""
+    pair = torch.tensor([[1e6, 1e6], [1e6, 1e6 + 1e-3]], dtype=torch.float64)
+    assert float(measure(L2(), pair[:1], pair[1:])) == pytest.approx(1e-3, rel=1e-6)
+
+
+# --- check_metric has to catch what it is for -----------------------------------------------------------------------
+
+
+def absolute(a: Tensor, b: Tensor) -> Tensor:
+    return (a - b).abs().sum(1)
+
+
+BROKEN = {
+    "not symmetric": DistanceFunction(lambda a, b: (2 * (a - b)).clamp(min=0).sum(1) + (b - a).clamp(min=0).sum(1)),
+    "NaN": DistanceFunction(lambda a, b: absolute(a, b) / absolute(a, b)),
+    "negative": DistanceFunction(lambda a, b: -absolute(a, b)),
+    "itself is not 0": DistanceFunction(lambda a, b: absolute(a, b) + 1),
+    "triangle": DistanceFunction(lambda a, b: (a - b).square().sum(1)),
+    "a batch differs": DistanceFunction(lambda a, b: absolute(a, b) / (1 + a.abs().mean())),
+}
+
+
+class WrongRows(L2):
+    """Its two ways of computing the matrix disagree."""
+
+    def self_rows(self, features: Tensor):
+        yield 1.1 * self.pairwise(features, features)
+
+
+class BatchFeatures(L2):
+    """Normalises by the batch."""
+
+    def features(self, outputs: Tensor) -> Tensor:
+        return super().features(outputs) / outputs.std(dim=0, correction=0).clamp(min=0.1)
+
+
+BROKEN["self_rows"] = WrongRows()
+BROKEN["one output at a time"] = BatchFeatures()
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_check_metric_catches(fault: str) -> None:
+    """Each fault by its own message, which names the metric."""
+    metric = BROKEN[fault]
+    with pytest.raises(ModelError, match=fault) as caught:
+        check_metric(metric, random_outputs(L1(), 12))
+    assert metric.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@given(power=st.sampled_from([1.0, 1.5, 2.0]))
+def test_declared_power_is_what_the_triangle_is_checked_for(power: float) -> None:
+    """The square of a metric passes as power 2 and as nothing less."""
+    squared = DistanceFunction(lambda a, b: (a - b).square().sum(1), power=power)
+    line = torch.arange(4.0)[:, None]
+    if power == 2:
+        check_metric(squared, line)
+    else:
+        with pytest.raises(ModelError, match="triangle"):
+            check_metric(squared, line)
+
+
+@EACH
+@given(data=st.data())
+def test_relaxed_triangle_inequality(metric: Metric, data: st.DataObject) -> None:
+    """d(a, c) <= gamma (d(a, b) + d(b, c)), which the factor 10 of the paper rests on."""
+    distances = measure(metric, *[data.draw(outputs_for(metric, 5))] * 2).double()
+    bound = metric.gamma * (distances[:, :, None] + distances[None])
+    assert bool((distances[:, None, :] <= bound * (1 + 1e-5) + 1e-9).all())
+
+
+@pytest.mark.parametrize(("metric", "shape"), [(TotalVariation(), (5, 3)), (Jaccard(), (5, 3)), (Jaccard(), (5, 2, 4))])
+def test_wrong_output_shape_is_one_line(metric: Metric, shape: tuple[int, ...]) -> None:
+    """What came, and what was expected."""
+    with pytest.raises(RequestError, match="expected") as caught:
+        metric.features(torch.zeros(shape))
+    assert str(shape) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("metric", VECTORS, ids=lambda m: m.name)
+def test_outputs_of_one_number_each(metric: Metric) -> None:
+    """A batch of scalars, shape (n,), is as good as (n, 1)."""
+    scalars = torch.tensor([1.0, -2.0, 0.0])
+    assert torch.equal(measure(metric, scalars, scalars), measure(metric, scalars[:, None], scalars[:, None]))
+
+
+@pytest.mark.parametrize("arguments", [{"power": 0.5}, {"diameter": 0.0}, {"diameter": math.nan}])
+def test_distance_function_refuses_bad_numbers(arguments: dict[str, float]) -> None:
+    """Before they reach a certificate."""
+    with pytest.raises(RequestError, match="expected"):
+        DistanceFunction(absolute, **arguments)
+
+
+def test_distance_function_that_forgets_a_dimension() -> None:
+    """One number for the whole batch is the usual slip."""
+    with pytest.raises(RequestError, match="one number a pair"):
+        DistanceFunction(lambda a, b: (a - b).abs().sum()).pairwise(torch.zeros(3, 2), torch.zeros(3, 2))
+
+
+@given(a=st.floats(-5, 5), b=st.floats(-5, 5))
+def test_gamma_is_sharp_for_squares(a: float, b: float) -> None:
+    """2**(power-1): equality for the midpoint of two points."""
+    assume(abs(a - b) > 1e-3)
+    line = torch.tensor([[a], [(a + b) / 2], [b]], dtype=torch.float64)
+    d = measure(SquaredL2(), line, line)
+    assert float(d[0, 2]) == pytest.approx(SquaredL2().gamma * float(d[0, 1] + d[1, 2]))

@@ -1,0 +1,471 @@
+"""The whole path: one set of draws for many eps, abstentions, infeasible requests, edge cases, errors of one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from centersmooth import (
+    L1,
+    L2,
+    Angular,
+    Budget,
+    CenterSmoother,
+    CenterSmoothError,
+    Certificate,
+    Cosine,
+    GaussianNoise,
+    InfeasibleError,
+    Jaccard,
+    Metric,
+    ModelError,
+    Outcome,
+    RandomStream,
+    RequestError,
+    SquaredL2,
+    TotalVariation,
+)
+from centersmooth.bounds import EXACT, PAPER, half_count
+from centersmooth.centers import best_candidate, least_median_center
+from centersmooth.evidence import DistanceSample, gather, kept_ranks
+from centersmooth.rules import spent_alpha
+from centersmooth.sampling import Sampler
+
+SIGMA = 0.5
+X = torch.tensor([0.3, -1.0, 0.5])
+WEIGHT = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 1.0]])
+BUDGET = Budget(n=200, m=600, delta=0.25, alpha1=0.1, alpha2=0.1)
+STREAM = RandomStream(seed=0)
+
+
+def linear(x: Tensor) -> Tensor:
+    return x @ WEIGHT.to(x.dtype).T
+
+
+def make(model: Callable = linear, metric: Metric | None = None, budget: Budget = BUDGET, **rest) -> CenterSmoother:
+    return CenterSmoother(model, metric or L2(), GaussianNoise(SIGMA), budget, **{"forward_block": 64, **rest})
+
+
+def content(certificate: Certificate) -> dict[str, object]:
+    """Comparable with ==."""
+    fields = {f.name: getattr(certificate, f.name) for f in dataclasses.fields(certificate)}
+    return fields | {"center": None if certificate.center is None else certificate.center.tolist()}
+
+
+class Counting:
+    """A model that counts its calls."""
+
+    def __init__(self, model: Callable = linear) -> None:
+        self.model, self.calls = model, 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.model(x)
+
+
+# --- one set of draws ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n0", [0, 10])
+@pytest.mark.parametrize("bounds", ["paper", "exact"])
+def test_many_eps_are_as_good_as_one_by_one(bounds: str, n0: int) -> None:
+    """In the order asked for, infeasible ones among them."""
+    smoother = make(budget=dataclasses.replace(BUDGET, n0=n0), bounds=bounds)
+    radii = [0.25, 0.0, 5.0, 0.5]
+    together = [content(c) for c in smoother.certify(X, radii, stream=STREAM)]
+    apart = [content(*smoother.certify(X, [0.1, e], stream=STREAM)[1:]) for e in radii]
+    assert together == apart
+    assert [c["outcome"].value for c in together] == ["certified", "certified", "infeasible", "certified"]
+    assert together[1]["radius"] < together[0]["radius"] < together[3]["radius"]
+
+
+def test_batch_size_changes_no_certificate() -> None:
+    """1, 7 and 256 outputs at a time."""
+    certificates = [make(batch_size=size).certify(X, 0.25, stream=STREAM)[0] for size in (1, 7, 256)]
+    assert content(certificates[0]) == content(certificates[1]) == content(certificates[2])
+
+
+@pytest.mark.parametrize("n0", [0, 10])
+def test_smooth_and_certify_agree_under_one_stream(n0: int) -> None:
+    """The certificate is about the output that `smooth` gives."""
+    smoother = make(budget=dataclasses.replace(BUDGET, n0=n0))
+    smoothed = smoother.smooth(X, stream=STREAM)
+    (certificate,) = smoother.certify(X, 0.1, stream=STREAM)
+    assert torch.equal(smoothed.output, certificate.center)
+    assert smoothed.radius == certificate.r_center
+    assert torch.allclose(smoothed.base, linear(X))
+    assert smoothed.error == pytest.approx(float((linear(X) - smoothed.center).norm()))
+
+
+def test_smooth_uses_fresh_entropy_by_default() -> None:
+    """A published seed would let an attacker search for a draw that fails; a stream repeats itself."""
+    smoother = make()
+    assert not torch.equal(smoother.smooth(X).center, smoother.smooth(X).center)
+    assert torch.equal(smoother.smooth(X, stream=STREAM).center, smoother.smooth(X, stream=STREAM).center)
+
+
+def test_certify_uses_fresh_entropy_by_default() -> None:
+    """The same for the radius."""
+    smoother = make()
+    assert smoother.certify(X, 0.1)[0].r_hat != smoother.certify(X, 0.1)[0].r_hat
+
+
+@pytest.mark.parametrize(("n", "m"), [(200, 300), (300, 200)])
+@pytest.mark.parametrize("n0", [0, 10])
+def test_forward_passes_are_as_announced(n: int, m: int, n0: int) -> None:
+    """`Budget.passes` less the base output; draws of the center's test count among the m."""
+    budget, seen = dataclasses.replace(BUDGET, n=n, m=m, n0=n0), []
+    make(budget=budget).certify(X, 0.1, stream=STREAM, progress=seen.append)
+    assert 1 + sum(seen) == budget.passes == 1 + n0 + n + 300
+
+
+def test_progress_counts_the_last_batch_of_an_abstention() -> None:
+    """A run that stops early has still done the passes of the batch it stopped in."""
+    budget = Budget(n=48, m=10_000, delta=0.13, alpha1=0.1, alpha2=0.1)
+    smoother = make(lambda x: torch.sign(x[:, :1]), L1(), budget, forward_block=48, batch_size=48)
+    streams = [s for s in map(RandomStream, range(30)) if smoother.smooth(torch.zeros(1), stream=s).abstained]
+    seen: list[int] = []
+    smoother.certify(torch.zeros(1), 0.0, stream=streams[0], progress=seen.append)
+    assert sum(seen) == 48 + 48
+
+
+def test_metrics_share_draws_without_changing_each_other() -> None:
+    """One pass for two metrics is what two passes are."""
+    sampler = Sampler(linear, GaussianNoise(SIGMA), 64, 128)
+    both = gather(sampler, {"a": L1(), "b": Cosine()}, BUDGET, X, STREAM)
+    for name, metric in (("a", L1()), ("b", Cosine())):
+        alone = gather(sampler, {name: metric}, BUDGET, X, STREAM)[name]
+        assert (alone.inside, alone.r_center, alone.error) == (both[name].inside, both[name].r_center, both[name].error)
+        assert np.array_equal(alone.far.values, both[name].far.values)
+
+
+# --- edge cases ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", [L1(), L2(), SquaredL2(), Cosine(), Angular()], ids=lambda m: m.name)
+@pytest.mark.parametrize("bounds", ["paper", "exact"])
+def test_a_constant_model_is_certified_at_0(metric: Metric, bounds: str) -> None:
+    """It cannot move, and every bound has to say so exactly."""
+    smoother = make(lambda x: x.new_full((len(x), 3), 0.1), metric, bounds=bounds)
+    (certificate,) = smoother.certify(X, 0.1, stream=STREAM)
+    assert (certificate.radius, certificate.r_center, certificate.vacuous) == (0, 0, False)
+
+
+@pytest.mark.parametrize("n0", [0, 1])
+def test_one_draw_for_the_center(n0: int) -> None:
+    """n = 1 is feasible at delta near 1/2: the center is that draw, its radius 0 (Smooth)."""
+    budget = Budget(n=1, m=4_000, delta=0.498, alpha1=0.005, n0=n0)
+    certificate, *_ = make(lambda x: x[:, :1] * 0 + 3, L1(), budget).certify(X, 0.0, stream=STREAM)
+    assert certificate.outcome is Outcome.CERTIFIED
+    assert certificate.center.tolist() == [3]
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+@pytest.mark.parametrize("metric", [L1(), L2()], ids=lambda m: m.name)
+def test_few_points(metric: Metric, n: int) -> None:
+    """The least of the ceil(n/2)-th smallest distances, the point itself included."""
+    outputs = torch.tensor([0.0, 1.0, 5.0, 5.5, 9.0])[:n, None]
+    gaps = (outputs - outputs.T).abs().sort(dim=1).values
+    center = least_median_center(metric, outputs, metric.features(outputs))
+    assert center.radius == gaps[:, half_count(n) - 1].min()
+
+
+@pytest.mark.parametrize("forward_block", [1, 64, 1_000])
+def test_blocks_larger_than_the_sample(forward_block: int) -> None:
+    """n = 200 and m = 600 in blocks of 1,000: the rest of a block goes unused."""
+    (certificate,) = make(forward_block=forward_block, batch_size=4_096).certify(X, 0.1, stream=STREAM)
+    assert certificate.outcome is Outcome.CERTIFIED
+
+
+def test_eps_0_needs_no_more_than_the_margin() -> None:
+    """R_hat at eps = 0 is the order statistic for mass 1/2 + delta."""
+    (certificate,) = make().certify(X, 0, stream=STREAM)
+    sample = gather(Sampler(linear, GaussianNoise(SIGMA), 64, 64), {"d": L2()}, BUDGET, X, STREAM)["d"].far
+    assert certificate.r_hat == sample.at_rank(EXACT.upper_rank(600, 0.75, 0.1))
+
+
+@pytest.mark.parametrize("metric", [L1(), L2(), SquaredL2()], ids=lambda m: m.name)
+def test_float64_inputs(metric: Metric) -> None:
+    """The same draws in double precision: the center keeps its type, the radius its value."""
+    single, double = (make(linear, metric).certify(x, 0.1, stream=STREAM)[0] for x in (X, X.double()))
+    assert double.center.dtype is torch.float64
+    assert single.radius == pytest.approx(double.radius, rel=1e-5)
+
+
+@pytest.mark.parametrize("metric", [L1(), L2(), SquaredL2(), TotalVariation()], ids=lambda m: m.name)
+def test_center_of_a_stable_model_is_the_least_one(metric: Metric) -> None:
+    """Outputs that differ in the tenth digit only: the proof needs r' <= 2 R_hat there as well."""
+    offsets = torch.randn(20, 1, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    outputs = 0.7 + 1e-10 * offsets
+    features = metric.features(outputs)
+    medians = metric.pairwise(features, features).kthvalue(10, dim=1).values
+    assert least_median_center(metric, outputs, features).radius == pytest.approx(float(medians.min()), rel=1e-5)
+
+
+@pytest.mark.parametrize("metric", [L1(), L2(), SquaredL2()], ids=lambda m: m.name)
+@pytest.mark.parametrize("scale", [1.0, 1e6])
+def test_an_atom_of_more_than_half_is_the_center(metric: Metric, scale: float) -> None:
+    """13 of 21 outputs are equal, the others close to them: a certificate of 0 rests on finding a ball of radius 0."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        point, near = torch.rand(784, generator=generator), torch.randn(8, 784, generator=generator) * 1e-9
+        outputs = scale * (point.double() + torch.cat([torch.zeros(13, 784), near]).double())
+        outputs = outputs[torch.randperm(21, generator=generator)]
+        assert least_median_center(metric, outputs, metric.features(outputs)).radius == 0
+
+
+def test_model_with_one_number_an_output() -> None:
+    """Outputs of shape (b,) are certified as those of shape (b, 1)."""
+    flat, column = (
+        make(m).certify(X, 0.1, stream=STREAM)[0] for m in (lambda x: x.sum(1), lambda x: x.sum(1)[:, None])
+    )
+    assert flat.radius == column.radius
+
+
+def test_best_candidate_is_a_candidate() -> None:
+    """Smooth-HD answers with one of the n0, the first of equal ones."""
+    candidates = torch.tensor([[9.0], [1.0], [1.0]])
+    sample = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
+    center = best_candidate(L1(), candidates, candidates, L1().pairwise(sample, candidates))
+    assert (center.output.tolist(), center.radius) == ([1.0], 1.0)
+
+
+def batch_norm_net() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Tanh(), nn.Linear(8, 2))
+        net(3 * torch.randn(64, 3) + 1)
+    return net
+
+
+def test_train_mode_changes_nothing_and_comes_back() -> None:
+    """A model in training gives the certificate of its eval mode, and is still in training afterwards."""
+    trained, evaluated = batch_norm_net().train(), batch_norm_net().eval()
+    trained[2].eval()
+    flags, state = [m.training for m in trained.modules()], trained[1].running_mean.clone()
+    ours, theirs = (make(net).certify(X, 0.1, stream=STREAM)[0] for net in (trained, evaluated))
+    assert content(ours) == content(theirs)
+    assert [m.training for m in trained.modules()] == flags
+    assert torch.equal(trained[1].running_mean, state)
+
+
+def test_train_mode_comes_back_after_a_failure() -> None:
+    """Also when the model fails halfway."""
+    net = nn.Sequential(batch_norm_net(), nn.Linear(7, 1)).train()
+    with pytest.raises(RequestError, match="the model failed"):
+        make(net).smooth(X)
+    assert all(m.training for m in net.modules())
+
+
+# --- abstaining, vacuous, infeasible --------------------------------------------------------------------------------
+
+
+def test_abstains_where_two_modes_hold_half_each() -> None:
+    """Two outputs far apart at the least feasible n: many runs find too few fresh draws around either."""
+    smoother = make(lambda x: 100 * torch.sign(x[:, :1]), L1(), Budget(n=48, m=48, delta=0.13, alpha1=0.1, alpha2=0.1))
+    abstained = 0
+    for seed in range(30):
+        smoothed = smoother.smooth(torch.zeros(1), stream=RandomStream(seed))
+        (certificate,) = smoother.certify(torch.zeros(1), 0.0, stream=RandomStream(seed))
+        assert (certificate.outcome is Outcome.BAD_CENTER) is smoothed.abstained is (smoothed.output is None)
+        if smoothed.abstained:
+            abstained += 1
+            assert (certificate.radius, certificate.r_hat, certificate.vacuous) == (None, None, False)
+            assert torch.equal(certificate.center, smoothed.center)
+            assert "48 fresh draws" in certificate.reason
+    assert 3 <= abstained <= 27
+
+
+def test_an_abstention_saves_the_remaining_draws() -> None:
+    """No bounds would accept that center: the m draws for its radius are not made."""
+    model = Counting(lambda x: torch.sign(x[:, :1]))
+    budget = Budget(n=48, m=10_000, delta=0.13, alpha1=0.1, alpha2=0.1)
+    smoother = make(model, L1(), budget, forward_block=48, batch_size=48)
+    streams = [s for s in map(RandomStream, range(30)) if smoother.smooth(torch.zeros(1), stream=s).abstained]
+    model.calls = 0
+    (certificate,) = smoother.certify(torch.zeros(1), 0.0, stream=streams[0])
+    assert certificate.outcome is Outcome.BAD_CENTER
+    assert model.calls == 3  # the base output, the sample, the test of the center
+
+
+def test_vacuous_radii_are_capped_and_flagged() -> None:
+    """Three times a radius of 2 in a space of diameter 2 says nothing; without a range nobody can tell."""
+    model, budget = (lambda x: torch.sign(x[:, :1])), Budget(n=200, m=400, delta=0.2, alpha1=0.1, alpha2=0.1)
+    (capped,) = make(model, L1(), budget, output_range=(-1.0, 1.0)).certify(torch.zeros(1), 0.1, stream=STREAM)
+    (open_,) = make(model, L1(), budget).certify(torch.zeros(1), 0.1, stream=STREAM)
+    assert (capped.radius, capped.vacuous, capped.r_hat) == (2, True, 2)
+    assert (open_.radius, open_.vacuous) == (6, False)
+
+
+@pytest.mark.parametrize("bounds", ["paper", "exact"])
+def test_partial_infeasibility_is_an_outcome(bounds: str) -> None:
+    """Those that can be served are; the others say which m would do."""
+    served, refused = make(bounds=bounds).certify(X, [0.1, 1.5], stream=STREAM)
+    assert served.outcome is Outcome.CERTIFIED
+    assert (refused.outcome, refused.radius, refused.center) == (Outcome.INFEASIBLE, None, None)
+    assert re.search(r"m >= \d+ would do", refused.reason)
+
+
+@pytest.mark.parametrize("bounds", ["paper", "exact"])
+def test_infeasible_n_is_refused_before_any_forward_pass(bounds: str) -> None:
+    """The n that it names is feasible, and no smaller even one is."""
+    model = Counting()
+    for call in (lambda s: s.smooth(X), lambda s: s.certify(X, 0.1)):
+        with pytest.raises(InfeasibleError, match=r"n >= \d+ would do") as caught:
+            call(make(model, budget=Budget(n=100, m=300, delta=0.05), bounds=bounds))
+    assert model.calls == 0
+    assert "\n" not in str(caught.value)
+    named = int(re.search(r"n >= (\d+)", str(caught.value))[1])
+    make(model, budget=Budget(n=named, m=300, delta=0.05), bounds=bounds).smooth(X)
+    with pytest.raises(InfeasibleError):
+        make(model, budget=Budget(n=named - 2, m=300, delta=0.05), bounds=bounds).smooth(X)
+
+
+@pytest.mark.parametrize("bounds", ["paper", "exact"])
+def test_infeasible_m_is_refused_before_any_forward_pass(bounds: str) -> None:
+    """The m that it names is feasible, and one fewer is not."""
+    model = Counting()
+    with pytest.raises(InfeasibleError, match=r"m >= \d+ would do") as caught:
+        make(model, budget=dataclasses.replace(BUDGET, m=5), bounds=bounds).certify(X, [0.5, 0.75])
+    assert model.calls == 0
+    assert "\n" not in str(caught.value)
+    named = int(re.search(r"m >= (\d+)", str(caught.value))[1])
+    make(model, budget=dataclasses.replace(BUDGET, m=named), bounds=bounds).certify(X, 0.5)
+    with pytest.raises(InfeasibleError):
+        make(model, budget=dataclasses.replace(BUDGET, m=named - 1), bounds=bounds).certify(X, 0.5)
+
+
+def test_an_eps_far_above_sigma_is_refused() -> None:
+    """There is no m to name, so it names what would help."""
+    with pytest.raises(InfeasibleError, match="no number of draws would do"):
+        make().certify(X, 50.0)
+
+
+@pytest.mark.parametrize("bounds", [PAPER, EXACT], ids=lambda b: b.name)
+@pytest.mark.parametrize("n0", [0, 1, 30])
+def test_alpha_counts_missed_candidates(n0: int, bounds) -> None:
+    """Smooth-HD fails also where none of its n0 candidates is in the half-mass ball."""
+    budget = dataclasses.replace(BUDGET, n0=n0)
+    (certificate,) = make(budget=budget, bounds=bounds.name).certify(X, 0.1, stream=STREAM)
+    missed = (0.5 - bounds.center_margin(200, 0.05)) ** n0 if n0 else 0.0
+    assert certificate.alpha == spent_alpha(budget, bounds) == pytest.approx(0.2 + missed)
+
+
+# --- order statistics ----------------------------------------------------------------------------------------------
+
+
+@given(m=st.integers(1, 200_000) | st.integers(65_530, 65_545), share=st.floats(0, 1))
+def test_at_rank_is_never_below_the_order_statistic(m: int, share: float) -> None:
+    """Exact up to 65,536 distances; beyond, the next larger kept one, at most 2**-12 of the larger ones further."""
+    rank = max(1, math.ceil(share * m))
+    sample = DistanceSample.of(np.arange(m, 0, -1.0))
+    assert sample.at_rank(m) == m
+    assert sample.at_rank(rank) >= rank
+    if m <= 2**16:
+        assert sample.at_rank(rank) == rank
+    elif rank > m / 2:
+        assert sample.at_rank(rank) <= rank + (m - rank) / 2**12
+
+
+@pytest.mark.parametrize("m", [1, 65_536, 65_537, 1_000_000])
+def test_kept_ranks_ascend_and_end_with_the_largest(m: int) -> None:
+    """Whatever rank is asked for, something is kept at or above it."""
+    ranks = kept_ranks(m)
+    assert (np.diff(ranks) > 0).all()
+    assert ranks[0] == 1 if m <= 2**16 else ranks[0] <= m / 2 * (1 + 2**-12) + 1
+    assert ranks[-1] == m
+
+
+@given(st.lists(st.sampled_from([0.0, 1.0, 2.0, 10.0]), min_size=1, max_size=30), st.data())
+def test_order_statistics_with_ties(distances: list[float], data: st.DataObject) -> None:
+    """Always one of the distances, with at least `rank` of them at or below it."""
+    rank = data.draw(st.integers(1, len(distances)))
+    value = DistanceSample.of(np.array(distances)).at_rank(rank)
+    assert value in distances
+    assert sum(d <= value for d in distances) >= rank > sum(d < value for d in distances)
+
+
+# --- user errors, each one line ------------------------------------------------------------------------------------
+
+
+BAD_CALLS = {
+    "negative eps": (lambda: make().certify(X, -0.1), RequestError, "eps is -0.1"),
+    "NaN eps": (lambda: make().certify(X, math.nan), RequestError, "eps is nan"),
+    "infinite eps": (lambda: make().certify(X, [0.1, math.inf]), RequestError, "eps is inf"),
+    "no eps": (lambda: make().certify(X, []), RequestError, "eps is empty"),
+    "eps None": (lambda: make().certify(X, None), RequestError, "eps"),
+    "eps a word": (lambda: make().certify(X, "small"), RequestError, "eps"),
+    "list as input": (lambda: make().smooth([1.0, 2.0, 3.0]), RequestError, "x is list"),
+    "integers as input": (lambda: make().smooth(torch.arange(3)), RequestError, "x is a tensor of torch.int64"),
+    "NaN as input": (lambda: make().smooth(X * math.nan), RequestError, "NaN or infinite entries"),
+    "wrong input shape": (lambda: make().smooth(torch.zeros(4)), RequestError, "the model failed on a batch of shape"),
+    "bare function as metric": (lambda: make(metric=torch.dist), RequestError, "DistanceFunction"),
+    "class as metric": (lambda: make(metric=L2), RequestError, "an instance such as"),
+    "unknown bounds": (lambda: make(bounds="tight"), RequestError, "expected one of"),
+    "batch of 0": (lambda: make(batch_size=0), RequestError, "batch_size is 0"),
+    "vectors under TV": (lambda: make(metric=TotalVariation()).smooth(X), RequestError, "expected images"),
+    "vectors under Jaccard": (lambda: make(metric=Jaccard()).smooth(X), RequestError, "expected boxes"),
+    "range violated": (lambda: make(output_range=(0.0, 0.1)).smooth(X), ModelError, "outside the declared"),
+    "dropout": (lambda: make(torch.nn.functional.dropout).smooth(X), ModelError, "two outputs"),
+    "batch statistics": (lambda: make(lambda x: x - x.mean(0)).certify(X, 0.1), ModelError, "depends on the other"),
+    "NaN outputs": (lambda: make(lambda x: x * math.nan).smooth(X), ModelError, "NaN or infinity"),
+    "delta 0": (lambda: Budget(delta=0.0), RequestError, "delta is 0.0"),
+    "delta 1/2": (lambda: Budget(delta=0.5), RequestError, "delta is 0.5"),
+    "NaN delta": (lambda: Budget(delta=math.nan), RequestError, "delta is nan"),
+    "tiny delta": (lambda: make(budget=Budget(delta=1e-7)).smooth(X), InfeasibleError, "n = 10000 draws are too few"),
+    "n 0": (lambda: Budget(n=0), RequestError, "n is 0"),
+    "n a float": (lambda: Budget(n=1e4), RequestError, "n is 10000.0"),
+    "m True": (lambda: Budget(m=True), RequestError, "m is True"),
+    "n0 negative": (lambda: Budget(n0=-1), RequestError, "n0 is -1"),
+    "alpha1 1": (lambda: Budget(alpha1=1.0), RequestError, "alpha1 is 1.0"),
+    "alpha2 NaN": (lambda: Budget(alpha2=math.nan), RequestError, "alpha2 is nan"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_CALLS)
+def test_user_errors_are_one_line(fault: str) -> None:
+    """What came, what was expected; an error of this library's own kind."""
+    call, error, message = BAD_CALLS[fault]
+    with pytest.raises(error, match=re.escape(message)) as caught:
+        call()
+    assert isinstance(caught.value, CenterSmoothError)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "eps", [np.float32(0.25), np.float64(0.25), torch.tensor(0.25)], ids=["float32", "float64", "tensor"]
+)
+def test_eps_may_be_any_number(eps: object) -> None:
+    """One number of numpy or torch is one eps."""
+    (certificate,) = make().certify(X, eps, stream=STREAM)
+    assert (certificate.eps, certificate.outcome) == (0.25, Outcome.CERTIFIED)
+
+
+def test_a_metric_that_gives_nan_is_named() -> None:
+    """Wherever it turns up: among the candidates or for a fresh draw."""
+
+    class Hole(L2):
+        """NaN for far away pairs."""
+
+        def _of_l2(self, distance: Tensor) -> Tensor:
+            return torch.where(distance > 2, torch.nan, distance)
+
+    with pytest.raises(ModelError, match="the metric Hole gave") as caught:
+        make(metric=Hole()).smooth(X)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_every_outcome_has_a_sentence(outcome: Outcome) -> None:
+    """For people, in one line, that says what to change."""
+    assert len(outcome.message) > 20
+    assert "\n" not in outcome.message

@@ -1,0 +1,194 @@
+"""The face detector returns what facenet-pytorch returns for one image at a time, whatever the batch."""
+
+from __future__ import annotations
+
+import io
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.models import faces
+from centersmooth_experiments.models.faces import Boxes, FaceDetector
+
+ROUNDING = 1e-2
+"""Pixels. The networks' last digits depend on how many crops they see at once; about 1e-4 reaches the corners."""
+
+
+@pytest.fixture(scope="module")
+def package():
+    return pytest.importorskip(
+        "facenet_pytorch", reason="no facenet-pytorch: pip install 'centersmooth[faces]'", exc_type=ImportError
+    )
+
+
+@pytest.fixture(scope="module")
+def detector(package) -> FaceDetector:
+    return FaceDetector()
+
+
+@pytest.fixture(scope="module")
+def reference(package):
+    return package.MTCNN()
+
+
+@pytest.fixture
+def portraits(data_folder: Path) -> Tensor:
+    """Sixteen photographs, ``(16, 3, 218, 178)`` in [0, 1]."""
+    path = data_folder / "celeba_test.zip"
+    if not path.is_file():
+        pytest.skip(f"no {path}: the photographs of the CelebA test split, as docs/data.md says")
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))[:16]
+        pictures = [np.array(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+def noisy(images: Tensor, sigma: float) -> Tensor:
+    return images + sigma * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+
+
+def as_arrays(images: Tensor) -> np.ndarray:
+    return (images * 255).permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def first_boxes(found: list) -> Tensor:
+    """The first box of each image as ``detect`` orders them, ``(n, 4)``; zeros where there is none."""
+    return torch.tensor(np.array([np.zeros(4) if boxes is None else boxes[0] for boxes in found], dtype=np.float32))
+
+
+def one_by_one(reference, images: Tensor) -> Tensor:
+    return first_boxes([reference.detect(array)[0] for array in as_arrays(images)])
+
+
+def some_boxes(count: int, images: int, *, whole: bool = False) -> Boxes:
+    """Random boxes that overlap a lot, some reaching outside, with equal scores among them."""
+    generator = torch.Generator().manual_seed(count)
+    image = torch.randint(images, (count,), generator=generator).sort()[0]
+    start = torch.rand(count, 2, generator=generator) * 60 - 20
+    corners = torch.cat([start, start + 20 + 30 * torch.rand(count, 2, generator=generator)], dim=1)
+    score = torch.randint(50, (count,), generator=generator) / 50
+    return Boxes(image, corners.round() if whole else corners, score, torch.zeros(count, 4))
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.05, 0.2, 0.5])
+def test_boxes_are_those_of_the_package_one_at_a_time(detector, reference, portraits, sigma):
+    images = noisy(portraits[:12], sigma)
+    expected = one_by_one(reference, images)
+    assert (expected.any(dim=1)).sum() >= 6  # the comparison is about faces, not about zeros
+    torch.testing.assert_close(detector(images), expected, rtol=0, atol=ROUNDING)
+
+
+def test_a_batch_gives_each_image_its_own_box(detector, portraits):
+    images = noisy(portraits, 0.25)
+    alone = torch.cat([detector(image[None]) for image in images])
+    together = detector(images)
+    assert together.shape == (16, 4)
+    assert together.dtype == torch.float32
+    torch.testing.assert_close(together, alone, rtol=0, atol=ROUNDING)
+    torch.testing.assert_close(detector(images.flip(0)).flip(0), alone, rtol=0, atol=ROUNDING)
+
+
+def test_faces_smaller_than_their_image_and_odd_sizes(detector, reference, portraits):
+    small = interpolate(portraits[:4], size=(61, 47), mode="area")
+    scene = torch.cat([torch.cat([small[0], small[1]], 2), torch.cat([small[2], small[3]], 2)], 1)[None]
+    torch.testing.assert_close(detector(scene), one_by_one(reference, scene), rtol=0, atol=ROUNDING)
+    tiny = interpolate(portraits[:4], size=(20, 20), mode="area")
+    torch.testing.assert_close(detector(tiny), one_by_one(reference, tiny), rtol=0, atol=ROUNDING)
+
+
+def test_nothing_found_is_zeros(detector):
+    noise = torch.randn(1, 3, 64, 48, generator=torch.Generator().manual_seed(0))
+    images = torch.cat([torch.zeros(1, 3, 64, 48), torch.ones(1, 3, 64, 48), noise])
+    assert torch.equal(detector(images), torch.zeros(3, 4))
+    assert detector(images[:0]).shape == (0, 4)
+
+
+def test_one_line_errors(detector):
+    detector(torch.zeros(1, 3, 20, 20))
+    with pytest.raises(RunError, match=r"images of 30x19 pixels: expected 20 or more"):
+        detector(torch.zeros(1, 3, 30, 19))
+    with pytest.raises(RunError, match=r"shape \(1, 1, 30, 30\)"):
+        detector(torch.zeros(1, 1, 30, 30))
+
+
+def test_a_missing_package_is_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
+    with pytest.raises(RunError, match=r"pip install 'centersmooth\[faces\]'") as caught:
+        FaceDetector()
+    assert "\n" not in str(caught.value)
+
+
+def test_the_interface_of_the_runner(detector):
+    images = torch.rand(2, 3, 30, 30)
+    assert detector.inputs(images) is images
+    assert detector.output_range is None
+    assert not detector.training
+    assert not any(parameter.requires_grad for parameter in detector.parameters())
+
+
+def test_suppression_is_that_of_each_image_alone():
+    boxes = some_boxes(400, images=5, whole=True)
+    kept = faces.suppress(boxes, 0.5)
+    for image in range(5):
+        alone = (boxes.image == image).nonzero()[:, 0]
+        assert kept[boxes.image[kept] == image].tolist() == alone[greedy(boxes.take(alone), 0.5)].tolist()
+
+
+def greedy(boxes: Boxes, overlap: float) -> list[int]:
+    """Indices kept by intersection over union, written out; among equal scores the earlier box wins."""
+    kept: list[int] = []
+    for index in sorted(range(len(boxes.score)), key=lambda i: -boxes.score[i].item()):
+        if all(union_share(boxes.corners[index], boxes.corners[other]) <= overlap for other in kept):
+            kept.append(index)
+    return kept
+
+
+def union_share(first: Tensor, second: Tensor) -> float:
+    shared = (torch.minimum(first[2:], second[2:]) - torch.maximum(first[:2], second[:2])).clamp(min=0).prod()
+    areas = [(box[2:] - box[:2]).prod() for box in (first, second)]
+    return float(shared / (areas[0] + areas[1] - shared))
+
+
+def test_nested_suppression_is_the_packages_on_one_image(package):
+    from facenet_pytorch.models.utils.detect_face import batched_nms_numpy
+
+    # Up to 16 scores numpy's default sort is an insertion sort, hence stable: equal scores are comparable.
+    for count in (0, 1, 2, 9, 16):
+        boxes = some_boxes(count, images=1)
+        expected = batched_nms_numpy(boxes.corners, boxes.score, boxes.image, 0.7, "Min")
+        assert faces.suppress_nested(boxes, 0.7).tolist() == expected.tolist()
+
+
+def test_the_packages_batched_suppression_leaks_and_ours_does_not(package):
+    """Its offsets put a box that begins outside one image upon a box of the image before."""
+    from facenet_pytorch.models.utils.detect_face import batched_nms_numpy
+
+    corners = torch.tensor([[40.0, 40.0, 99.0, 99.0], [-60.0, -60.0, -1.0, -1.0]])
+    boxes = Boxes(torch.tensor([0, 1]), corners, torch.tensor([0.9, 0.8]), torch.zeros(2, 4))
+    assert batched_nms_numpy(boxes.corners, boxes.score, boxes.image, 0.7, "Min").tolist() == [0]
+    assert faces.suppress_nested(boxes, 0.7).tolist() == [0, 1]
+
+
+def test_crops_are_those_of_the_package_and_boxes_without_a_pixel_go():
+    pixels = 255 * torch.rand(2, 3, 40, 30, generator=torch.Generator().manual_seed(0))
+    rows = [[-9.0, -9, 12, 12], [29.5, 39.5, 50, 60], [5, 5, 20.9, 20.9], [31, 5, 40, 14], [-9, -9, 0, 0], [7, 7, 7, 7]]
+    boxes = Boxes(torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor(rows), torch.rand(6), torch.zeros(6, 4))
+    left, crops = faces._crops(pixels, boxes, 24)
+    assert left.corners.tolist() == [rows[index] for index in (0, 1, 2, 5)]
+    views = [pixels[0, :, :12, :12], pixels[0, :, 38:, 28:], pixels[0, :, 4:20, 4:20], pixels[1, :, 6:7, 6:7]]
+    expected = torch.cat([interpolate(view[None], size=(24, 24), mode="area") for view in views])
+    assert torch.equal(crops, (expected - 127.5) * 0.0078125)
+
+
+def test_the_largest_box_and_the_last_of_equal_ones():
+    rows = [[0.0, 0, 2, 2], [0, 0, 5, 5], [1, 1, 6, 6], [3, 3, 4, 4]]
+    boxes = Boxes(torch.tensor([0, 0, 0, 2]), torch.tensor(rows), torch.ones(4), torch.zeros(4, 4))
+    assert faces._largest(boxes, 3).tolist() == [rows[2], [0, 0, 0, 0], rows[3]]

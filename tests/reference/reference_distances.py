@@ -1,0 +1,91 @@
+"""The distances of the paper in plain Python, on nested lists: slow, and sharing no line with the library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+
+def l1(a: list[float], b: list[float]) -> float:
+    total = 0.0
+    for u, v in zip(a, b, strict=True):
+        total += abs(u - v)
+    return total
+
+
+def squared_l2(a: list[float], b: list[float]) -> float:
+    total = 0.0
+    for u, v in zip(a, b, strict=True):
+        total += (u - v) ** 2
+    return total
+
+
+def l2(a: list[float], b: list[float]) -> float:
+    return math.sqrt(squared_l2(a, b))
+
+
+def _cos(a: list[float], b: list[float]) -> float:
+    """The zero vector: at right angles to every other one, in one direction with itself."""
+    na, nb = l2(a, [0.0] * len(a)), l2(b, [0.0] * len(b))
+    if na == 0 or nb == 0:
+        return float(na == nb)
+    dot = math.fsum((u / na) * (v / nb) for u, v in zip(a, b, strict=True))
+    return max(-1.0, min(1.0, dot))
+
+
+def cosine(a: list[float], b: list[float]) -> float:
+    return 1 - _cos(a, b)
+
+
+def angular(a: list[float], b: list[float]) -> float:
+    return math.acos(_cos(a, b)) / math.pi
+
+
+def total_variation(a: list[list[list[float]]], b: list[list[list[float]]]) -> float:
+    """Images as channels of rows of pixels."""
+    total = 0.0
+    for image_a, image_b in zip(a, b, strict=True):
+        gap = [[u - v for u, v in zip(ra, rb, strict=True)] for ra, rb in zip(image_a, image_b, strict=True)]
+        for i in range(len(gap)):
+            for j in range(len(gap[0])):
+                if j + 1 < len(gap[0]):
+                    total += abs(gap[i][j + 1] - gap[i][j])
+                if i + 1 < len(gap):
+                    total += abs(gap[i + 1][j] - gap[i][j])
+    return total
+
+
+def jaccard(a: list[float], b: list[float]) -> float:
+    """One minus intersection over union; the empty set is at 1 from every box and at 0 from itself."""
+    area_a, area_b = _area(a), _area(b)
+    if area_a == 0 or area_b == 0:
+        return 0.0 if area_a == area_b else 1.0
+    common = _area([max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])])
+    return 1 - common / (area_a + area_b - common)
+
+
+def _area(box: list[float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1]) if box[2] > box[0] and box[3] > box[1] else 0.0
+
+
+def on_tensors(distance: Callable, keeps_shape: bool = False) -> Callable[[torch.Tensor, torch.Tensor], float]:
+    """The same distance on two tensors; vectors are flattened first."""
+
+    def measure(a: torch.Tensor, b: torch.Tensor) -> float:
+        lists = [(t if keeps_shape else t.flatten()).double().tolist() for t in (a, b)]
+        return distance(*lists)
+
+    return measure
+
+
+REFERENCE = {
+    "L1": on_tensors(l1),
+    "L2": on_tensors(l2),
+    "SquaredL2": on_tensors(squared_l2),
+    "Cosine": on_tensors(cosine),
+    "Angular": on_tensors(angular),
+    "TotalVariation": on_tensors(total_variation, keeps_shape=True),
+    "Jaccard": on_tensors(jaccard),
+}
