@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +197,7 @@ def _write_experiment(
         "command": command,
         "seed": config.seed,
         "device": config.device,
+        "counts": asdict(plan.budget),
         "data": {"name": plan.data.name, "test_digest": plan.data.digest, "pixel_scale": "[0, 1]"},
         "training": [vars(cell.training) for cell in plan.cells if cell.training],
         "cells": cells,

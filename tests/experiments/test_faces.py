@@ -179,7 +179,14 @@ def test_the_packages_batched_suppression_leaks_and_ours_does_not(package):
 
 def test_crops_are_those_of_the_package_and_boxes_without_a_pixel_go():
     pixels = 255 * torch.rand(2, 3, 40, 30, generator=torch.Generator().manual_seed(0))
-    rows = [[-9.0, -9, 12, 12], [29.5, 39.5, 50, 60], [5, 5, 20.9, 20.9], [31, 5, 40, 14], [-9, -9, 0, 0], [7, 7, 7, 7]]
+    rows = [
+        [-9.0, -9, 12, 12],
+        [29.5, 39.5, 50, 60],
+        [5, 5, 20.75, 20.75],
+        [31, 5, 40, 14],
+        [-9, -9, 0, 0],
+        [7, 7, 7, 7],
+    ]
     boxes = Boxes(torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor(rows), torch.rand(6), torch.zeros(6, 4))
     left, crops = faces._crops(pixels, boxes, 24)
     assert left.corners.tolist() == [rows[index] for index in (0, 1, 2, 5)]
