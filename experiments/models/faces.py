@@ -2,10 +2,11 @@
 
 Zhang et al. 2016 (arXiv:1604.02878), three networks: the first proposes boxes on an image pyramid, the second and the
 third refine and reject them. Networks, weights and constants are facenet-pytorch 2.5.3's, and the boxes are those its
-``MTCNN.detect`` returns for one image at a time. Its batched call is no function of the image: it keeps images apart in
-non-maximum suppression by adding an offset to their coordinates, which rounds boxes away and lets boxes that reach
-outside their image suppress those of the neighbour. Here every suppression sees one image alone, and crops of all
-images are resized and judged together.
+``MTCNN.detect`` returns for one image at a time, up to the networks' last digits; seldom, these move a crop by a whole
+pixel and the box by a part of one. Its batched call is no function of the image: to keep images apart in non-maximum
+suppression it adds offsets to their coordinates, which rounds them, and a box that begins outside its image can suppress
+one of the image before. Here every suppression sees one image alone, and crops of all images are resized and judged
+together.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ _PROPOSED, _REFINED, _ACCEPTED = 0.6, 0.7, 0.7
 """Least face probability after each network."""
 _LEVEL_OVERLAP, _OVERLAP, _NESTED = 0.5, 0.7, 0.7
 """Largest overlap of boxes kept: of one pyramid level, of one image, and of the end (over the smaller box)."""
-_CHUNK, _CPU_CHUNK = 2048, 64
-"""Crops given to a network at once: to bound memory on an accelerator, to stay in the cache of a CPU."""
+_CPU_IMAGES, _CPU_CROPS, _ACCELERATOR = 1, 16, 2048
+"""Images and crops given to a network at once: small ones stay in the cache of a CPU, large ones fill an accelerator.
+
+A convolution's last digits depend on how many it is given, so chunks are filled up: on a CPU a box is then the same to
+the last bit in every batch (one image at a time for the first network, which gains nothing from more).
+"""
 
 
 class Boxes(NamedTuple):
@@ -112,7 +117,7 @@ class FaceDetector(nn.Module):
 
     def _propose_level(self, pixels: Tensor, scale: float) -> Boxes:
         size = [int(side * scale + 1) for side in pixels.shape[2:]]
-        shifts, probabilities = self.proposer(_normal(adaptive_avg_pool2d(pixels, size)))
+        shifts, probabilities = _in_chunks(self.proposer, _normal(adaptive_avg_pool2d(pixels, size)), _CPU_IMAGES)
         scores = probabilities[:, 1]
         image, row, column = (scores >= _PROPOSED).nonzero().unbind(1)
         start = _STRIDE * torch.stack([column, row], dim=1).to(pixels.dtype)
@@ -123,7 +128,7 @@ class FaceDetector(nn.Module):
 
     def _refine(self, pixels: Tensor, boxes: Boxes) -> Boxes:
         boxes, crops = _crops(pixels, boxes, 24)
-        shift, probabilities = _in_chunks(self.refiner, crops, (4, 2))
+        shift, probabilities = _in_chunks(self.refiner, crops, _CPU_CROPS)
         boxes = boxes._replace(score=probabilities[:, 1], shift=shift)
         boxes = boxes.take(boxes.score > _REFINED)
         boxes = boxes.take(suppress(boxes, _OVERLAP))
@@ -131,7 +136,7 @@ class FaceDetector(nn.Module):
 
     def _judge(self, pixels: Tensor, boxes: Boxes) -> Boxes:
         boxes, crops = _crops(pixels, boxes, 48)
-        shift, _, probabilities = _in_chunks(self.judge, crops, (4, 10, 2))
+        shift, _, probabilities = _in_chunks(self.judge, crops, _CPU_CROPS)
         boxes = boxes._replace(score=probabilities[:, 1], shift=shift)
         boxes = boxes.take(boxes.score > _ACCEPTED)
         boxes = boxes._replace(corners=_moved(boxes, unit=1))
@@ -283,12 +288,14 @@ def _normal(pixels: Tensor) -> Tensor:
     return (pixels - 127.5) * 0.0078125
 
 
-def _in_chunks(network: nn.Module, crops: Tensor, widths: tuple[int, ...]) -> list[Tensor]:
-    """Outputs ``(n, width)`` of a network, one for each of ``widths``; no crops give no rows."""
-    if not len(crops):
-        return [crops.new_zeros(0, width) for width in widths]
-    outputs = [network(chunk) for chunk in crops.split(_CPU_CHUNK if crops.device.type == "cpu" else _CHUNK)]
-    return [torch.cat(parts) for parts in zip(*outputs, strict=True)]
+def _in_chunks(network: nn.Module, pictures: Tensor, cpu_chunk: int) -> list[Tensor]:
+    """Outputs of a network, one row for each of ``pictures``, from chunks of one size."""
+    count = len(pictures)
+    chunk = cpu_chunk if pictures.device.type == "cpu" else min(_ACCELERATOR, max(count, 1))
+    filling = max(chunk - count, -count % chunk)
+    filled = torch.cat([pictures, pictures.new_zeros(filling, *pictures.shape[1:])])
+    outputs = [network(part) for part in filled.split(chunk)]
+    return [torch.cat(parts)[:count] for parts in zip(*outputs, strict=True)]
 
 
 def _check(images: Tensor) -> None:
