@@ -10,6 +10,7 @@ import os
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.resources import files
@@ -70,7 +71,7 @@ def _run(arguments: list[str], console: Console, command: str) -> int:
     def task(raw: Any) -> None:
         # Hydra prints lines of its own about an error that leaves the task, so none does.
         try:
-            codes.append(_task(raw, console, command))
+            codes.append(_task(raw, console, _without_paths(command)))
         except Exception as error:
             failures.append(error)
 
@@ -80,6 +81,12 @@ def _run(arguments: list[str], console: Console, command: str) -> int:
     if failures:
         raise failures[0]
     return max(codes, default=0)
+
+
+def _without_paths(command: str) -> str:
+    """The command as results record it: where files lie on one machine shapes no number."""
+    paths = ("out=", "data.path=", "weights.")
+    return shlex.join(part for part in shlex.split(command) if not part.startswith(paths))
 
 
 def _require_known_experiments(overrides: list[str]) -> None:
@@ -104,8 +111,6 @@ def _task(raw: Any, console: Console, command: str) -> int:
     if config.dry_run:
         dry_run(config, display)
         return 0
-    import time
-
     started = time.monotonic()
     result = run(config, display, command)
     console.print(f"{config.name}, budget {config.budget}, done in {duration(time.monotonic() - started)}:")

@@ -111,7 +111,8 @@ def draw(folder: str | Path) -> list[Path]:
         if len(lines):
             footer = footer_lines(rows[rows["metric"] == metric], manifest)
             with _style():
-                figure = _figure(lines, metric, curves, footer)
+                baselines = [line for line in manifest["baselines"] if line["metric"] == metric]
+                figure = _figure(lines, metric, curves, footer, baselines)
                 written += _save(figure, folder / f"radius_{_file_name(metric)}", manifest["title"])
     return written
 
@@ -190,7 +191,13 @@ def _curve_order(curve: Curve) -> tuple[float, int, str]:
     return (0.0 if math.isnan(curve.value) else curve.value, place, curve.training)
 
 
-def _figure(lines: pd.DataFrame, metric: str, curves: Sequence[Curve], footer: Sequence[str]) -> Figure:
+def _figure(
+    lines: pd.DataFrame,
+    metric: str,
+    curves: Sequence[Curve],
+    footer: Sequence[str],
+    baselines: Sequence[Mapping[str, Any]] = (),
+) -> Figure:
     """All panels of one metric, the legend and the footer below them."""
     from matplotlib.figure import Figure
 
@@ -198,7 +205,7 @@ def _figure(lines: pd.DataFrame, metric: str, curves: Sequence[Curve], footer: S
     across = min(len(panels), _PANELS_A_ROW)
     down = math.ceil(len(panels) / across)
     width = across * _PANEL_WIDTH
-    handles = _legend_handles(lines, curves)
+    handles = _legend_handles(lines, curves) + _baseline_handles(baselines)
     legend_rows = math.ceil(len(handles) / (2 * across))
     legend_columns = math.ceil(len(handles) / legend_rows)
     footer = [part for line in footer for part in textwrap.wrap(line, int(width * 22))]
@@ -213,6 +220,7 @@ def _figure(lines: pd.DataFrame, metric: str, curves: Sequence[Curve], footer: S
     for index, ((model, dataset), panel) in enumerate(panels):
         ax = axes.flat[index]
         _panel(ax, panel)
+        _baselines(ax, baselines)
         ax.set_title(f"{_NAMES.get(model, model)}, {_NAMES.get(dataset, dataset)}")
         ax.set_xlabel("input perturbation ε (l2)")
         if index % across == 0:
@@ -258,6 +266,34 @@ def _panel(ax: Axes, panel: pd.DataFrame) -> None:
     for place, (index, lines) in enumerate(panel.groupby("curve", sort=True)):
         _curve(ax, lines.sort_values("eps"), int(index))
         _gap_marks(ax, lines, int(index), 0.97 - 0.055 * place)
+
+
+_BASELINE_DASHES = ((0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 4)), (0, (8, 3)))
+
+
+def _baselines(ax: Axes, baselines: Sequence[Mapping[str, Any]]) -> None:
+    """Horizontal lines of bounds that are the same for every input; the axis makes room for them."""
+    for index, line in enumerate(baselines):
+        style = _BASELINE_DASHES[index % len(_BASELINE_DASHES)]
+        ax.axhline(line["value"], color="#666666", linewidth=1, linestyle=style, zorder=1)
+        ax.set_ylim(0, max(ax.get_ylim()[1], 1.06 * line["value"]))
+
+
+def _baseline_handles(baselines: Sequence[Mapping[str, Any]]) -> list[Artist]:
+    from matplotlib.lines import Line2D
+
+    several = len({line["h"] for line in baselines}) > 1
+    return [
+        Line2D(
+            [],
+            [],
+            color="#666666",
+            linewidth=1,
+            linestyle=_BASELINE_DASHES[index % len(_BASELINE_DASHES)],
+            label=f"{line['label']}{', h = ' + number(line['h']) if several else ''}",
+        )
+        for index, line in enumerate(baselines)
+    ]
 
 
 def _look(index: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from centersmooth import GaussianNoise, ModelError, RandomStream
 from centersmooth.evidence import gather
 from centersmooth.sampling import Sampler, evaluating
+from centersmooth_experiments.baselines import l2_baselines
 from centersmooth_experiments.config import Config
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.files import write_atomically
@@ -194,6 +196,7 @@ def _write_experiment(
         "reduced": _reduced(config),
         "notes": [plan.data.note] if plan.data.note else [],
         "points": len(plan.points),
+        "baselines": _baselines(plan),
         "command": command,
         "seed": config.seed,
         "device": config.device,
@@ -206,6 +209,13 @@ def _write_experiment(
     write_atomically(folder / "certificates.csv", csv_lines(rows, header=True))
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
     return folder
+
+
+def _baselines(plan: Plan) -> list[dict[str, Any]]:
+    """Figure 6's lines, for models with outputs in [0, 1]; they output images of the size of the data."""
+    if "l2" not in plan.config.metrics or not all(cell.spec.trained for cell in plan.cells):
+        return []
+    return l2_baselines(math.prod(plan.data.shape), (pair.h for cell in plan.cells for pair in cell.pairs))
 
 
 def _reduced(config: Config) -> bool:

@@ -157,7 +157,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             raise ValueError(f"expected 'rule' to have {', '.join(RULE)}, got {', '.join(manifest['rule']) or 'none'}")
     except ValueError as error:
         raise ValueError(f"{path}: {_one_line(error)}") from error
-    return {"budget": "", "reduced": False, "notes": [], **manifest}
+    return {"budget": "", "reduced": False, "notes": [], "baselines": [], **manifest}
 
 
 def quantile(values: Sequence[float] | np.ndarray, q: float) -> float:

@@ -4,9 +4,9 @@ Zhang et al. 2016 (arXiv:1604.02878), three networks: the first proposes boxes o
 third refine and reject them. Networks, weights and constants are facenet-pytorch 2.5.3's, and the boxes are those its
 ``MTCNN.detect`` returns for one image at a time, up to the networks' last digits; seldom, these move a crop by a whole
 pixel and the box by a part of one. Its batched call is no function of the image: to keep images apart in non-maximum
-suppression it adds offsets to their coordinates, which rounds them, and a box that begins outside its image can suppress
-one of the image before. Here every suppression sees one image alone, and crops of all images are resized and judged
-together.
+suppression it adds offsets to their coordinates, which rounds them, and a box that begins outside its image can then
+suppress one of the image before. Here every suppression sees one image alone, and crops of all images are resized and
+judged together.
 """
 
 from __future__ import annotations
