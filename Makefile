@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test check plots publish clean
+.PHONY: help install demo test check reproduce-all plots publish clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 install: $(READY) ## Make .venv with pinned versions (about 5 GB with the CUDA wheels)
 
@@ -31,6 +31,9 @@ test: $(READY) ## Style, types and all tests; says what was skipped for want of 
 
 check: $(READY) ## The fast part of `make test`
 	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/pytest -x -m 'not slow'
+
+reproduce-all: $(READY) ## Every experiment at BUDGET=paper|cpu|smoke: estimates first, resumable, a table at the end
+	$(BIN)/python scripts/reproduce_all.py $(BUDGET)
 
 plots: $(READY) ## Redraw every figure from cached results
 	$(BIN)/cs-plot
