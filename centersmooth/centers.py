@@ -56,7 +56,7 @@ def least_median_center(metric: Metric, outputs: Tensor, features: Tensor) -> Ce
         ``metric.features(outputs)``.
     """
     k = half_count(len(features))
-    medians = torch.cat([tile.kthvalue(k, dim=1).values for tile in metric.self_rows(features)])
+    medians = torch.cat([_valid(metric, tile).kthvalue(k, dim=1).values for tile in metric.self_rows(features)])
     best = int(medians.argmin())
     chosen = features[best : best + 1]
     # The tiles may round differently from `pairwise`, which is what fresh draws are compared by: measure once more.
@@ -74,9 +74,15 @@ def best_candidate(metric: Metric, candidates: Tensor, features: Tensor, distanc
     distances : Tensor, shape ``(n, n0)``
         From each of ``n`` other draws to each candidate.
     """
-    medians = distances.kthvalue(half_count(len(distances)), dim=0).values
+    medians = _valid(metric, distances).kthvalue(half_count(len(distances)), dim=0).values
     best = int(medians.argmin())
     return _checked(metric, Center(candidates[best].clone(), features[best : best + 1].clone(), float(medians[best])))
+
+
+def _valid(metric: Metric, distances: Tensor) -> Tensor:
+    if not bool((torch.isfinite(distances) & (distances >= 0)).all()):
+        raise ModelError(f"the metric {metric.name} gave a distance that is NaN, infinite or negative")
+    return distances
 
 
 def _checked(metric: Metric, center: Center) -> Center:

@@ -47,7 +47,7 @@ class GaussianNoise:
     sigma: float
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.sigma) and self.sigma > 0):
+        if not (isinstance(self.sigma, (int, float)) and math.isfinite(self.sigma) and self.sigma > 0):
             raise RequestError(f"sigma is {self.sigma}: expected a positive number, in the unit of the model's input")
 
     def sample(self, x: Tensor, count: int, *, generator: torch.Generator) -> Tensor:

@@ -131,8 +131,8 @@ class Sampler:
                 progress(sum(len(outputs) for outputs in batch))
             yield from batch
 
-    def check_model(self, x: Tensor) -> None:
-        """Refuse a model that is not one fixed function of one input.
+    def check_model(self, x: Tensor) -> Tensor:
+        """Refuse a model that is not one fixed function of one input; returns the noisy outputs it was judged by.
 
         Three calls: the same block twice (random at test time?), a block in another order and with other company
         (depends on its batch?). Outputs have to agree to 1e-3 of the largest output.
@@ -144,7 +144,7 @@ class Sampler:
         """
         generator = RandomStream(0).generator("check", 0, x.device)
         block = self.noise.sample(x, max(self.forward_block, 2), generator=generator)[: self.forward_block]
-        outputs, again = self._call(block), self._call(block)
+        outputs, again = self._call(block.clone()), self._call(block.clone())
         self._check_values(outputs, "a noisy input")
         if self._differ(outputs, again):
             raise ModelError(
@@ -160,10 +160,11 @@ class Sampler:
             )
         if self.forward_block > 1:
             self._check_batch_of_one(block[:1], outputs[:1])
+        return outputs
 
     def _check_batch_of_one(self, single: Tensor, expected: Tensor) -> None:
         try:
-            differs = self._differ(self._call(single), expected)
+            differs = self._differ(self._call(single.clone()), expected)
         except RequestError as error:
             raise ModelError(f"the model fails on a batch of 1; look for squeeze() ({error})") from error
         if differs:
@@ -185,8 +186,8 @@ class Sampler:
             outputs = self.model(inputs)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+        except Exception as error:
+            reason = f"{type(error).__name__} {(str(error).splitlines() or [''])[0]}"
             raise RequestError(
                 f"the model failed on a batch of shape {tuple(inputs.shape)}, {inputs.dtype}: {reason}"
             ) from error

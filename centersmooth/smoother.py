@@ -15,6 +15,7 @@ from centersmooth.metrics.base import Metric
 from centersmooth.noise import Noise
 from centersmooth.rules import center_problem, certificate_from, radius_problem
 from centersmooth.sampling import Model, Progress, RandomStream, Sampler, evaluating
+from centersmooth.testing import check_own_metric
 
 
 class CenterSmoother:
@@ -115,7 +116,8 @@ class CenterSmoother:
 
         It says: with probability at least ``1 - alpha2`` over the draws made here, for every ``x'`` with
         ``|x' - x|_2 <= eps`` a fresh run of `smooth` at ``x'`` answers with a center farther than ``radius`` from
-        ``center`` with probability at most ``alpha1``. It does not promise that the run at ``x'`` answers. Each
+        ``center`` with probability at most ``alpha1`` (under Smooth-HD a little more: what `Certificate.alpha` has over
+        ``alpha1 + alpha2``). It does not promise that the run at ``x'`` answers. Each
         ``eps`` holds with that probability by itself; under ``bounds="paper"`` all of them hold jointly.
 
         Parameters
@@ -169,7 +171,7 @@ class CenterSmoother:
         with evaluating(self._sampler.model):
             signature = (x.shape, x.dtype, x.device)
             if signature not in self._checked_inputs:
-                self._sampler.check_model(x)
+                check_own_metric(self.metric, self._sampler.check_model(x))
                 self._checked_inputs.add(signature)
             metrics = {self.metric.name: self.metric}
             stream = stream if stream is not None else RandomStream.fresh()

@@ -12,7 +12,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from centersmooth.errors import ModelError
-from centersmooth.metrics.base import Metric
+from centersmooth.metrics.base import DistanceFunction, Metric
 
 
 def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) -> None:
@@ -59,6 +59,15 @@ def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) ->
     rows = torch.cat(list(metric.self_rows(features))).double()
     rounding = tolerance ** (1 / metric.power) if metric.power > 1 else max(tolerance, 1e-6)
     _require(metric, "self_rows differs from pairwise", (rows - distances).abs().max() / scale, rounding)
+
+
+def check_own_metric(metric: Metric, outputs: Tensor) -> None:
+    """Look at a user's distance on a few real outputs before anything is certified by it.
+
+    What every user gets wrong once: a sign, an order, a square without ``power=2``. The shipped metrics are tested.
+    """
+    if isinstance(metric, DistanceFunction) and len(outputs) > 1:
+        check_metric(metric, outputs[:32], tolerance=1e-3)
 
 
 def _require(metric: Metric, what: str, excess: Tensor | float, tolerance: float) -> None:

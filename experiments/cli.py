@@ -1,7 +1,7 @@
 """``cs-run``: the command line of the experiments.
 
 Exit codes: 0 done; 1 done, but some points failed; 2 a request that cannot be served (one line says why);
-130 and 143 interrupted by Ctrl-C and SIGTERM.
+70 a defect of this program, with its traceback; 130 and 143 interrupted by Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import shlex
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.resources import files
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point; always exits."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     console, errors = Console(), Console(stderr=True)
+    if not console.is_terminal:
+        console = Console(width=120)
     debug = "--debug" in arguments
     if set(arguments) & {"--help", "-h"}:
         _print_help(console)
@@ -47,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         sys.exit(130 if isinstance(stop, KeyboardInterrupt) else 143)
     except Exception as error:
         if debug or not _is_expected(error):
-            raise
+            traceback.print_exc()
+            sys.exit(2 if _is_expected(error) else 70)
         errors.print(f"cs-run: {_one_line(error)}", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
 

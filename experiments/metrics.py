@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+
+from torch import Tensor
 
 from centersmooth import L1, L2, Angular, Cosine, DistanceFunction, Jaccard, Metric, SquaredL2, TotalVariation
 from centersmooth_experiments.errors import RunError
@@ -39,9 +42,21 @@ def _build(name: str, weights: Weights, device: str) -> Metric:
     return made if isinstance(made, Metric) else DistanceFunction(made)
 
 
-def metric_weights_digest(metrics: Iterable[Metric]) -> str:
+def metric_weights_digest(metrics: Mapping[str, Metric]) -> str:
     """Identity of the weights of those metrics that have any."""
-    return "-".join(metric.weights_digest() for metric in metrics if hasattr(metric, "weights_digest"))
+    return "-".join(metric.weights_digest() for metric in metrics.values() if hasattr(metric, "weights_digest"))
+
+
+def fingerprint(metrics: Mapping[str, Metric], outputs: Tensor) -> str:
+    """What a user's own model and metrics answer on a block of noisy inputs, as part of a cell's identity.
+
+    State in closures, arrays and helper modules has no digest; what it does to the numbers has.
+    """
+    content = hashlib.sha256(outputs.cpu().numpy().tobytes())
+    for name, metric in metrics.items():
+        features = metric.features(outputs)
+        content.update(name.encode() + metric.pairwise(features, features[:4]).cpu().numpy().tobytes())
+    return content.hexdigest()[:16]
 
 
 def check_metric_names(names: Iterable[str], offered: tuple[str, ...], model: str) -> None:

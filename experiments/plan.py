@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from centersmooth import Budget, GaussianNoise, RandomStream, RequestError
-from centersmooth.bounds import BOUNDS
+from centersmooth.bounds import BOUNDS, EXACT
 from centersmooth.rules import center_problem, radius_problem
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth_experiments.cells import Cell
@@ -62,6 +62,8 @@ class Plan:
     points : range
         Test points.
     budget : Budget
+    skipped : tuple of str
+        A line for each noise level at which no rule can certify anything; nothing is computed there.
     """
 
     config: Config
@@ -69,6 +71,7 @@ class Plan:
     budget: Budget
     cells: tuple[CellPlan, ...]
     points: range
+    skipped: tuple[str, ...] = ()
 
     @property
     def out(self) -> Path:
@@ -106,7 +109,11 @@ def make_plan(config: Config) -> Plan:
             own = tuple(pair for pair in pairs if pair.sigma == sigma)
             for training in _trainings(config, name, spec, data, sigma):
                 cells.append(CellPlan(name, spec, sigma, own, training))
-    return Plan(config, data, budget, tuple(cells), points)
+    feasible = [cell for cell in cells if not _infeasible(cell, budget)]
+    skipped = dict.fromkeys(
+        f"sigma {c.sigma:.4g} left out: {_infeasible(c, budget)}" for c in cells if c not in feasible
+    )
+    return Plan(config, data, budget, tuple(feasible), points, tuple(skipped))
 
 
 def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, sigma: float) -> list[Training | None]:
@@ -116,6 +123,13 @@ def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, sigma:
         raise RunError(f"models has '{name}', which is trained, but {data.name} has no training split")
     train_sigmas = [sigma if noise == "matched" else 0.0 for noise in dict.fromkeys(config.train.noise)]
     return [training_of(name, data, config.train, s, config.seed, config.device) for s in train_sigmas]
+
+
+def _infeasible(cell: CellPlan, budget: Budget) -> str:
+    """Why no rule can certify any pair of a cell; empty if one can. Exact bounds never need more than others."""
+    noise = GaussianNoise(cell.sigma)
+    problems = [center_problem(budget, EXACT) or radius_problem(budget, noise, p.eps, EXACT) for p in cell.pairs]
+    return problems[0] if all(problems) else ""
 
 
 def _budget(config: Config) -> Budget:
@@ -157,7 +171,8 @@ class Cost:
 
 def estimate(plan: Plan) -> list[Cost]:
     """Cost of each cell as if no point of it were done, from timing each model for a moment."""
-    rates = {cell.model: _passes_per_second(plan, cell) for cell in plan.cells}
+    first = {cell.model: cell for cell in reversed(plan.cells)}
+    rates = {name: _passes_per_second(plan, cell) for name, cell in first.items()}
     missing = {cell.training for cell in plan.to_train()}
     costs = []
     for cell in plan.cells:
@@ -169,9 +184,12 @@ def estimate(plan: Plan) -> list[Cost]:
 
 
 def memory_estimate(plan: Plan) -> int:
-    """Bytes held at the peak of one point: its outputs, their features, one distance matrix and its tiles."""
+    """Bytes held at the peak of one point: outputs, features, one distance matrix and its source, sorted distances.
+
+    On top of about 600 MiB of the process with PyTorch alone.
+    """
     n, values = plan.budget.n, math.prod(plan.data.shape)
-    return n * values * (4 + 2 * 8 + 8) + n * n * 4 * 2 + plan.budget.m * 8 * 8
+    return 600 * 2**20 + n * values * (4 + 2 * 8 + 8) + n * n * 8 + plan.budget.m * 8 * 8
 
 
 def _passes_per_second(plan: Plan, cell: CellPlan) -> float:
@@ -181,7 +199,8 @@ def _passes_per_second(plan: Plan, cell: CellPlan) -> float:
     x = model.inputs(plan.data.images(plan.data.test, [0]).to(config.device))[0]
     count = 8 * config.forward_block
     with evaluating(model):
-        sampler.base_output(x)
+        for _ in range(3):
+            sampler.base_output(x)
         started = time.perf_counter()
         for _ in sampler.draw(x, count, RandomStream(0), "timing"):
             pass

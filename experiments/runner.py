@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,15 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from centersmooth import GaussianNoise, ModelError, RandomStream
+from centersmooth import GaussianNoise, Metric, ModelError, RandomStream
 from centersmooth.evidence import gather
 from centersmooth.sampling import Sampler, evaluating
+from centersmooth.testing import check_own_metric
 from centersmooth_experiments.baselines import l2_baselines
 from centersmooth_experiments.config import Config
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.files import write_atomically
-from centersmooth_experiments.metrics import build_metrics, metric_weights_digest
+from centersmooth_experiments.metrics import build_metrics, fingerprint, metric_weights_digest
 from centersmooth_experiments.models import model_digest
 from centersmooth_experiments.plan import (
     TRAINING_WEIGHT,
@@ -57,6 +58,8 @@ def run(config: Config, display: Display, command: str) -> RunResult:
     """
     plan = make_plan(config)
     _require_writable(plan.out)
+    for line in plan.skipped:
+        display.console.print(line, highlight=False, soft_wrap=True)
     data_digest = plan.data.digest
     facts = provenance(config.device)
     rows: list[Row] = []
@@ -65,9 +68,9 @@ def run(config: Config, display: Display, command: str) -> RunResult:
     with display.running(_units(plan)):
         for cell_plan in plan.cells:
             model, weights = _obtain(plan, cell_plan, display)
-            names = cell_plan.spec.metrics or tuple(config.metrics)
-            metrics = build_metrics(names, config.weights, config.device)
-            cell = cell_plan.cell(config, plan.budget, data_digest, weights, metric_weights_digest(metrics.values()))
+            metrics = build_metrics(_metric_names(cell_plan, config), config.weights, config.device)
+            weights_of_metrics = _check_and_identify(plan, cell_plan, model, metrics)
+            cell = cell_plan.cell(config, plan.budget, data_digest, weights, weights_of_metrics)
             store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
             failures = _certify_cell(plan, model, store, display, command, facts)
             failed += len(failures)
@@ -75,6 +78,28 @@ def run(config: Config, display: Display, command: str) -> RunResult:
             cells.append({"folder": cell.name, "weights": cell.weights, "data": cell.data, "sigma": cell.sigma})
     folder = _write_experiment(plan, rows, cells, command, facts)
     return RunResult(folder, _report(folder, display), failed)
+
+
+def _metric_names(cell_plan: CellPlan, config: Config) -> tuple[str, ...]:
+    """All metrics of a registered model, and the user's own."""
+    own = tuple(name for name in config.metrics if ":" in name)
+    return (*cell_plan.spec.metrics, *own) if cell_plan.spec.metrics else tuple(config.metrics)
+
+
+def _check_and_identify(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric]) -> str:
+    """Refuse a model or metric that cannot be certified; what their numbers depend on besides the model's weights."""
+    config = plan.config
+    sampler = Sampler(model, GaussianNoise(cell_plan.sigma), config.forward_block, config.batch_size)
+    with evaluating(model):
+        outputs = sampler.check_model(_input(plan, model, plan.points[0]))
+        for metric in metrics.values():
+            check_own_metric(metric, outputs)
+        identity = metric_weights_digest(metrics)
+        if ":" in "".join((cell_plan.model, *metrics)):
+            x = _input(plan, model, 0)
+            block = torch.cat(list(sampler.draw(x, config.forward_block, RandomStream(0), "fingerprint")))
+            identity += fingerprint(metrics, block)
+    return identity
 
 
 def _require_writable(out: Path) -> None:
@@ -124,7 +149,6 @@ def _certify_cell(
     sampler = Sampler(model, GaussianNoise(cell.sigma), cell.forward_block, config.batch_size, store.output_range)
     failures = []
     with evaluating(model):
-        sampler.check_model(_input(plan, model, missing[0]))
         for point in missing:
             result = _certify_point(plan, model, store, sampler, point, display.advance)
             store.save(result)
@@ -245,6 +269,8 @@ def _report(folder: Path, display: Display) -> list[Path]:
 def dry_run(config: Config, display: Display) -> None:
     """Say what a run would do and cost, from a short measurement, and do nothing."""
     plan = make_plan(config)
+    for line in plan.skipped:
+        display.console.print(line, highlight=False, soft_wrap=True)
     costs = estimate(plan)
     missing = {cell.training for cell in plan.to_train()}
     table = Table("cell", "sigma", "eps", "checkpoint", "forward passes", "time", title=config.title)

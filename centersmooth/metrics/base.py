@@ -117,7 +117,14 @@ class DistanceFunction(Metric):
         return torch.stack(columns, dim=1) if columns else a.new_zeros((len(a), 0))
 
     def _column(self, a: Tensor, row: Tensor) -> Tensor:
-        distances = self.distance(a, row.expand_as(a))
+        try:
+            distances = self.distance(a, row.expand_as(a))
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise RequestError(
+                f"the distance '{self.name}' failed on two batches of shape {tuple(a.shape)}: "
+                f"{type(error).__name__} {reason}"
+            ) from error
         if not isinstance(distances, Tensor) or distances.shape != (len(a),):
             came = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
             raise RequestError(

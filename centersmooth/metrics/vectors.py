@@ -58,9 +58,13 @@ class L1(Metric):
             return
         n = len(features)
         matrix = features.new_zeros((n, n))
-        rows, columns = torch.triu_indices(n, n, offset=1)
-        matrix[rows, columns] = torch.pdist(features, p=1)
-        yield matrix.add_(matrix.T.clone())
+        start, condensed = 0, torch.pdist(features, p=1)
+        for i in range(n - 1):
+            row = condensed[start : start + n - 1 - i]
+            matrix[i, i + 1 :] = row
+            matrix[i + 1 :, i] = row
+            start += n - 1 - i
+        yield matrix
 
 
 class _Euclidean(Metric):

@@ -23,6 +23,7 @@ from centersmooth import (
     CenterSmoothError,
     Certificate,
     Cosine,
+    DistanceFunction,
     GaussianNoise,
     InfeasibleError,
     Jaccard,
@@ -469,3 +470,43 @@ def test_every_outcome_has_a_sentence(outcome: Outcome) -> None:
     """For people, in one line, that says what to change."""
     assert len(outcome.message) > 20
     assert "\n" not in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("distance", "expected"),
+    [
+        (lambda a, b: (a - b).sum(1), "negative"),
+        (lambda a, b: (b - a).clamp(min=0).sum(1), "symmetric"),
+        (lambda a, b: (a - b).abs().sum(1) + 1, "itself"),
+        (lambda a, b: (a - b).square().sum(1), "triangle"),
+    ],
+)
+def test_an_own_distance_that_is_none_is_refused(distance, expected) -> None:
+    """Certificates rest on symmetry and the triangle inequality: a look at real outputs costs nothing."""
+    smoother = CenterSmoother(
+        lambda x: x, DistanceFunction(distance), GaussianNoise(1.0), Budget(n=1000, m=1000, delta=0.1)
+    )
+    with pytest.raises(ModelError, match=expected):
+        smoother.certify(torch.zeros(3), 0.5)
+
+
+def test_nan_between_far_pairs_is_not_sorted_away() -> None:
+    """A NaN sorts behind every number, so the median would not show it."""
+
+    def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        gap = (a - b).abs().sum(1)
+        return torch.where(gap > 6, torch.nan, gap)
+
+    smoother = CenterSmoother(
+        lambda x: x, DistanceFunction(distance), GaussianNoise(1.0), Budget(n=1000, m=1000, delta=0.1)
+    )
+    with pytest.raises(ModelError, match="NaN"):
+        smoother.certify(torch.zeros(1), 0.5)
+
+
+def test_a_model_that_changes_its_input_in_place_is_judged_by_its_answers() -> None:
+    """Normalising in place is common and harmless: every block is fresh."""
+    smoother = CenterSmoother(
+        lambda x: x.sub_(0.5).mul_(2), L2(), GaussianNoise(0.5), Budget(n=1000, m=1000, delta=0.1)
+    )
+    assert smoother.certify(torch.zeros(2), 0.5, stream=RandomStream(0))[0].outcome is Outcome.CERTIFIED

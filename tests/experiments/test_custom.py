@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from support import SMALL
 
 from centersmooth_experiments.tables import read_rows
 
@@ -73,3 +75,41 @@ def test_a_mistake_is_one_line(folder, overrides, expected):
     assert done.returncode == 2, done.stderr
     assert expected in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("what", ["metric", "state in an array"])
+def test_no_old_result_for_a_changed_metric_or_for_state_outside_a_module(folder, what):
+    (folder / "own.py").write_text(
+        "import numpy as np, torch\n"
+        "def model():\n"
+        "    w = torch.from_numpy(np.load('w.npy'))\n"
+        "    return lambda x: x @ w\n"
+    )
+    (folder / "dist.py").write_text("def d():\n    return lambda a, b: (a - b).abs().sum(1)\n")
+    np.save(folder / "w.npy", np.ones((8, 2), dtype=np.float32))
+    request = ["model=own:model", "metric=dist:d", "data.path=inputs.npy"]
+    radii = []
+    for change in (False, True):
+        if change and what == "metric":
+            (folder / "dist.py").write_text("def d():\n    return lambda a, b: 100 * (a - b).abs().sum(1)\n")
+        elif change:
+            np.save(folder / "w.npy", 100 * np.ones((8, 2), dtype=np.float32))
+        assert cs_run(folder, *request).returncode == 0
+        radii.append(read_rows(folder / "runs" / "custom")["r_center"].max())
+    assert radii[1] == pytest.approx(100 * radii[0], rel=1e-4)
+
+
+def test_an_own_metric_beside_those_of_a_registered_model(folder):
+    (folder / "own.py").write_text("def largest():\n    return lambda a, b: (a - b).abs().flatten(1).amax(1)\n")
+    command = [sys.executable, "-c", CODE, "metrics=[tv,own:largest]", *SMALL]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert set(read_rows(folder / "runs" / "tv_digits")["metric"]) == {"tv", "own:largest"}
+
+
+def test_a_metric_that_is_none_is_refused_before_any_work(folder):
+    (folder / "own.py").write_text("def squared():\n    return lambda a, b: (a - b).square().sum(1)\n")
+    done = cs_run(folder, "model=mine:model", "metric=own:squared", "data.path=inputs.npy")
+    assert done.returncode == 2
+    assert "the triangle inequality fails" in done.stderr
+    assert not list((folder / "runs").rglob("*.npz"))

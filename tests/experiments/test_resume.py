@@ -147,3 +147,9 @@ def test_a_point_that_fails_is_a_row_and_is_tried_again(run_small, tmp_path, mon
     monkeypatch.setattr(runner, "gather", gather)
     assert run_small().failed == 0
     assert "failed" not in {row["outcome"] for row in rows_without_seconds(result.folder)}
+
+
+def test_a_noise_level_no_rule_can_serve_is_left_out_before_any_work(run_small, tmp_path):
+    folder = run_small("grid.eps=[0.2]", "grid.h=[1,3]").folder
+    assert {row["h"] for row in rows_without_seconds(folder)} == {"1.0"}
+    assert len(list((tmp_path / "runs").glob("autoencoder-digits-*"))) == 1
