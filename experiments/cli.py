@@ -182,6 +182,6 @@ def _print_help(console: Console) -> None:
         f"  {'--debug':<42} show the traceback of an error",
         f"  {'--version, --help':<42} and that is all",
         "",
-        "Exit codes: 0 done, 1 some points failed, 2 a request that cannot be served, 130/143 interrupted",
+        "Exit codes: 0 done, 1 some points failed, 2 a request that cannot be served, 70 a defect, 130/143 interrupted",
     ]
     console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)

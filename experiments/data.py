@@ -13,6 +13,7 @@ import os
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -178,9 +179,9 @@ class DataSet:
         """Shape of the first test example, ``(C, H, W)`` for images."""
         return tuple(self.test.take([0])[0].shape)
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Identity of the test split."""
+        """Identity of the test split; read once."""
         return self.test.digest(len(self.test))
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from centersmooth import Budget, GaussianNoise, RandomStream, RequestError
-from centersmooth.bounds import BOUNDS, EXACT
+from centersmooth.bounds import BOUNDS, EXACT, Bounds
 from centersmooth.rules import center_problem, radius_problem
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth_experiments.cells import Cell
@@ -127,9 +128,14 @@ def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, sigma:
 
 def _infeasible(cell: CellPlan, budget: Budget) -> str:
     """Why no rule can certify any pair of a cell; empty if one can. Exact bounds never need more than others."""
-    noise = GaussianNoise(cell.sigma)
-    problems = [center_problem(budget, EXACT) or radius_problem(budget, noise, p.eps, EXACT) for p in cell.pairs]
+    problems = _problems(budget, cell.pairs, EXACT)
     return problems[0] if all(problems) else ""
+
+
+def _problems(budget: Budget, pairs: Sequence[GridPoint], bounds: Bounds) -> list[str]:
+    """For each pair, why nothing can be certified there; empty if something can."""
+    center = center_problem(budget, bounds)
+    return [center or radius_problem(budget, GaussianNoise(pair.sigma), pair.eps, bounds) for pair in pairs]
 
 
 def _budget(config: Config) -> Budget:
@@ -140,11 +146,7 @@ def _budget(config: Config) -> Budget:
 
 
 def _require_feasible(config: Config, budget: Budget, pairs: list[GridPoint]) -> None:
-    bounds = BOUNDS[config.bounds]
-    problems = [
-        center_problem(budget, bounds) or radius_problem(budget, GaussianNoise(pair.sigma), pair.eps, bounds)
-        for pair in pairs
-    ]
+    problems = _problems(budget, pairs, BOUNDS[config.bounds])
     if all(problems):
         other = "" if config.bounds == "exact" else " (bounds=exact needs fewer)"
         raise RunError(f"no certificate is possible: {problems[0]}{other}")
