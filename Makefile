@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test check reproduce-all plots publish clean
+.PHONY: help install demo test check reproduce-all plots report publish clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ reproduce-all: $(READY) ## Every experiment at BUDGET=paper|cpu|smoke: estimates
 
 plots: $(READY) ## Redraw every figure from cached results
 	$(BIN)/cs-plot
+
+report: $(READY) ## One HTML page from cached results: claims, figures, tables, how each was made (report.html)
+	$(BIN)/cs-report
 
 publish: $(READY) ## Copy EXPERIMENT's table, manifest and figures from runs/ to results/
 	$(BIN)/python scripts/publish.py $(EXPERIMENT)

@@ -27,14 +27,16 @@ examples:
 exit codes: 0 done, 2 nothing drawn for at least one folder (one line says why)"""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and exits with 2."""
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `cs-plot`."""
-    made = _Parser(
+    made = Parser(
         prog="cs-plot",
         description=_DESCRIPTION,
         epilog=_EPILOG,
@@ -57,7 +59,7 @@ def find_experiments(roots: Sequence[str | Path] = _ROOTS) -> list[Path]:
     return sorted(folder for folder in found if (folder / _FILES[0]).is_file())
 
 
-def _complaint(folder: Path) -> str | None:
+def complaint_about(folder: Path) -> str | None:
     """Why a folder cannot be drawn, and what to do; None where it can."""
     if not folder.is_dir():
         return f"{folder}: no such folder; give one that cs-run wrote, such as runs/tv_digits"
@@ -71,7 +73,7 @@ def _complaint(folder: Path) -> str | None:
 
 def _draw(folder: Path) -> str | None:
     """Draw one folder and print what was written; the complaint where that failed."""
-    complaint = _complaint(folder)
+    complaint = complaint_about(folder)
     if complaint:
         return complaint
     from centersmooth_experiments.plots import draw
@@ -99,12 +101,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     folders = parser().parse_args(argv).folders or find_experiments()
     if not folders:
-        sys.exit(_say("nothing to draw under runs/ or results/; run cs-run first, or name a folder: cs-plot FOLDER"))
+        sys.exit(
+            say(
+                "cs-plot", "nothing to draw under runs/ or results/; run cs-run first, or name a folder: cs-plot FOLDER"
+            )
+        )
     complaints = [complaint for complaint in map(_draw, folders) if complaint]
     if complaints:
-        sys.exit(max(_say(complaint) for complaint in complaints))
+        sys.exit(max(say("cs-plot", complaint) for complaint in complaints))
 
 
-def _say(complaint: str) -> int:
-    print(f"cs-plot: {complaint}", file=sys.stderr)
+def say(program: str, complaint: str) -> int:
+    """Print one line to stderr; returns the exit code of a request that cannot be served."""
+    print(f"{program}: {complaint}", file=sys.stderr)
     return 2

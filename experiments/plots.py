@@ -113,7 +113,7 @@ def draw(folder: str | Path) -> list[Path]:
             with _style():
                 baselines = [line for line in manifest["baselines"] if line["metric"] == metric]
                 figure = _figure(lines, metric, curves, footer, baselines)
-                written += _save(figure, folder / f"radius_{_file_name(metric)}", manifest["title"])
+                written += _save(figure, figure_path(folder, metric), manifest["title"])
     return written
 
 
@@ -124,8 +124,10 @@ def _of_rule(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> pd.DataFrame:
     return rows[keep]
 
 
-def _file_name(metric: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", metric)
+def figure_path(folder: Path, metric: str) -> Path:
+    """Where the figure of a metric lies in an experiment's folder, as PNG."""
+    name = re.sub(r"[^\w.-]+", "_", metric)
+    return folder / f"radius_{name}.png"
 
 
 @contextmanager
@@ -139,7 +141,7 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _save(figure: Figure, stem: Path, title: str) -> list[Path]:
+def _save(figure: Figure, path: Path, title: str) -> list[Path]:
     """Write both files; neither holds a date."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -149,7 +151,7 @@ def _save(figure: Figure, stem: Path, title: str) -> list[Path]:
     for kind, metadata in kinds.items():
         content = io.BytesIO()
         figure.savefig(content, format=kind, dpi=200, metadata=metadata)
-        paths.append(stem.with_name(f"{stem.name}.{kind}"))
+        paths.append(path.with_suffix(f".{kind}"))
         paths[-1].write_bytes(content.getvalue())
     return paths
 

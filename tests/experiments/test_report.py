@@ -1,0 +1,230 @@
+"""What is said of the paper's claims, and the page that says it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from centersmooth_experiments import report
+from centersmooth_experiments.claims import Study, judge
+from centersmooth_experiments.plots import draw
+from centersmooth_experiments.tables import COLUMNS
+
+RULE = {"bounds": "paper", "far": "doubled", "center": "sample", "smoothing": "center"}
+RISING = {(1.0, 0.2): (10.0, 1.0), (1.0, 0.4): (20.0, 2.0), (1.5, 0.2): (8.0, 1.0), (1.5, 0.4): (16.0, 2.0)}
+
+
+def study_in(
+    folder: Path, grid, experiment="tv_mnist", metric="tv", trainings=(None,), seconds=90.0, **manifest
+) -> Study:
+    """A folder of results with one point a setting, of which radius and error are given."""
+    rows = []
+    for training in trainings:
+        for (h, eps), (radius, error) in grid(training).items() if callable(grid) else grid.items():
+            row = dict.fromkeys(COLUMNS) | {"cell": f"c{eps / h}", "model": "autoencoder", "dataset": "mnist"}
+            row |= {"train_sigma": eps / h if training is None else training * eps / h, "metric": metric, "eps": eps}
+            row |= {"h": h, "sigma": eps / h, "point": 0, "n0": 0, "n": 10, "m": 20, "delta": 0.1, "seed": 0} | RULE
+            row |= {"outcome": "certified", "certified": radius, "error": error, "vacuous": False, "seconds": seconds}
+            rows.append(row if radius is not None else row | {"outcome": "bad_center", "certified": None})
+    content = {"experiment": experiment, "title": f"Title of {experiment}", "metrics": [metric], "curve": "h"}
+    content |= {
+        "rule": RULE,
+        "reduced": False,
+        "device": "cuda",
+        "hardware": {"device": "GPU", "cores": 1, "threads": 1},
+    }
+    content |= {"data": {"name": "mnist"}, "command": "cs-run <here>", "counts": {"n": 10, "m": 20}} | manifest
+    folder.mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(folder / "certificates.csv", index=False)
+    (folder / "manifest.json").write_text(json.dumps(content))
+    return Study.read(folder)
+
+
+def verdicts(*studies):
+    return {claim.text.split()[0] + " " + claim.text.split()[1]: claim.verdict for claim in judge(studies)}
+
+
+def finding(study, words):
+    (claim,) = [claim for claim in judge([study]) if words in claim.text]
+    return " / ".join(found.text for found in claim.findings)
+
+
+def test_nothing_is_measured_without_results():
+    assert {claim.verdict for claim in judge([])} == {"not measured"}
+
+
+def test_experiments_that_are_not_the_papers_have_no_say(tmp_path):
+    assert set(verdicts(study_in(tmp_path / "a", RISING, "tv_digits")).values()) == {"not measured"}
+
+
+def test_rising_curves_small_errors_and_larger_h_hold(tmp_path):
+    said = verdicts(study_in(tmp_path / "a", RISING))
+    assert [said[key] for key in ("Certified radius", "The smoothing", "A larger", "A point")] == ["holds"] * 4
+
+
+def test_a_curve_that_falls_is_named(tmp_path):
+    study = study_in(tmp_path / "a", RISING | {(1.0, 0.4): (9.5, 2.0)})
+    assert "the radius falls from 10 to 9.5 at eps = 0.4 (tv, autoencoder, h = 1)" in finding(study, "rise with eps")
+    assert verdicts(study)["Certified radius"] == "contradicted"
+
+
+def test_an_abstention_is_an_infinite_radius(tmp_path):
+    rises = study_in(tmp_path / "a", RISING | {(1.0, 0.4): (None, 2.0)})
+    falls = study_in(tmp_path / "b", RISING | {(1.0, 0.2): (None, 1.0)})
+    assert verdicts(rises)["Certified radius"] == "holds"
+    assert "falls from" in finding(falls, "rise with eps")
+    assert "over 3 settings" in finding(rises, "well below")
+
+
+def test_an_error_above_half_the_radius_contradicts(tmp_path):
+    assert verdicts(study_in(tmp_path / "a", RISING | {(1.0, 0.4): (20.0, 11.0)}))["The smoothing"] == "contradicted"
+
+
+def test_two_studies_that_disagree_hold_in_part(tmp_path):
+    other = study_in(tmp_path / "b", RISING | {(1.5, 0.2): (12.0, 1.0)})
+    assert verdicts(study_in(tmp_path / "a", RISING), other)["A larger"] == "holds in part"
+
+
+def test_jaccard_at_two(tmp_path):
+    grid = {(2.0, 0.1): (0.15, 0.01), (2.0, 0.2): (0.25, 0.02), (1.0, 0.1): (0.9, 0.0)}
+    study = study_in(tmp_path / "a", grid, "jaccard_celeba", "jaccard")
+    assert verdicts(study)["At h"] == "contradicted"
+    assert finding(study, "Jaccard") == "certified, by eps: 0.15 at 0.1, 0.25 at 0.2"
+    small = study_in(tmp_path / "b", {(2.0, 0.1): (0.15, 0.01)}, "jaccard_celeba", "jaccard")
+    assert verdicts(small)["At h"] == "holds"
+
+
+def test_the_unit_slip_is_no_certificate(tmp_path):
+    study = study_in(tmp_path / "a", {(2.0, 0.1): (0.35, 0.01)}, "jaccard_celeba", "jaccard")
+    (tmp_path / "a" / "unit_slip.csv").write_text("point,eps,h,slip\n0,0.1,2.0,0.07\n1,0.1,2.0,0.09\n2,0.1,2.0,0.3\n")
+    assert "not a certificate" in finding(study, "Jaccard")
+    assert finding(study, "Jaccard").endswith("0.09 at 0.1")
+
+
+@pytest.mark.parametrize(("without", "verdict"), [(12.0, "holds"), (9.0, "contradicted")])
+def test_training_noise(tmp_path, without, verdict):
+    def grid(training):
+        return {(1.0, 0.2): (without, 2.0) if training == 0 else (10.0, 1.0)}
+
+    study = study_in(tmp_path / "a", grid, "ablation_mnist", trainings=(1, 0), curve="training")
+    assert finding(study, "Training").startswith(f"radius lower in {int(without > 10)} of 1 settings")
+    assert verdicts(study)["Training with"] == ("holds" if verdict == "holds" else "holds in part")
+
+
+def test_the_l2_baselines(tmp_path):
+    lines = [{"metric": "l2", "h": 1, "label": "paper's baseline, mean", "value": 15.0}]
+    grid = {(1.0, 0.2): (10.0, 1.0), (1.0, 0.4): (14.0, 1.0)}
+    study = study_in(tmp_path / "a", grid, "l2_mnist", "l2", baselines=lines)
+    assert finding(study, "baseline") == "median radii 10 to 14; paper's baseline, mean 15"
+    assert verdicts(study)["The l2"] == "holds"
+    above = study_in(tmp_path / "b", grid | {(1.0, 0.6): (16.0, 1.0)}, "l2_mnist", "l2", baselines=lines)
+    assert verdicts(above)["The l2"] == "contradicted"
+
+
+def test_times_decide_only_at_the_papers_counts_on_a_gpu(tmp_path):
+    assert verdicts(study_in(tmp_path / "a", RISING, seconds=500.0))["A point"] == "contradicted"
+    assert verdicts(study_in(tmp_path / "b", RISING, reduced=True))["A point"] == "not measured"
+    assert verdicts(study_in(tmp_path / "c", RISING, device="cpu"))["A point"] == "not measured"
+
+
+def test_verdicts_from_reduced_counts_say_so(tmp_path):
+    claims = {claim.text: claim for claim in judge([study_in(tmp_path / "a", RISING, reduced=True)])}
+    assert claims["A larger h = eps/sigma gives a smaller radius"].reduced
+    (checkerboard,) = [claim for text, claim in claims.items() if text.startswith("1458")]
+    assert checkerboard.verdict == "contradicted"
+    assert not checkerboard.reduced
+
+
+class Outside(HTMLParser):
+    """Collects what a page would load from elsewhere, and checks that tags are closed."""
+
+    def __init__(self):
+        super().__init__()
+        self.outside, self.open = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.outside += [v for k, v in attributes if k in ("src", "href") and not v.startswith(("data:", "#"))]
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_loads_nothing(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "results" / "tv_mnist" / "cpu-cpu"
+    study = study_in(folder, RISING, reduced=True, notes=["stand-in <data>"])
+    draw(study.folder)
+    (folder / "panel_a.png").write_bytes((folder / "radius_tv.png").read_bytes())
+    content = json.loads((folder / "manifest.json").read_text())
+    panels = [{"file": "panel_a.png", "caption": "Base & smoothed"}, {"file": "gone.png", "caption": "gone"}]
+    (folder / "manifest.json").write_text(json.dumps(content | {"panels": panels}))
+    monkeypatch.chdir(tmp_path)
+    report.main([])
+    assert capsys.readouterr().out == "report.html\n"
+    page = (tmp_path / "report.html").read_text()
+    parser = Outside()
+    parser.feed(page)
+    assert (parser.outside, parser.open) == ([], [])
+    images = re.findall(r"base64,([\w+/=]+)", page)
+    assert [base64.b64decode(image) for image in images] == [(folder / "radius_tv.png").read_bytes()] * 2
+    for text in (
+        "stand-in &lt;data&gt;",
+        "Base &amp; smoothed",
+        "reduced counts",
+        "cs-run &lt;here&gt;",
+        "at reduced counts",
+    ):
+        assert text in page
+    assert "tv_mnist-cpu-cpu" in re.findall(r'id="results-([^"]+)"', page)
+
+
+def test_folders_of_experiments_can_be_named(tmp_path, monkeypatch, capsys):
+    study = study_in(tmp_path / "elsewhere" / "tv_mnist", RISING)
+    draw(study.folder)
+    for root in (tmp_path / "elsewhere", study.folder):
+        report.main([str(root), "--out", str(tmp_path / "page.html")])
+        assert "Title of tv_mnist" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "nothing to report on"),
+        (["nowhere"], "no such folder"),
+        (["undrawn"], "cs-plot undrawn draws it"),
+        (["broken"], "manifest.json"),
+        (["--nonsense"], "--help"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(tmp_path, monkeypatch, capsys, arguments, words):
+    study_in(tmp_path / "undrawn", RISING)
+    study_in(tmp_path / "broken", RISING)
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        report.main(arguments)
+    error = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert words in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_readme_has_the_published_claims():
+    root = Path(__file__).parents[2]
+    sys.path.insert(0, str(root / "scripts"))
+    try:
+        import publish
+    finally:
+        sys.path.pop(0)
+    readme = (root / "README.md").read_text()
+    assert "**holds" in readme
+    assert publish.refresh_claims(readme, root / "results") == readme
