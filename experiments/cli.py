@@ -31,9 +31,10 @@ class Terminated(BaseException):
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point; always exits."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    console, errors = Console(), Console(stderr=True)
+    # Commands and names hold square brackets, which rich would read as markup and drop.
+    console, errors = Console(markup=False), Console(stderr=True, markup=False)
     if not console.is_terminal:
-        console = Console(width=120)
+        console = Console(width=120, markup=False)
     debug = "--debug" in arguments
     if set(arguments) & {"--help", "-h"}:
         _print_help(console)
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         if debug or not _is_expected(error):
             traceback.print_exc()
             sys.exit(2 if _is_expected(error) else 70)
-        errors.print(f"cs-run: {_one_line(error)}", highlight=False, markup=False, soft_wrap=True)
+        errors.print(f"cs-run: {_one_line(error)}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 
@@ -184,4 +185,4 @@ def _print_help(console: Console) -> None:
         "",
         "Exit codes: 0 done, 1 some points failed, 2 a request that cannot be served, 70 a defect, 130/143 interrupted",
     ]
-    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)

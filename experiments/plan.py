@@ -7,11 +7,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from centersmooth import Budget, GaussianNoise, RandomStream, RequestError
 from centersmooth.bounds import BOUNDS, EXACT, Bounds
+from centersmooth.evidence import kept_ranks
 from centersmooth.rules import center_problem, radius_problem
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth_experiments.cells import Cell
@@ -164,25 +166,46 @@ class Cost:
         Images pushed through training; 0 where the checkpoint is there.
     seconds : float
         From a short measurement on this machine.
+    disk : int
+        Bytes of its evidence and checkpoint.
     """
 
     passes: int
     training_images: int
     seconds: float
+    disk: int
+
+
+class _Probe(NamedTuple):
+    """What a moment with a model tells: its speed, and the bytes of one output and of its parameters."""
+
+    passes_per_second: float
+    output_bytes: int
+    model_bytes: int
 
 
 def estimate(plan: Plan) -> list[Cost]:
     """Cost of each cell as if no point of it were done, from timing each model for a moment."""
     first = {cell.model: cell for cell in reversed(plan.cells)}
-    rates = {name: _passes_per_second(plan, cell) for name, cell in first.items()}
+    probes = {name: _probe(plan, cell) for name, cell in first.items()}
     missing = {cell.training for cell in plan.to_train()}
     costs = []
     for cell in plan.cells:
         training = cell.training.epochs * cell.training.images if cell.training and cell.training in missing else 0
         missing.discard(cell.training)
         passes = plan.budget.passes * len(plan.points)
-        costs.append(Cost(passes, training, (passes + TRAINING_WEIGHT * training) / rates[cell.model]))
+        probe = probes[cell.model]
+        seconds = (passes + TRAINING_WEIGHT * training) / probe.passes_per_second
+        disk = _evidence_bytes(plan, cell, probe) + (probe.model_bytes if training else 0)
+        costs.append(Cost(passes, training, seconds, disk))
     return costs
+
+
+def _evidence_bytes(plan: Plan, cell: CellPlan, probe: _Probe) -> int:
+    """Of all points: kept distances and a center for each metric, a base output; centers.npz repeats the outputs."""
+    metrics = len(cell.spec.metrics) or len(plan.config.metrics)
+    distances = metrics * len(kept_ranks(plan.budget.m)) * 8
+    return len(plan.points) * (distances + 2 * (metrics + 1) * probe.output_bytes)
 
 
 def memory_estimate(plan: Plan) -> int:
@@ -194,7 +217,7 @@ def memory_estimate(plan: Plan) -> int:
     return 600 * 2**20 + n * values * (4 + 2 * 8 + 8) + n * n * 8 + plan.budget.m * 8 * 8
 
 
-def _passes_per_second(plan: Plan, cell: CellPlan) -> float:
+def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     config = plan.config
     model = cell.spec.build(plan.data, config.weights).to(config.device)
     sampler = Sampler(model, GaussianNoise(cell.sigma), config.forward_block, config.forward_block)
@@ -202,10 +225,11 @@ def _passes_per_second(plan: Plan, cell: CellPlan) -> float:
     count = 8 * config.forward_block
     with evaluating(model):
         for _ in range(3):
-            sampler.base_output(x)
+            output = sampler.base_output(x)
         started = time.perf_counter()
         for _ in sampler.draw(x, count, RandomStream(0), "timing"):
             pass
         if config.device == "cuda":
             torch.cuda.synchronize()
-    return count / (time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return _Probe(count / seconds, output.nbytes, sum(tensor.nbytes for tensor in model.state_dict().values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,7 +80,9 @@ def test_debug_shows_the_traceback(tmp_path):
 def test_dry_run_says_what_it_would_do_and_does_nothing(tmp_path):
     done = cs_run("--dry-run", "out=runs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "9 cells, 1,665,450 forward passes" in done.stdout.replace("\n", " ")
+    said = " ".join(done.stdout.split())
+    assert "9 cells, 1,665,450 forward passes" in said
+    assert re.search(r"about [\d,]+ MiB of memory and [\d,]+ MiB of disk", said)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -96,7 +99,7 @@ def test_from_any_folder_with_spaces_and_other_letters(tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_says_how_to_continue(tmp_path, number, code):
     process = subprocess.Popen(
-        [sys.executable, "-c", CODE, *SMALL, "points.count=200"],
+        [sys.executable, "-c", CODE, *SMALL, "points.count=200", "metrics=[tv,l2]"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -111,6 +114,7 @@ def test_interruption_says_how_to_continue(tmp_path, number, code):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert "To continue: cs-run" in errors
+    assert errors.endswith("'metrics=[tv,l2]'\n")
     assert len(errors.strip().splitlines()) == 1
 
 
