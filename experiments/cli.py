@@ -6,6 +6,7 @@ Exit codes: 0 done; 1 done, but some points failed; 2 a request that cannot be s
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -137,6 +138,8 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}; what is finished is kept: make room, and the same command continues"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = error.__cause__
     if cause is not None and type(error).__name__ == "ConfigCompositionException":

@@ -22,6 +22,7 @@ from centersmooth_experiments.baselines import l2_baselines
 from centersmooth_experiments.config import Config
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.files import write_atomically
+from centersmooth_experiments.locks import held
 from centersmooth_experiments.metrics import build_metrics, fingerprint, metric_weights_digest
 from centersmooth_experiments.models import model_digest
 from centersmooth_experiments.plan import (
@@ -71,10 +72,11 @@ def run(config: Config, display: Display, command: str) -> RunResult:
             metrics = build_metrics(_metric_names(cell_plan, config), config.weights, config.device)
             weights_of_metrics = _check_and_identify(plan, cell_plan, model, metrics)
             cell = cell_plan.cell(config, plan.budget, data_digest, weights, weights_of_metrics)
-            store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
-            failures = _certify_cell(plan, model, store, display, command, facts)
+            with held(plan.out / cell.name / ".lock", f"the cell {cell.name}"):
+                store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
+                failures = _certify_cell(plan, model, store, display, command, facts)
+                rows += _select(store.rebuild(failures), plan, cell_plan)
             failed += len(failures)
-            rows += _select(store.rebuild(failures), plan, cell_plan)
             cells.append({"folder": cell.name, "weights": cell.weights, "data": cell.data, "sigma": cell.sigma})
     folder = _write_experiment(plan, rows, cells, command, facts)
     return RunResult(folder, _report(folder, display), failed)
@@ -139,6 +141,8 @@ def _certify_cell(
     """Certify the points that are missing; returns those that failed."""
     cell, config = store.cell, plan.config
     store.rebuild()
+    for line in store.repaired:
+        display.console.print(line, highlight=False, soft_wrap=True)
     missing = sorted(set(plan.points) - store.done())
     passes = plan.budget.passes
     display.skip(passes * (len(plan.points) - len(missing)))

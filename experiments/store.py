@@ -30,7 +30,7 @@ from centersmooth import Metric
 from centersmooth.evidence import DistanceSample, Evidence, kept_ranks
 from centersmooth_experiments.cells import Cell
 from centersmooth_experiments.config import GridPoint
-from centersmooth_experiments.files import write_atomically
+from centersmooth_experiments.files import remove_unfinished, write_atomically
 from centersmooth_experiments.rows import PointResult, Row, csv_lines, rows_of_point
 
 
@@ -46,6 +46,11 @@ class CellStore:
         All metrics of the cell's model.
     pairs : list of GridPoint
         What the present run asks for; what earlier runs asked for is kept besides.
+
+    Attributes
+    ----------
+    repaired : list of str
+        A line for each file that was found damaged.
     """
 
     out: Path
@@ -58,6 +63,8 @@ class CellStore:
         self.folder = self.out / self.cell.name
         self._points = self.folder / "points"
         self._points.mkdir(parents=True, exist_ok=True)
+        self.repaired: list[str] = []
+        remove_unfinished(self.folder)
         earlier = self._read_record().get("grid", [])
         self.pairs = sorted({*self.pairs, *(GridPoint(**pair) for pair in earlier)})
 
@@ -73,6 +80,7 @@ class CellStore:
                 return self._unpack(point, dict(arrays))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
             path.unlink(missing_ok=True)
+            self.repaired.append(f"{path}: unreadable, removed; the point is certified again")
             return None
 
     def save(self, result: PointResult) -> None:
@@ -91,9 +99,18 @@ class CellStore:
         results = {point: self.load(point) for point in self.done()} | {result.point: result for result in failed}
         kept = [results[point] for point in sorted(results)]
         rows = [row for result in kept if result is not None for row in self.rows_of(result)]
-        write_atomically(self._table, csv_lines(rows, header=True))
+        self._write_table(csv_lines(rows, header=True))
         self._write_centers([result for result in kept if result is not None and not result.failure])
         return rows
+
+    def _write_table(self, content: bytes) -> None:
+        """Replace the table; a line of it that no evidence bears out, unless it says of a failure, is reported."""
+        header, *lines = content.splitlines()
+        before = self._table.read_bytes().splitlines() if self._table.is_file() else []
+        strange = {line for line in before[1:] if b",failed," not in line} - set(lines)
+        if before[:1] == [header] and strange:
+            self.repaired.append(f"{self._table}: {len(strange)} lines that no evidence bears out, written anew")
+        write_atomically(self._table, content)
 
     def rows_of(self, result: PointResult) -> list[Row]:
         """The rows of one point for the whole grid of the cell."""

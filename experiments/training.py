@@ -26,6 +26,7 @@ from centersmooth_experiments.config import TrainConfig
 from centersmooth_experiments.data import DataSet
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.files import digest_of, write_atomically
+from centersmooth_experiments.locks import held
 from centersmooth_experiments.models import ModelSpec
 
 LEARNING_RATE = 1e-3
@@ -86,10 +87,11 @@ def obtain(
     """
     path = training.path(out)
     model = _fresh_model(training, spec, data)
-    if not path.is_file():
-        started = time.perf_counter()
-        loss = train(model, training, data, step_done)
-        _save(model, path, training, loss, time.perf_counter() - started)
+    with held(path.with_suffix(".lock"), f"the checkpoint {path.name}"):
+        if not path.is_file():
+            started = time.perf_counter()
+            loss = train(model, training, data, step_done)
+            _save(model, path, training, loss, time.perf_counter() - started)
     _load(model, path)
     return model.eval().requires_grad_(False), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
@@ -139,7 +141,6 @@ def _fresh_model(training: Training, spec: ModelSpec, data: DataSet) -> nn.Modul
 def _save(model: nn.Module, path: Path, training: Training, loss: float, seconds: float) -> None:
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     record: dict[str, Any] = {**vars(training), "final_loss": loss, "seconds": round(seconds, 3)}
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2).encode() + b"\n")
     write_atomically(path, save(state))
 

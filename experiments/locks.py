@@ -1,0 +1,59 @@
+"""One process at a time on a cell or a checkpoint; whoever comes second learns who holds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.files import write_atomically
+
+
+@contextmanager
+def held(lock: Path, what: str) -> Iterator[None]:
+    """Hold a lock while the block runs.
+
+    The operating system frees it when the process ends, however it ends; a lock file left behind holds nothing.
+
+    Parameters
+    ----------
+    lock : Path
+        The lock's file; ``<lock>.holder`` beside it says who holds it.
+    what : str
+        How to call what is locked in the error.
+
+    Raises
+    ------
+    RunError
+        Another process holds it; names that process.
+    """
+    holder = lock.with_name(f"{lock.name}.holder")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=0):
+            record = {"process": os.getpid(), "machine": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+            write_atomically(holder, json.dumps(record).encode())
+            try:
+                yield
+            finally:
+                holder.unlink(missing_ok=True)
+    except Timeout:
+        raise RunError(
+            f"{what} is being worked on by {_describe(holder)}: wait for it to end, or stop it; "
+            "the same command then continues"
+        ) from None
+
+
+def _describe(holder: Path) -> str:
+    try:
+        record = json.loads(holder.read_text())
+        return f"process {record['process']} on {record['machine']} since {record['since']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"

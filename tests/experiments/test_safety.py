@@ -1,0 +1,138 @@
+"""What a killed, starved or doubled run leaves behind, and what it says."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from support import SMALL, compose
+
+from centersmooth_experiments import files
+from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.files import remove_unfinished, write_atomically
+from centersmooth_experiments.locks import held
+from centersmooth_experiments.progress import Display
+from centersmooth_experiments.runner import run
+
+
+def said_by_run(out: Path, *overrides: str) -> str:
+    said = io.StringIO()
+    run(compose(*SMALL, f"out={out}", *overrides), Display(Console(file=said, width=300)), "cs-run (test)")
+    return said.getvalue()
+
+
+def rows_without_seconds(out: Path) -> list[dict[str, str]]:
+    with open(out / "tv_digits" / "certificates.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def cell_of(out: Path) -> Path:
+    (cell,) = out.glob("autoencoder-digits-*")
+    return cell
+
+
+def test_the_second_learns_who_holds_a_lock(tmp_path):
+    with held(tmp_path / "cell" / ".lock", "the cell abc"):
+        said = rf"the cell abc is being worked on by process {os.getpid()} on .* since"
+        with pytest.raises(RunError, match=said), held(tmp_path / "cell" / ".lock", "the cell abc"):
+            raise AssertionError("both hold it")
+        (tmp_path / "cell" / ".lock.holder").write_text("{")
+        with pytest.raises(RunError, match="by another process"), held(tmp_path / "cell" / ".lock", "the cell abc"):
+            raise AssertionError("both hold it")
+    with held(tmp_path / "cell" / ".lock", "the cell abc"):
+        pass
+
+
+def test_a_lock_of_a_killed_process_holds_nothing(tmp_path):
+    code = (
+        "import os, signal, sys; from pathlib import Path; from centersmooth_experiments.locks import held\n"
+        "with held(Path(sys.argv[1]), 'it'): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], check=False)
+    assert (tmp_path / "lock.holder").is_file()
+    with held(tmp_path / "lock", "it"):
+        assert json.loads((tmp_path / "lock.holder").read_text())["process"] == os.getpid()
+
+
+def test_a_run_on_a_cell_in_work_stops_before_it_touches_it(tmp_path):
+    said_by_run(tmp_path)
+    cell = cell_of(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in cell.rglob("*") if path.is_file()}
+    with held(cell / ".lock", "the cell"), pytest.raises(RunError, match="being worked on by process"):
+        said_by_run(tmp_path, "points.count=3")
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+
+
+def test_a_training_in_work_is_not_done_twice(tmp_path):
+    said_by_run(tmp_path / "a")
+    (checkpoint,) = (tmp_path / "a" / "checkpoints").glob("*.safetensors")
+    lock = tmp_path / "b" / "checkpoints" / checkpoint.with_suffix(".lock").name
+    with held(lock, "the checkpoint"), pytest.raises(RunError, match=r"the checkpoint .* is being worked on"):
+        said_by_run(tmp_path / "b")
+
+
+@pytest.mark.parametrize("damage", ["torn", "edited", "unreadable evidence"])
+def test_what_is_repaired_is_said(tmp_path, damage):
+    assert "evidence" not in said_by_run(tmp_path)
+    cell = cell_of(tmp_path)
+    table = cell / "certificates.csv"
+    whole = table.read_bytes()
+    if damage == "torn":
+        table.write_bytes(whole[:-37])
+    elif damage == "edited":
+        lines = whole.decode().splitlines()
+        table.write_text("\n".join([lines[0], lines[1].replace("certified", "bad_center"), *lines[2:]]) + "\n")
+    else:
+        (cell / "points" / "00001.npz").write_bytes(b"PK")
+    said = said_by_run(tmp_path)
+    if damage == "unreadable evidence":
+        assert "00001.npz: unreadable, removed; the point is certified again" in said
+    else:
+        assert "certificates.csv: 1 lines that no evidence bears out, written anew" in said
+        assert table.read_bytes() == whole
+    assert "bears out" not in said_by_run(tmp_path)
+
+
+def test_files_a_killed_process_was_writing_are_removed(tmp_path):
+    said_by_run(tmp_path)
+    cell = cell_of(tmp_path)
+    leftovers = [cell / "points" / ".00007.npz.x1.unfinished", cell / ".run.json.x2.unfinished"]
+    for path in leftovers:
+        path.write_bytes(b"half")
+    said_by_run(tmp_path)
+    assert not any(path.exists() for path in leftovers)
+
+
+def test_removing_unfinished_files_leaves_others(tmp_path):
+    write_atomically(tmp_path / "whole", b"1")
+    (tmp_path / ".hidden").write_bytes(b"2")
+    remove_unfinished(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "whole"]
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 5, 8])
+def test_a_full_disk_loses_nothing_that_is_finished(tmp_path, monkeypatch, calls):
+    fsync, left = os.fsync, [calls]
+
+    def full(handle):
+        left[0] -= 1
+        if left[0] <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        with pytest.raises((OSError, RunError), match="space"):
+            said_by_run(tmp_path / "full")
+    said_by_run(tmp_path / "full")
+    said_by_run(tmp_path / "whole")
+    assert rows_without_seconds(tmp_path / "full") == rows_without_seconds(tmp_path / "whole")
+    assert not list(tmp_path.rglob("*.unfinished"))
