@@ -38,7 +38,7 @@ _ROUND_UP = 1 + 1e-12
 
 
 _UNREACHABLE = 1e-9
-"""A mass closer to 1 than this needs more draws than any machine makes."""
+"""A mass closer to 1, or a margin closer to 0, needs more draws than any machine makes."""
 
 
 def _least(holds: Callable[[int], bool], at_most: int | None = None) -> int:
@@ -70,7 +70,7 @@ class Bounds(Protocol):
     def center_margin(self, n: int, alpha: float) -> float: ...
     def mass_floor(self, inside: int, n: int, alpha: float) -> float: ...
     def upper_rank(self, m: int, mass: float, alpha: float) -> int | None: ...
-    def least_n(self, margin: float, alpha: float) -> int: ...
+    def least_n(self, margin: float, alpha: float) -> int | None: ...
     def least_m(self, mass: float, alpha: float) -> int | None: ...
 
 
@@ -105,13 +105,13 @@ class PaperBounds:
         q = (mass + math.sqrt(-math.log(alpha) / (2 * m))) * _ROUND_UP
         return math.ceil(q * m) if q <= 1 else None
 
-    def least_n(self, margin: float, alpha: float) -> int:
-        """The least ``n`` whose `center_margin` is at most ``margin``.
+    def least_n(self, margin: float, alpha: float) -> int | None:
+        """The least ``n`` whose `center_margin` is at most ``margin``; None where no number of draws would do.
 
         >>> PaperBounds().least_n(0.05, 0.0025)
         1199
         """
-        return _least(lambda n: self.center_margin(n, alpha) <= margin)
+        return _least(lambda n: self.center_margin(n, alpha) <= margin) if margin > _UNREACHABLE else None
 
     def least_m(self, mass: float, alpha: float) -> int | None:
         """The least ``m`` that has an `upper_rank`; None where no number of draws a machine could make would do.
@@ -159,13 +159,13 @@ class ExactBounds:
             return None
         return _least(lambda j: self._tail(j, m, p) <= alpha, at_most=m)
 
-    def least_n(self, margin: float, alpha: float) -> int:
-        """The least even ``n`` from which `center_margin` stays at most ``margin``; even is what the test prefers.
+    def least_n(self, margin: float, alpha: float) -> int | None:
+        """The least even ``n`` from which `center_margin` stays at most ``margin``; None where no number would do.
 
         >>> ExactBounds().least_n(0.05, 0.0025)
         764
         """
-        return 2 * _least(lambda half: self.center_margin(2 * half, alpha) <= margin)
+        return 2 * _least(lambda half: self.center_margin(2 * half, alpha) <= margin) if margin > _UNREACHABLE else None
 
     def least_m(self, mass: float, alpha: float) -> int | None:
         """The least ``m`` with ``mass**m <= alpha``; None where no number of draws a machine could make would do.

@@ -43,10 +43,8 @@ def center_problem(budget: Budget, bounds: Bounds) -> str:
     if bounds.center_margin(budget.n, budget.alpha1 / 2) <= budget.delta:
         return ""
     least = bounds.least_n(budget.delta, budget.alpha1 / 2)
-    return (
-        f"n = {budget.n} draws are too few for delta = {budget.delta:g} under {bounds.name} bounds: "
-        f"n >= {least} would do"
-    )
+    remedy = f"n >= {least} would do" if least is not None else "no number of draws would do: raise delta"
+    return f"n = {budget.n} draws are too few for delta = {budget.delta:g} under {bounds.name} bounds: {remedy}"
 
 
 def radius_problem(budget: Budget, noise: Noise, eps: float, bounds: Bounds) -> str:

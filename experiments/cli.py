@@ -81,6 +81,7 @@ def _run(arguments: list[str], console: Console, command: str) -> int:
         except Exception as error:
             failures.append(error)
 
+    _require_known_flags(overrides)
     _require_known_experiments(overrides)
     sys.argv = ["cs-run", *overrides]
     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
@@ -93,6 +94,17 @@ def _without_paths(command: str) -> str:
     """The command as results record it: where files lie on one machine shapes no number."""
     paths = ("out=", "data.path=", "weights.")
     return shlex.join(part for part in shlex.split(command) if not part.startswith(paths))
+
+
+def _require_known_flags(arguments: list[str]) -> None:
+    """Before Hydra's parser, which answers with its usage, eight lines long."""
+    from centersmooth_experiments.errors import RunError
+
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if flag.startswith("-") and flag not in ("--cfg", "--multirun"):
+            raise RunError(f"'{flag}' is no flag of cs-run: cs-run --help lists them")
+        if flag == "--cfg" and value not in ("job", "hydra", "all"):
+            raise RunError(f"--cfg is followed by '{value}': expected job, hydra or all")
 
 
 def _require_known_experiments(overrides: list[str]) -> None:

@@ -7,6 +7,7 @@ in every null; the command line. `resolve` returns a complete `Config`, or a `Ru
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +84,9 @@ class Config:
     metric: str | None = None
     dry_run: bool = False
 
+
+_FOLDER_NAME = re.compile(r"(?!checkpoints$)[\w-]+")
+"""Beside it lie the cells, whose names have dots, and the checkpoints."""
 
 KEYS = {
     "budget": "paper, cpu, smoke; auto is paper with CUDA and cpu without",
@@ -164,6 +168,10 @@ def _validated(config: Config) -> Config:
     ):
         if value is None or value < least:
             raise RunError(f"{key} is {value}: expected an integer of at least {least}")
+    if config.seed >= 2**63:
+        raise RunError(f"seed is {config.seed}: expected an integer below 2**63")
+    if not _FOLDER_NAME.fullmatch(config.name):
+        raise RunError(f"name is '{config.name}': expected letters, digits, - and _, for it names the results' folder")
     if config.bounds not in ("paper", "exact"):
         raise RunError(f"bounds is '{config.bounds}': expected paper or exact")
     for key in ("models", "metrics"):

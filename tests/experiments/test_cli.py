@@ -63,6 +63,12 @@ def test_version(tmp_path):
         (["experiment=tv_mnist", "data.path=/nowhere"], "data.path=FOLDER"),
         (["out=/dev/null/x"], "set out=FOLDER"),
         (["n"], "EQUAL"),
+        (["name=../x"], "names the results' folder"),
+        (["name=checkpoints"], "names the results' folder"),
+        (["seed=9223372036854775808"], "below 2**63"),
+        (["delta=1e-300"], "no number of draws would do"),
+        (["-x"], "no flag of cs-run"),
+        (["--cfg"], "expected job, hydra or all"),
     ],
 )
 def test_a_bad_request_is_one_line_and_exit_code_2(tmp_path, overrides, expected):
