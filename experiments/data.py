@@ -23,6 +23,7 @@ from torch import Tensor
 
 from centersmooth_experiments.errors import RunError
 
+PIXELS = "pixels in [0, 1]"
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -161,6 +162,11 @@ class DataSet:
         Channels of the first convolution of the models trained on it.
     note : str
         What a reader of results has to know about the data; empty if it is the original.
+    publishable : bool
+        Whether pictures that show its examples, or what a model made of them, may be handed on: `make publish` copies
+        no panel of a data set that may not.
+    unit : str
+        What ``eps`` and ``sigma`` are measured in, for models that take the examples as they are.
     """
 
     name: str
@@ -169,6 +175,8 @@ class DataSet:
     scale: float = 255.0
     model_width: int = 32
     note: str = ""
+    publishable: bool = True
+    unit: str = PIXELS
 
     def images(self, source: Source, indices: Sequence[int]) -> Tensor:
         """Examples as float32 in [0, 1], ``(len(indices), C, H, W)``."""
@@ -238,14 +246,33 @@ def _celeba(path: str | None, seed: int) -> DataSet:
     if whole.is_dir():
         source = FileSource.open(whole)
         test = tuple(name for name in source.names if Path(name).stem >= CELEBA_FIRST_TEST_IMAGE)
-        return DataSet("celeba", FileSource(whole, test))
+        return DataSet("celeba", FileSource(whole, test), publishable=False)
     if folder.is_file() or any(folder.glob("*.jpg")):
-        return DataSet("celeba", FileSource.open(folder))
-    return DataSet("celeba", _find_images(folder, "CelebA", ("celeba_{split}",), "test"))
+        return DataSet("celeba", FileSource.open(folder), publishable=False)
+    found = _find_images(folder, "CelebA", ("celeba_{split}",), "test")
+    return DataSet("celeba", found, publishable=False)
 
 
 CELEBA_FIRST_TEST_IMAGE = "182638"
 """CelebA's own split, by file number."""
+
+
+def _astronaut(path: str | None, seed: int) -> DataSet:
+    """One photograph in the public domain, which comes inside scikit-image: a face of CelebA's size anywhere."""
+    try:
+        from skimage.data import astronaut
+    except ImportError as error:
+        raise RunError(
+            "the photograph astronaut comes with scikit-image, which is not installed: "
+            "pip install 'centersmooth[faces]'"
+        ) from error
+    rows, columns = ASTRONAUT_CROP
+    face = torch.from_numpy(astronaut()[rows, columns].copy()).permute(2, 0, 1)
+    return DataSet("astronaut", ArraySource("astronaut", face[None].contiguous()))
+
+
+ASTRONAUT_CROP = (slice(0, 218), slice(135, 313))
+"""Rows and columns of the photograph, 178 wide and 218 high; nothing is resized."""
 
 
 @dataclass(frozen=True)
@@ -273,11 +300,11 @@ class LatentSource:
 
 def _dcgan_latents(path: str | None, seed: int) -> DataSet:
     note = "a small DCGAN of synthetic faces stands in for BigGAN"
-    return DataSet("latents100", LatentSource(100, seed, None), scale=1.0, note=note)
+    return DataSet("latents100", LatentSource(100, seed, None), scale=1.0, note=note, unit="latent coordinates")
 
 
 def _biggan_latents(path: str | None, seed: int) -> DataSet:
-    return DataSet("latents128", LatentSource(128, seed, 0.5), scale=1.0)
+    return DataSet("latents128", LatentSource(128, seed, 0.5), scale=1.0, unit="latent coordinates")
 
 
 CIFAR10_PLACES = ("cifar10_{split}", "cifar10_jpeg_{split}", "{split}")
@@ -289,8 +316,9 @@ def _files(path: str | None, seed: int) -> DataSet:
     if folder is None:
         raise RunError("data.path is not set: expected a folder or zip archive of images, or a .npy array of inputs")
     if folder.suffix == ".npy":
-        return DataSet("files", ArraySource("inputs", _read_array(folder)), scale=1.0)
-    return DataSet("files", FileSource.open(folder))
+        arrays = ArraySource("inputs", _read_array(folder))
+        return DataSet("files", arrays, scale=1.0, publishable=False, unit="numbers as they stand in the file")
+    return DataSet("files", FileSource.open(folder), publishable=False)
 
 
 def _read_array(path: Path) -> Tensor:
@@ -308,6 +336,7 @@ DATA: dict[str, Callable[[str | None, int], DataSet]] = {
     "mnist": _mnist,
     "cifar10": _cifar10,
     "celeba": _celeba,
+    "astronaut": _astronaut,
     "latents100": _dcgan_latents,
     "latents128": _biggan_latents,
     "files": _files,
