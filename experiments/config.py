@@ -53,6 +53,10 @@ class TrainConfig:
     noise: list[str] = field(default_factory=lambda: ["matched"])
 
 
+WEIGHTS = ("biggan", "dcgan", "vgg")
+"""Pre-trained weights that do not come with a package: places on disk, by the names of ``weights.<name>``."""
+
+
 @dataclass
 class Config:
     """Everything `cs-run` takes; ``sigma`` is derived."""
@@ -74,12 +78,13 @@ class Config:
     alpha1: float = 0.005
     alpha2: float = 0.005
     bounds: str = "paper"
+    unit_slip: bool = False
     seed: int = 0
     device: str = "auto"
     out: str = "runs"
     batch_size: int = 1024
     forward_block: int = 128
-    weights: dict[str, str] = field(default_factory=dict)
+    weights: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(WEIGHTS))
     model: str | None = None
     metric: str | None = None
     dry_run: bool = False
@@ -96,9 +101,11 @@ KEYS = {
     "n, m, n0, delta": "draws for center, radius, candidates; slack of the center's mass",
     "alpha1, alpha2": "failure probabilities of the smoothed output and of the radius",
     "bounds": "paper or exact: which rule the table and the figures lead with (both are computed)",
+    "unit_slip": "true: report what the released code's unit slip would give, as no certificate",
     "train.epochs, .images, .batch_size, .noise": "training schedule; noise=[matched,none] for the ablation",
     "model, metric": "your own: package.module:factory (experiment=custom; docs/custom.md)",
     "data.path": "folder that holds the data (else $CENTERSMOOTH_DATA, else downloaded)",
+    "weights.biggan, .dcgan, .vgg": "pre-trained: a folder, and two files (else $CENTERSMOOTH_DATA, else downloaded)",
     "device, seed, out": "auto, cpu or cuda; an integer; the folder of all results (runs)",
     "batch_size, forward_block": "outputs held at once (no effect on results); inputs a call of the model (part of it)",
 }

@@ -47,6 +47,12 @@ def metric_weights_digest(metrics: Mapping[str, Metric]) -> str:
     return "-".join(metric.weights_digest() for metric in metrics.values() if hasattr(metric, "weights_digest"))
 
 
+def metric_facts(metric: Metric) -> dict[str, str]:
+    """What a manifest says of a metric that rests on a network: which one, and the digest of its weights."""
+    facts = {key: getattr(metric, key) for key in ("backbone", "version") if hasattr(metric, key)}
+    return facts | ({"weights": metric.weights_digest()} if hasattr(metric, "weights_digest") else {})
+
+
 def fingerprint(metrics: Mapping[str, Metric], outputs: Tensor) -> str:
     """What a user's own model and metrics answer on a block of noisy inputs, as part of a cell's identity.
 

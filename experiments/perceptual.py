@@ -89,6 +89,7 @@ class LPIPS(Metric):
     """
 
     power = 2.0
+    version = "0.1"
 
     def __init__(
         self, weights: str | Path | None = None, backbone: str = "vgg", device: str | torch.device = "cpu"
@@ -238,7 +239,7 @@ def _lpips_package() -> ModuleType:
 
 def _heads(package: ModuleType, backbone: str) -> list[Tensor]:
     """The channel weights of each layer, ``(C_l,)``, from the package's files."""
-    path = Path(package.__file__).parent / "weights" / "v0.1" / f"{backbone}.pth"
+    path = Path(package.__file__).parent / "weights" / f"v{LPIPS.version}" / f"{backbone}.pth"
     state = torch.load(path, map_location="cpu", weights_only=True)
     heads = [state[name].flatten() for name in sorted(state)]
     if not all(bool((head >= 0).all()) for head in heads):

@@ -23,7 +23,7 @@ from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.models.autoencoder import Autoencoder, Reconstructor
 from centersmooth_experiments.weights import first_line, weights_digest
 
-Weights = Mapping[str, str]
+Weights = Mapping[str, str | None]
 """Paths of pre-trained weights by the names of ``weights.<name>``."""
 
 IMAGE_METRICS = ("tv", "l1", "l2", "sql2", "cosine", "angular")
@@ -72,9 +72,14 @@ def _dcgan(data: DataSet, weights: Weights) -> nn.Module:
 
 
 def _biggan(data: DataSet, weights: Weights) -> nn.Module:
-    from centersmooth_experiments.models.generators import load_biggan
+    from centersmooth_experiments.models.generators import BIGGAN, load_biggan
 
-    return load_biggan(weights_path(weights, "biggan", "biggan-deep-128") or "biggan-deep-128")
+    model = load_biggan(weights_path(weights, "biggan", BIGGAN) or BIGGAN)
+    if data.shape != (model.latent_dim,):
+        raise RunError(
+            f"weights.biggan is a generator of {model.latent_dim} latents: expected {data.shape[0]}, as {data.name} has"
+        )
+    return model
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -90,7 +95,7 @@ def weights_path(weights: Weights, name: str, file: str) -> str | None:
     """``weights.<name>`` if it is set, else the file of that name in ``$CENTERSMOOTH_DATA``, else None."""
     folder = os.environ.get("CENTERSMOOTH_DATA")
     beside_data = Path(folder) / file if folder else None
-    if name in weights:
+    if weights.get(name):
         return weights[name]
     return str(beside_data) if beside_data is not None and beside_data.exists() else None
 

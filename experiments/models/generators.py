@@ -11,6 +11,8 @@ a network that is partly random.
 
 from __future__ import annotations
 
+import json
+import textwrap
 import warnings
 from collections.abc import Iterable
 from itertools import pairwise
@@ -25,6 +27,9 @@ from torch import Tensor, nn
 from centersmooth import RandomStream
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.weights import adopt_weights, first_line, frozen, read_weights
+
+BIGGAN = "biggan-deep-128"
+"""The paper's generator, by the package's name."""
 
 BIGGAN_TRUNCATION = 0.5
 """Truncation of BigGAN's latents and of its batch statistics in the paper's figure 4."""
@@ -119,7 +124,10 @@ def load_face_generator(path: str | Path | None) -> FaceGenerator:
     """
     fix = "weights.dcgan=PATH"
     if path is None:
-        raise RunError(f"the model dcgan comes without weights: set {fix} to the state dict of a 64x64 DCGAN generator")
+        raise RunError(
+            f"the model dcgan comes without weights: set {fix} to the state dict of a 64x64 DCGAN generator, or put it "
+            "into $CENTERSMOOTH_DATA as dcgan_faces64_generator.pth"
+        )
     state = read_weights(path, fix)
     with torch.device("meta"):
         model = FaceGenerator()
@@ -139,12 +147,17 @@ class BigGANImages(nn.Module):
         ImageNet class, 0 to 999.
     truncation : float
         In ``(0, 1]``. Selects the statistics; latents have to be drawn with the same truncation.
+    note : str
+        What a reader of results has to know about the weights; empty for those the paper used.
     """
 
     output_range = (-1.0, 1.0)
 
-    def __init__(self, gan: nn.Module, class_index: int = MONARCH, truncation: float = BIGGAN_TRUNCATION) -> None:
+    def __init__(
+        self, gan: nn.Module, class_index: int = MONARCH, truncation: float = BIGGAN_TRUNCATION, note: str = ""
+    ) -> None:
         super().__init__()
+        self.note = note
         if not 0 < truncation <= 1:
             raise RunError(f"the truncation of biggan is {truncation}: expected a number above 0, at most 1")
         self.gan = gan
@@ -163,7 +176,7 @@ class BigGANImages(nn.Module):
         return self.gan(latents, self.label.expand(len(latents), -1), self.truncation)
 
 
-def load_biggan(name_or_folder: str | Path = "biggan-deep-128", class_index: int | str = MONARCH) -> BigGANImages:
+def load_biggan(name_or_folder: str | Path = BIGGAN, class_index: int | str = MONARCH) -> BigGANImages:
     """BigGAN with released or your own weights, in eval mode.
 
     Unlike the package's ``from_pretrained``: every entry of the checkpoint has to fit, the file is read as data only,
@@ -188,7 +201,7 @@ def load_biggan(name_or_folder: str | Path = "biggan-deep-128", class_index: int
     index = imagenet_class(class_index, gan.config.num_classes)
     fix = "weights.biggan=FOLDER"
     adopt_weights(gan, read_weights(weights_file, fix), weights_file, fix)
-    return frozen(BigGANImages(gan, index))
+    return frozen(BigGANImages(gan, index, note=_biggan_note(package, str(name_or_folder), gan)))
 
 
 def imagenet_class(category: int | str, classes: int = 1000) -> int:
@@ -243,6 +256,18 @@ def _biggan_files(package: ModuleType, source: str) -> tuple[Path, Path]:
     return config, weights
 
 
+def _biggan_note(package: ModuleType, source: str, gan: nn.Module) -> str:
+    """What sets a generator apart from biggan-deep-128 as the package downloads it; empty if it is that."""
+    if source == BIGGAN:
+        return ""
+    if source in package.PRETRAINED_MODEL_ARCHIVE_MAP:
+        return f"{source} in place of the paper's {BIGGAN}"
+    if json.loads(gan.config.to_json_string()) != json.loads(package.BigGANConfig().to_json_string()):
+        side = gan.config.output_dim
+        return f"stand-in weights: a BigGAN of {side}x{side} pixels from a folder in place of {BIGGAN}"
+    return f"{BIGGAN} weights from a folder: their digest says which, not whether they are the released ones"
+
+
 def _biggan_download(package: ModuleType, url: str) -> Path:
     """The package's own cache; it asks the server even for files it has."""
     try:
@@ -250,9 +275,10 @@ def _biggan_download(package: ModuleType, url: str) -> Path:
             warnings.simplefilter("ignore")
             return Path(package.cached_path(url))
     except (OSError, ValueError) as error:
+        reason = textwrap.shorten(first_line(error), 100, placeholder=" ...")
         raise RunError(
-            f"{url} could not be downloaded ({first_line(error)}): set weights.biggan=FOLDER to a folder that holds "
-            f"{package.CONFIG_NAME} and {package.WEIGHTS_NAME}"
+            f"{url} could not be downloaded ({reason}): set weights.biggan=FOLDER to a folder that holds "
+            f"{package.CONFIG_NAME} and {package.WEIGHTS_NAME}, or put it into $CENTERSMOOTH_DATA as {BIGGAN}"
         ) from error
 
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import kstest, truncnorm
+from support import small_biggan
 
 from centersmooth import GaussianNoise
 from centersmooth.sampling import Sampler
 from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.models import generators
 from centersmooth_experiments.models.generators import (
     BigGANImages,
     FaceGenerator,
@@ -154,21 +156,7 @@ def package():
 
 @pytest.fixture
 def folder(package, tmp_path):
-    """A small BigGAN with random weights and statistics, saved as the package's ``from_pretrained`` reads it."""
-    layers = [(True, 16, 8), (True, 8, 4), (False, 4, 2), (True, 2, 1)]
-    config = package.BigGANConfig(output_dim=32, z_dim=8, class_embed_dim=8, channel_width=8, layers=layers)
-    config.attention_layer_position = 2
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        gan = package.BigGAN(config)
-        for name, value in gan.state_dict().items():
-            if name.endswith(("running_vars", "bn.weight")):
-                value.uniform_(0.5, 1.5)
-            elif name.endswith(("running_means", "bn.bias", "gamma")):
-                value.normal_(std=0.3)
-    (tmp_path / "config.json").write_text(config.to_json_string())
-    torch.save(gan.state_dict(), tmp_path / "pytorch_model.bin")
-    return tmp_path
+    return small_biggan(tmp_path, z_dim=8)
 
 
 def test_equals_the_package(package, folder):
@@ -184,6 +172,20 @@ def test_equals_the_package(package, folder):
     assert outputs.shape == (3, 3, 32, 32)
     assert float(outputs.std()) > 0.01
     assert model.output_range[0] <= float(outputs.min()) < float(outputs.max()) <= model.output_range[1]
+
+
+def test_a_stand_in_says_so(package, folder, monkeypatch):
+    assert "stand-in weights: a BigGAN of 32x32 pixels" in load_biggan(folder).note
+    files = (folder / "config.json", folder / "pytorch_model.bin")
+    monkeypatch.setattr(generators, "_biggan_files", lambda package, source: files)
+    assert load_biggan("biggan-deep-128").note == ""
+    assert load_biggan("biggan-deep-256").note == "biggan-deep-256 in place of the paper's biggan-deep-128"
+
+
+def test_the_papers_network_from_a_folder_is_not_vouched_for(package):
+    with torch.device("meta"):
+        gan = package.BigGAN(package.BigGANConfig())
+    assert "not whether they are the released ones" in generators._biggan_note(package.model, "some/folder", gan)
 
 
 def test_a_fixed_function_of_one_latent(folder):

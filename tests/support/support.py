@@ -1,7 +1,10 @@
-"""Composing configurations as the command line does; a run of a second."""
+"""Composing configurations as the command line does; a run of a second; a small BigGAN."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
@@ -26,3 +29,25 @@ def compose(*overrides: str) -> Config:
     register_schema()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         return resolve(hydra_compose("config", list(overrides)), cuda=False)
+
+
+def small_biggan(folder: Path, z_dim: int) -> Path:
+    """A BigGAN of 32x32 pixels, random weights and statistics, saved as the package's ``from_pretrained`` reads it."""
+    from pytorch_pretrained_biggan import BigGAN, BigGANConfig
+
+    layers = [(True, 16, 8), (True, 8, 4), (False, 4, 2), (True, 2, 1)]
+    config = BigGANConfig(output_dim=32, z_dim=z_dim, class_embed_dim=8, channel_width=8, layers=layers)
+    config.attention_layer_position = 2
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        gan = BigGAN(config)
+        for name, value in gan.state_dict().items():
+            if name.endswith(("running_vars", "bn.weight")):
+                value.uniform_(0.5, 1.5)
+            elif name.endswith(("running_means", "bn.bias", "gamma")):
+                value.normal_(std=0.3)
+        for _ in range(10):  # power iterations of the spectral norms, without which every pixel is -1 or 1
+            gan.train()(torch.zeros(1, z_dim), torch.zeros(1, config.num_classes), 0.5)
+    (folder / "config.json").write_text(config.to_json_string())
+    torch.save(gan.state_dict(), folder / "pytorch_model.bin")
+    return folder
