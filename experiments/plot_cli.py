@@ -15,7 +15,8 @@ _ROOTS = ("runs", "results")
 _DESCRIPTION = """\
 Draw the figures of experiments: median certified radius and smoothing error
 against the size of the input perturbation. Reads certificates.csv and
-manifest.json of each folder and writes radius_<metric>.pdf and .png beside them.
+manifest.json of each folder and writes radius_<metric>.pdf and .png beside them;
+and its panels (outputs beside smoothed outputs), panel_<model>.pdf and .png.
 Nothing is computed anew; unchanged rows give unchanged files."""
 
 _EPILOG = """\
@@ -76,10 +77,11 @@ def _draw(folder: Path) -> str | None:
     complaint = complaint_about(folder)
     if complaint:
         return complaint
+    from centersmooth_experiments.panels import draw_panels
     from centersmooth_experiments.plots import draw
 
     try:
-        for path in draw(folder):
+        for path in (*draw(folder), *draw_panels(folder)):
             print(path)
     except (ValueError, OSError) as error:
         return " ".join(str(error).split())

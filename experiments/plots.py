@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from centersmooth_experiments.tables import RULE, number, read_manifest, read_rows, summarise, training_kind
+from centersmooth_experiments.tables import (
+    RULE,
+    SLIP_NUMBER,
+    number,
+    quantile,
+    read_manifest,
+    read_rows,
+    read_unit_slip,
+    summarise,
+    training_kind,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,15 +115,16 @@ def draw(folder: str | Path) -> list[Path]:
         metrics = ", ".join(manifest["metrics"]) or "none"
         raise ValueError(f"{folder}: expected rows of the rule and metrics to be drawn ({rule}; {metrics}), found none")
     summary, curves = _with_curves(summarise(rows), manifest["curve"])
+    slip = read_unit_slip(folder).rename(columns={"sigma" if manifest["curve"] == "sigma" else "h": "curve"})
     written = []
     for metric in manifest["metrics"]:
         lines = summary[summary["metric"] == metric]
         if len(lines):
             footer = footer_lines(rows[rows["metric"] == metric], manifest)
-            with _style():
+            with style():
                 baselines = [line for line in manifest["baselines"] if line["metric"] == metric]
-                figure = _figure(lines, metric, curves, footer, baselines)
-                written += _save(figure, figure_path(folder, metric), manifest["title"])
+                figure = _figure(lines, metric, curves, footer, baselines, slip[slip["metric"] == metric])
+                written += save(figure, figure_path(folder, metric), manifest["title"])
     return written
 
 
@@ -131,7 +142,7 @@ def figure_path(folder: Path, metric: str) -> Path:
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
     """Matplotlib's own defaults and ours, whatever the user's matplotlibrc says; restored afterwards."""
     import matplotlib
 
@@ -141,7 +152,7 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _save(figure: Figure, path: Path, title: str) -> list[Path]:
+def save(figure: Figure, path: Path, title: str) -> list[Path]:
     """Write both files; neither holds a date."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -199,6 +210,7 @@ def _figure(
     curves: Sequence[Curve],
     footer: Sequence[str],
     baselines: Sequence[Mapping[str, Any]] = (),
+    slip: pd.DataFrame | None = None,
 ) -> Figure:
     """All panels of one metric, the legend and the footer below them."""
     from matplotlib.figure import Figure
@@ -207,7 +219,7 @@ def _figure(
     across = min(len(panels), _PANELS_A_ROW)
     down = math.ceil(len(panels) / across)
     width = across * _PANEL_WIDTH
-    handles = _legend_handles(lines, curves) + _baseline_handles(baselines)
+    handles = _legend_handles(lines, curves) + _baseline_handles(baselines) + _slip_handles(slip)
     legend_rows = math.ceil(len(handles) / (2 * across))
     legend_columns = math.ceil(len(handles) / legend_rows)
     footer = [part for line in footer for part in textwrap.wrap(line, int(width * 22))]
@@ -223,6 +235,7 @@ def _figure(
         ax = axes.flat[index]
         _panel(ax, panel)
         _baselines(ax, baselines)
+        _unit_slip(ax, slip, model, dataset)
         ax.set_title(f"{_NAMES.get(model, model)}, {_NAMES.get(dataset, dataset)}")
         ax.set_xlabel("input perturbation ε (l2)")
         if index % across == 0:
@@ -296,6 +309,27 @@ def _baseline_handles(baselines: Sequence[Mapping[str, Any]]) -> list[Artist]:
         )
         for index, line in enumerate(baselines)
     ]
+
+
+_SLIP_LOOK = {"color": "#8a8a8a", "linewidth": 1.1, "linestyle": (0, (4, 2)), "marker": ".", "zorder": 2}
+
+
+def _unit_slip(ax: Axes, slip: pd.DataFrame | None, model: str, dataset: str) -> None:
+    """A grey line for each `h` or `sigma`: medians of what the released code's unit slip would give."""
+    if slip is None:
+        return
+    own = slip[(slip["model"] == model) & (slip["dataset"] == dataset)]
+    for _, lines in own.groupby("curve"):
+        medians = lines.groupby("eps")[SLIP_NUMBER].agg(lambda values: quantile(values, 0.5))
+        ax.plot(medians.index.to_numpy(dtype=float), medians.to_numpy(dtype=float), **_SLIP_LOOK)
+
+
+def _slip_handles(slip: pd.DataFrame | None) -> list[Artist]:
+    from matplotlib.lines import Line2D
+
+    if slip is None or slip.empty:
+        return []
+    return [Line2D([], [], **_SLIP_LOOK, label="unit slip: NOT a certificate")]
 
 
 def _look(index: int) -> dict[str, Any]:

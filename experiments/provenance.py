@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,25 @@ from typing import Any
 import torch
 
 _PACKAGES = ("centersmooth", "torch", "torchvision", "numpy", "scipy", "pandas", "hydra-core", "scikit-learn")
+_PACKAGES_OF = {
+    "mtcnn": ("facenet-pytorch",),
+    "biggan": ("pytorch-pretrained-biggan",),
+    "lpips": ("lpips",),
+    "astronaut": ("scikit-image",),
+}
 
 
-def provenance(device: str) -> dict[str, Any]:
-    """What a reader needs to repeat a run, apart from its command and configuration."""
+def provenance(device: str, used: Iterable[str] = ()) -> dict[str, Any]:
+    """What a reader needs to repeat a run, apart from its command and configuration.
+
+    Parameters
+    ----------
+    used : iterable of str
+        Models, metrics and data sets of the run: the versions of their packages are recorded too.
+    """
+    packages = (*_PACKAGES, *(package for name in used for package in _PACKAGES_OF.get(name, ())))
     return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
         "commit": _commit(),
         "hardware": {
             "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from centersmooth_experiments.config import Config
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.files import write_atomically
 from centersmooth_experiments.locks import held
-from centersmooth_experiments.metrics import build_metrics, fingerprint, metric_weights_digest
+from centersmooth_experiments.metrics import build_metrics, fingerprint, metric_facts, metric_weights_digest
 from centersmooth_experiments.models import model_digest
+from centersmooth_experiments.panels import PanelSource, draw_panels, save_panels
 from centersmooth_experiments.plan import (
     TRAINING_WEIGHT,
     CellPlan,
@@ -37,7 +38,27 @@ from centersmooth_experiments.progress import Display, duration
 from centersmooth_experiments.provenance import provenance
 from centersmooth_experiments.rows import PointResult, Row, csv_lines
 from centersmooth_experiments.store import CellStore
+from centersmooth_experiments.tables import SLIP_FILE
 from centersmooth_experiments.training import obtain
+from centersmooth_experiments.unit_slip import slip_lines, slip_note, slip_table
+
+
+@dataclass(frozen=True)
+class DoneCell:
+    """A cell after its run.
+
+    Attributes
+    ----------
+    store : CellStore
+    rows : list of Row
+        Those the experiment selects.
+    note : str
+        What a reader has to know about the model's weights; empty if they are what the experiment asks for.
+    """
+
+    store: CellStore
+    rows: list[Row]
+    note: str
 
 
 @dataclass(frozen=True)
@@ -62,9 +83,8 @@ def run(config: Config, display: Display, command: str) -> RunResult:
     for line in plan.skipped:
         display.console.print(line, highlight=False, soft_wrap=True)
     data_digest = plan.data.digest
-    facts = provenance(config.device)
-    rows: list[Row] = []
-    cells: list[dict[str, Any]] = []
+    facts = provenance(config.device, (*config.models, *config.metrics, config.data.name))
+    done: list[DoneCell] = []
     failed = 0
     with display.running(_units(plan)):
         for cell_plan in plan.cells:
@@ -75,10 +95,10 @@ def run(config: Config, display: Display, command: str) -> RunResult:
             with held(plan.out / cell.name / ".lock", f"the cell {cell.name}"):
                 store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
                 failures = _certify_cell(plan, model, store, display, command, facts)
-                rows += _select(store.rebuild(failures), plan, cell_plan)
+                rows = _select(store.rebuild(failures), plan, cell_plan)
             failed += len(failures)
-            cells.append({"folder": cell.name, "weights": cell.weights, "data": cell.data, "sigma": cell.sigma})
-    folder = _write_experiment(plan, rows, cells, command, facts)
+            done.append(DoneCell(store, rows, getattr(model, "note", "")))
+    folder = _write_experiment(plan, done, command, facts)
     return RunResult(folder, _report(folder, display), failed)
 
 
@@ -207,36 +227,81 @@ def _select(rows: Iterable[Row], plan: Plan, cell_plan: CellPlan) -> list[Row]:
     ]
 
 
-def _write_experiment(
-    plan: Plan, rows: list[Row], cells: list[dict[str, Any]], command: str, facts: dict[str, Any]
-) -> Path:
+def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dict[str, Any]) -> Path:
     config = plan.config
     folder = plan.out / config.name
     folder.mkdir(parents=True, exist_ok=True)
     training = config.train
+    rule = {"bounds": config.bounds, "far": "doubled", "center": "sample", "smoothing": "center"}
+    leading = [replace(cell, rows=_of_rule(cell.rows, rule)) for cell in done]
+    notes = list(dict.fromkeys(filter(None, (plan.data.note, *(cell.note for cell in done)))))
+    slip = _write_unit_slip(plan, folder, leading)
     manifest = {
         "experiment": config.name,
         "title": config.title,
         "metrics": list(config.metrics),
         "curve": "training" if len(training.noise) > 1 else "sigma" if config.grid.sigma else "h",
-        "rule": {"bounds": config.bounds, "far": "doubled", "center": "sample", "smoothing": "center"},
+        "rule": rule,
         "budget": config.budget,
         "reduced": _reduced(config),
-        "notes": [plan.data.note] if plan.data.note else [],
+        "notes": [*notes, slip] if slip else notes,
         "points": len(plan.points),
         "baselines": _baselines(plan),
         "command": command,
         "seed": config.seed,
         "device": config.device,
         "counts": asdict(plan.budget),
-        "data": {"name": plan.data.name, "test_digest": plan.data.digest, "pixel_scale": "[0, 1]"},
+        "data": {"name": plan.data.name, "test_digest": plan.data.digest, "unit": plan.data.unit},
         "training": [vars(cell.training) for cell in plan.cells if cell.training],
-        "cells": cells,
+        "cells": [_cell_entry(cell.store) for cell in done],
+        "panels": [{**panel, "notes": notes} for panel in _save_panels(plan, folder, leading)],
         **facts,
     }
+    rows = [row for cell in done for row in cell.rows]
     write_atomically(folder / "certificates.csv", csv_lines(rows, header=True))
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
     return folder
+
+
+def _of_rule(rows: Iterable[Row], rule: Mapping[str, str]) -> list[Row]:
+    return [row for row in rows if all(row[part] == value for part, value in rule.items())]
+
+
+def _cell_entry(store: CellStore) -> dict[str, Any]:
+    """A cell in the manifest: what its numbers rest on."""
+    cell = store.cell
+    return {
+        "folder": cell.name,
+        "model": cell.model,
+        "weights": cell.weights,
+        "metrics": {name: metric_facts(metric) for name, metric in store.metrics.items()},
+        "metric_weights": cell.metric_weights,
+        "data": cell.data,
+        "sigma": cell.sigma,
+        "train_sigma": cell.train_sigma,
+        "output_range": store.output_range,
+        "precision": cell.precision,
+        "method": cell.method,
+    }
+
+
+def _write_unit_slip(plan: Plan, folder: Path, leading: list[DoneCell]) -> str:
+    """The table of what is no certificate, where the experiment asks for it; its note."""
+    if not plan.config.unit_slip:
+        (folder / SLIP_FILE).unlink(missing_ok=True)
+        return ""
+    lines = [line for cell in leading for line in slip_lines(cell.store, cell.rows)]
+    write_atomically(folder / SLIP_FILE, slip_table(lines))
+    return slip_note(lines)
+
+
+def _save_panels(plan: Plan, folder: Path, leading: list[DoneCell]) -> list[dict[str, Any]]:
+    """Panels of the experiment's first metric; whether they may be published is for their data to say."""
+    rows = [row for cell in leading for row in cell.rows if row["metric"] == plan.config.metrics[0]]
+    stores = [cell.store for cell in leading]
+    sources = [PanelSource(s.cell.model, s.cell.digest, s.folder / "centers.npz", s.output_range) for s in stores]
+    panels = save_panels(folder, sources, rows, lambda points: plan.data.images(plan.data.test, points).numpy())
+    return [{**panel, "publish": plan.data.publishable} for panel in panels]
 
 
 def _baselines(plan: Plan) -> list[dict[str, Any]]:
@@ -265,9 +330,10 @@ def _report(folder: Path, display: Display) -> list[Path]:
     manifest = json.loads((folder / "manifest.json").read_text())
     summary = summarise(read_rows(folder))
     write_summary(summary, folder / "summary.csv")
-    figures = draw(folder)
+    figures = [*draw(folder), *draw_panels(folder)]
     display.console.print(render(summary, manifest))
-    return [folder / "certificates.csv", folder / "summary.csv", folder / "manifest.json", *figures]
+    slip = [folder / SLIP_FILE] if (folder / SLIP_FILE).is_file() else []
+    return [folder / "certificates.csv", folder / "summary.csv", folder / "manifest.json", *slip, *figures]
 
 
 def dry_run(config: Config, display: Display) -> None:

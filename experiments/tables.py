@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ROWS_FILE = "certificates.csv"
 MANIFEST_FILE = "manifest.json"
+SLIP_FILE = "unit_slip.csv"
+SLIP_NUMBER = "with_unit_slip_not_a_certificate"
 
 RULE = ("bounds", "far", "center", "smoothing")
 """The columns that name the rule by which a row was certified."""
@@ -158,6 +160,21 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path}: {_one_line(error)}") from error
     return {"budget": "", "reduced": False, "notes": [], "baselines": [], **manifest}
+
+
+def read_unit_slip(folder: str | Path) -> pd.DataFrame:
+    """What the released code's unit slip would give, which is no certificate: no lines where there is no `SLIP_FILE`.
+
+    Returns
+    -------
+    DataFrame
+        ``model, dataset, metric, point, h, sigma, eps`` and `SLIP_NUMBER`, a number a line.
+    """
+    path = Path(folder) / SLIP_FILE
+    columns = ["model", "dataset", "metric", "point", "h", "sigma", "eps", SLIP_NUMBER]
+    if not path.is_file():
+        return pd.DataFrame(columns=columns)
+    return pd.read_csv(path, usecols=columns).dropna()
 
 
 def quantile(values: Sequence[float] | np.ndarray, q: float) -> float:

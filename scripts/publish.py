@@ -1,4 +1,7 @@
-"""Copy an experiment's table, summary, manifest and figures to ``results/<experiment>/<budget>-<device>/``.
+"""Copy an experiment's tables, manifest, figures and panels to ``results/<experiment>/<budget>-<device>/``.
+
+Panels show pictures. Only those whose data may be handed on are copied and listed in the published manifest: none of
+CelebA, none of a user's own files.
 
 Usage: python scripts/publish.py EXPERIMENT [RUNS_FOLDER]
 
@@ -12,6 +15,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from centersmooth_experiments.claims import Study, judge
 from centersmooth_experiments.plot_cli import find_experiments
@@ -20,18 +24,21 @@ from centersmooth_experiments.report import markdown
 ROOT = Path(__file__).resolve().parent.parent
 CLAIMS = re.compile(r"(<!-- claims: made by `make publish` -->\n).*?(<!-- end of claims -->)", flags=re.S)
 
-PUBLISHED = ("*.csv", "*.json", "*.pdf", "*.png")
+PUBLISHED = ("*.csv", "*.pdf", "*.png")
 
 
 def publish(experiment: str, runs: Path, results: Path) -> Path:
     """Copy the files; the folder is named by what the manifest says of budget and device."""
     source = runs / experiment
     manifest = json.loads((source / "manifest.json").read_text())
+    manifest["panels"] = [panel for panel in manifest.get("panels", []) if panel["publish"]]
     target = results / experiment / f"{manifest['budget']}-{manifest['device']}"
     target.mkdir(parents=True, exist_ok=True)
-    for pattern in PUBLISHED:
-        for path in source.glob(pattern):
-            shutil.copyfile(path, target / path.name)
+    for old in target.glob("panel_*"):
+        old.unlink()
+    for path in _files(source, manifest["panels"]):
+        shutil.copyfile(path, target / path.name)
+    (target / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     return target
 
 
@@ -39,6 +46,14 @@ def refresh_claims(readme: str, results: Path) -> str:
     """The README with its table of claims as the published results have it."""
     table = markdown(judge([Study.read(folder) for folder in find_experiments([results])]))
     return CLAIMS.sub(lambda found: found[1] + table + found[2], readme)
+
+
+def _files(source: Path, panels: list[dict[str, Any]]) -> list[Path]:
+    """Tables and figures, and of the panels those given."""
+    found = [path for pattern in PUBLISHED for path in source.glob(pattern) if not path.name.startswith("panel_")]
+    drawings = [Path(panel["file"]) for panel in panels]
+    names = [name for path in drawings for name in (path.name, path.with_suffix(".pdf").name)]
+    return [*found, *(source / name for name in (*names, *(panel["data"] for panel in panels)))]
 
 
 def main(arguments: list[str]) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
 from rich.console import Console
-from support import compose
+from support import compose, small_biggan
 
 from centersmooth import Budget, GaussianNoise
 from centersmooth.bounds import EXACT
 from centersmooth.rules import center_problem, radius_problem
 from centersmooth_experiments.cli import experiments
 from centersmooth_experiments.config import grid_pairs
+from centersmooth_experiments.data import load_data
+from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.models import MODELS
 from centersmooth_experiments.progress import Display
 from centersmooth_experiments.runner import run
-from centersmooth_experiments.tables import read_rows
+from centersmooth_experiments.tables import read_manifest, read_rows
 
 
 @pytest.mark.parametrize("budget", ["paper", "cpu", "smoke"])
@@ -52,7 +56,7 @@ def test_tv_mnist_at_smoke_on_the_real_files(tmp_path, data_folder):
 
 def run_real(name: str, data_folder, out, *overrides: str):
     """One point of an experiment at ``smoke``, at one noise level; its rows."""
-    places = [f"data.path={data_folder}"] if name != "lpips_dcgan" else []
+    places = [f"data.path={data_folder}"] if not name.startswith("lpips") else []
     config = compose(f"experiment={name}", "budget=smoke", "grid.h=[1]", f"out={out}", *places, *overrides)
     result = run(config, Display(Console(file=io.StringIO())), "cs-run (test)")
     assert result.failed == 0
@@ -78,6 +82,38 @@ def test_lpips_dcgan_at_smoke_with_the_real_weights(tmp_path, data_folder):
     assert paper["certified"] == pytest.approx(10 * paper["r_hat"])
     assert exact["certified"] == pytest.approx(9 * exact["r_hat"])
     assert exact["alpha"] > 0.01  # what missing all candidates may cost comes on top
+
+
+@pytest.mark.slow
+def test_lpips_biggan_at_smoke_with_a_small_generator_and_the_real_vgg(tmp_path, data_folder):
+    for package, extra in (("pytorch_pretrained_biggan", "gan"), ("lpips", "lpips")):
+        pytest.importorskip(package, reason=f"pip install 'centersmooth[{extra}]'")
+    vgg = data_folder / "vgg16_features.pth"
+    if not vgg.is_file():
+        pytest.skip(f"no {vgg}: VGG-16's convolutions, as docs/data.md says")
+    (tmp_path / "biggan").mkdir()
+    folder = small_biggan(tmp_path / "biggan", z_dim=128)
+    overrides = [f"weights.biggan={folder}", f"weights.vgg={vgg}", "grid.eps=[0.03]"]
+    rows = run_real("lpips_biggan", data_folder, tmp_path, *overrides)
+    assert set(rows["model"]) == {"biggan"}
+    assert set(rows["outcome"]) == {"certified"}
+    assert (rows["n0"] == 30).all()
+    manifest = read_manifest(tmp_path / "lpips_biggan")
+    assert manifest["notes"] == ["stand-in weights: a BigGAN of 32x32 pixels from a folder in place of biggan-deep-128"]
+    (cell,) = manifest["cells"]
+    assert cell["metrics"]["lpips"] == {"backbone": "vgg", "version": "0.1", "weights": cell["metric_weights"]}
+    assert {"pytorch-pretrained-biggan", "lpips"} <= set(manifest["versions"])
+    assert manifest["data"]["unit"] == "latent coordinates"
+    with np.load(tmp_path / "lpips_biggan" / manifest["panels"][0]["data"]) as kept:
+        assert kept["base"].shape == kept["smoothed"].shape == (1, 3, 32, 32)
+        assert len(np.unique(kept["base"])) > 50
+
+
+def test_a_generator_of_other_latents_is_refused_in_one_line(tmp_path):
+    pytest.importorskip("pytorch_pretrained_biggan", reason="pip install 'centersmooth[gan]'")
+    folder = small_biggan(tmp_path, z_dim=8)
+    with pytest.raises(RunError, match="generator of 8 latents: expected 128, as latents128 has"):
+        MODELS["biggan"].build(load_data("latents128", None), {"biggan": str(folder)})
 
 
 @pytest.mark.slow

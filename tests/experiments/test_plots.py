@@ -78,7 +78,7 @@ def figure_of(folder, metric="tv"):
     """The figure as `draw` makes it, before it is saved."""
     manifest, rows = read_manifest(folder), read_rows(folder)
     summary, curves = plots._with_curves(summarise(rows), manifest["curve"])
-    with plots._style():
+    with plots.style():
         lines = summary[summary["metric"] == metric]
         return plots._figure(lines, metric, curves, plots.footer_lines(rows, manifest))
 

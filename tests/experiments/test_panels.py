@@ -1,0 +1,262 @@
+"""Panels: what is kept, what is drawn, and that pictures which may not be handed on are not published."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+from rich.console import Console
+from support import compose
+
+from centersmooth_experiments import panels, plot_cli
+from centersmooth_experiments.data import DATA, load_data
+from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.panels import PanelSource, as_bytes, draw_panels, rows_to_show, save_panels
+from centersmooth_experiments.progress import Display
+from centersmooth_experiments.runner import run
+from centersmooth_experiments.tables import read_manifest, read_rows
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def load_publish():
+    spec = importlib.util.spec_from_file_location("publish", ROOT / "scripts" / "publish.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(point, outcome="certified", **changes):
+    made = {
+        "cell": "c0",
+        "model": "net",
+        "metric": "tv",
+        "eps": "0.5",
+        "h": "1.0",
+        "sigma": "0.5",
+        "train_sigma": "0.5",
+    }
+    made |= {"point": str(point), "outcome": outcome, "alpha": "0.01", "alpha2": "0.005"}
+    return made | changes
+
+
+def write_centers(path, base, smoothed, metric="tv"):
+    points = np.arange(len(base))
+    np.savez(path, points=points, base=base, **{f"center.{metric}": smoothed})
+    return path
+
+
+# What is kept
+
+
+def test_the_strongest_statement_that_holds_for_half_of_the_points_is_shown():
+    weak = [row(point, eps="0.1") for point in range(4)]
+    strong = [row(point, outcome, cell="c1") for point, outcome in enumerate(["certified", "bad_center"] * 2)]
+    stronger = [row(point, outcome, eps="0.9") for point, outcome in enumerate(["certified", *["bad_center"] * 3])]
+    assert rows_to_show([*weak, *strong, *stronger]) == strong
+    assert rows_to_show([*weak, *strong[::-1]]) == strong
+    less_noise = [row(0, h="1.5"), row(0, h="1.0")]
+    assert rows_to_show(less_noise) == less_noise[:1]
+    trained = [row(0, train_sigma="0.5", cell="a"), row(0, train_sigma="0.0", cell="b")]
+    assert rows_to_show(trained) == trained[:1]
+    assert len(rows_to_show([row(point) for point in range(50)])) == panels.MOST_POINTS
+    assert rows_to_show([row(0, "infeasible"), row(1, "failed")]) == []
+
+
+def test_pictures_are_kept_as_bytes_of_the_right_points(tmp_path):
+    base = np.linspace(-1, 1, 4 * 3 * 8 * 8, dtype=np.float32).reshape(4, 3, 8, 8)
+    centers = write_centers(tmp_path / "centers.npz", base, -base)
+    source = PanelSource("net", "c0", centers, (-1.0, 1.0))
+    (panel,) = save_panels(tmp_path, [source], [row(3), row(1)], lambda points: np.zeros((2, 3, 8, 8)))
+    with np.load(tmp_path / panel["data"]) as kept:
+        assert kept["points"].tolist() == [1, 3]
+        assert kept["base"].dtype == np.uint8
+        np.testing.assert_array_equal(kept["base"], np.rint((base[[1, 3]] + 1) / 2 * 255))
+        np.testing.assert_array_equal(kept["smoothed"], np.rint((1 - base[[1, 3]]) / 2 * 255))
+    assert (panel["eps"], panel["h"], panel["cell"]) == (0.5, 1.0, "c0")
+    assert "with probability at most 0.005" in panel["caption"]
+
+
+def test_bytes_are_clipped_not_wrapped():
+    assert as_bytes(np.array([-0.5, 0.0, 1.0, 1.7]), (0.0, 1.0)).tolist() == [0, 0, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("shape", "output_range"), [((2, 5), None), ((2, 3, 8, 8), None), ((2, 7, 8, 8), (0.0, 1.0)), ((2, 4), (0.0, 1.0))]
+)
+def test_outputs_that_are_no_pictures_have_no_panel_and_an_old_one_goes(tmp_path, shape, output_range):
+    (tmp_path / "panel_net.png").write_text("of an earlier run")
+    centers = write_centers(tmp_path / "centers.npz", np.zeros(shape), np.zeros(shape))
+    source = PanelSource("net", "c0", centers, output_range)
+    assert save_panels(tmp_path, [source], [row(0), row(1)], lambda points: np.zeros((2, 9))) == []
+    assert list(tmp_path.glob("panel_*")) == []
+
+
+# What is drawn
+
+
+@pytest.fixture
+def finished(run_small):
+    return run_small("points.count=3").folder
+
+
+def test_a_run_draws_its_panel_and_a_redrawing_changes_no_byte(finished, capsys):
+    (panel,) = read_manifest(finished)["panels"]
+    files = [finished / panel["file"], (finished / panel["file"]).with_suffix(".pdf")]
+    before = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    plot_cli.main([str(finished)])
+    assert str(files[0]) in capsys.readouterr().out
+    assert [file.read_bytes() for file in files] == before
+    with Image.open(files[0]) as picture:
+        assert picture.width >= 600
+
+
+def test_a_panel_shows_the_cells_outputs_and_its_rows(finished):
+    manifest = read_manifest(finished)
+    (panel,) = manifest["panels"]
+    with np.load(finished / panel["data"]) as kept:
+        arrays = dict(kept)
+    (folder,) = [finished.parent / cell["folder"] for cell in manifest["cells"]]
+    with np.load(folder / "centers.npz") as cell:
+        np.testing.assert_array_equal(arrays["smoothed"], as_bytes(cell["center.tv"], (0.0, 1.0)))
+    rows = panels._rows_of(read_rows(finished), panel, manifest["rule"])
+    assert rows.index.tolist() == arrays["points"].tolist() == [0, 1, 2]
+    figure = panels._images(arrays, rows, ["small print"])
+    written = [ax.get_xlabel() for ax in figure.axes if ax.get_xlabel()]
+    assert written == [panels.result(rows.loc[point]) for point in range(3)]
+    assert [len(ax.images) for ax in figure.axes] == [1] * 3 + [int(r == "certified") for r in rows["outcome"]]
+
+
+def test_an_abstention_shows_no_smoothed_picture(finished):
+    manifest = read_manifest(finished)
+    (panel,) = manifest["panels"]
+    with np.load(finished / panel["data"]) as kept:
+        arrays = dict(kept)
+    rows = panels._rows_of(read_rows(finished), panel, manifest["rule"])
+    rows.loc[1, "outcome"] = "bad_center"
+    figure = panels._images(arrays, rows, [])
+    assert figure.axes[4].get_xlabel() == "abstains"
+    assert len(figure.axes[4].images) == 0
+
+
+def test_drawing_needs_no_torch(finished):
+    script = "import sys; from centersmooth_experiments import plot_cli; plot_cli.main(sys.argv[1:])"
+    script += "; assert not {'torch', 'centersmooth', 'matplotlib.pyplot'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script, str(finished)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "panel_autoencoder.png" in done.stdout
+
+
+def test_boxes_are_drawn_where_they_are_and_empty_ones_are_not():
+    ax = Figure().subplots()
+    panels._box(ax, np.array([10.0, 20.0, 40.0, 60.0]), edgecolor="green")
+    panels._box(ax, np.zeros(4), edgecolor="blue")
+    (frame,) = ax.patches
+    assert frame.get_bbox().bounds == (10, 20, 30, 40)
+
+
+# What is published
+
+
+@pytest.fixture
+def publish(tmp_path):
+    module = load_publish()
+    return lambda folder: module.publish(folder.name, folder.parent, tmp_path / "results")
+
+
+def test_a_panel_is_published_with_what_redraws_it(finished, publish):
+    target = publish(finished)
+    assert {path.name for path in target.glob("panel_*")} == {f"panel_autoencoder.{e}" for e in ("npz", "pdf", "png")}
+    drawing = (target / "panel_autoencoder.png").read_bytes()
+    (target / "panel_autoencoder.png").unlink()
+    draw_panels(target)
+    assert (target / "panel_autoencoder.png").read_bytes() == drawing
+
+
+def test_pictures_of_data_that_may_not_be_handed_on_stay_where_they_are(finished, publish):
+    publish(finished)
+    manifest = json.loads((finished / "manifest.json").read_text())
+    manifest["panels"][0]["publish"] = False
+    (finished / "manifest.json").write_text(json.dumps(manifest))
+    target = publish(finished)
+    assert list(target.glob("panel_*")) == []  # nor does an earlier one stay
+    assert json.loads((target / "manifest.json").read_text())["panels"] == []
+    assert (target / "certificates.csv").read_bytes() == (finished / "certificates.csv").read_bytes()
+    assert list((target).glob("radius_tv.*"))
+    assert draw_panels(target) == []
+
+
+def test_neither_celeba_nor_a_users_own_files_may_be_handed_on(tmp_path):
+    Image.new("RGB", (30, 40)).save(tmp_path / "1.jpg")
+    np.save(tmp_path / "inputs.npy", np.zeros((2, 3)))
+    assert not load_data("celeba", str(tmp_path)).publishable
+    assert not load_data("files", str(tmp_path)).publishable
+    assert not load_data("files", str(tmp_path / "inputs.npy")).publishable
+    whole = tmp_path / "root" / "celeba" / "img_align_celeba"
+    whole.mkdir(parents=True)
+    Image.new("RGB", (30, 40)).save(whole / "190000.jpg")
+    assert not load_data("celeba", str(tmp_path / "root")).publishable
+    (tmp_path / "root2" / "celeba_test").mkdir(parents=True)
+    Image.new("RGB", (30, 40)).save(tmp_path / "root2" / "celeba_test" / "190000.jpg")
+    assert not load_data("celeba", str(tmp_path / "root2")).publishable
+    assert load_data("digits", None).publishable
+    assert {"celeba", "files", "digits"} < set(DATA)
+
+
+def test_no_published_result_shows_a_picture_of_celeba():
+    for manifest in (ROOT / "results").rglob("manifest.json"):
+        content = json.loads(manifest.read_text())
+        if content["data"]["name"] in ("celeba", "files"):
+            assert list(manifest.parent.glob("panel_*")) == []
+
+
+# The astronaut
+
+
+def test_the_astronaut_is_one_photograph_of_celebas_size():
+    pytest.importorskip("skimage", reason="pip install 'centersmooth[faces]'")
+    data = load_data("astronaut", None)
+    assert data.shape == (3, 218, 178)
+    assert len(data.test) == 1
+    assert data.publishable
+    assert data.test.name(0) == "astronaut/0"
+
+
+def test_without_scikit_image_the_extra_is_named(monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "skimage"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "skimage.data", None)
+    with pytest.raises(RunError, match=r"pip install 'centersmooth\[faces\]'") as caught:
+        load_data("astronaut", None)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_astronauts_face_is_certified_and_drawn_without_any_data(tmp_path, monkeypatch):
+    pytest.importorskip("skimage", reason="pip install 'centersmooth[faces]'")
+    pytest.importorskip("facenet_pytorch", reason="pip install 'centersmooth[faces]'")
+    monkeypatch.delenv("CENTERSMOOTH_DATA", raising=False)
+    config = compose("experiment=jaccard_astronaut", "budget=smoke", "grid.eps=[0.15]", "m=400", f"out={tmp_path}")
+    folder = run(config, Display(Console(file=io.StringIO())), "cs-run (test)").folder
+    manifest, rows = read_manifest(folder), read_rows(folder)
+    exact = rows[rows["bounds"] == "exact"].iloc[0]
+    assert 0 < exact["error"] < exact["certified"] < 1
+    (panel,) = manifest["panels"]
+    assert panel["publish"]
+    with np.load(folder / panel["data"]) as kept:
+        base, smoothed, picture = kept["base"][0], kept["smoothed"][0], kept["inputs"][0]
+    assert picture.shape == (3, 218, 178)
+    for box in (base, smoothed):
+        assert 30 < box[0] < 60 < 120 < box[2] < 145  # where her face is
+        assert 40 < box[1] < 75 < 160 < box[3] < 190
+    assert {"facenet-pytorch", "scikit-image"} <= set(manifest["versions"])
