@@ -18,7 +18,17 @@ from typing import Any
 
 import pandas as pd
 
-from centersmooth_experiments.tables import RULE, number, read_manifest, read_rows, summarise, training_kind
+from centersmooth_experiments.tables import (
+    RULE,
+    SLIP_NUMBER,
+    number,
+    quantile,
+    read_manifest,
+    read_rows,
+    read_unit_slip,
+    summarise,
+    training_kind,
+)
 
 PAPER_EXPERIMENTS = {f"{kind}_{data}" for kind in ("tv", "l2", "angular", "ablation") for data in ("mnist", "cifar10")}
 PAPER_EXPERIMENTS |= {"jaccard_celeba", "lpips_biggan", "lpips_dcgan"}
@@ -211,11 +221,10 @@ def _jaccard_below_bound(study: Study) -> Iterator[Finding]:
 
 def _slip(study: Study) -> str:
     """What the unit slip of the released code gives on the same samples, where the study kept it."""
-    path = study.folder / "unit_slip.csv"
-    if not path.is_file():
+    slips = read_unit_slip(study.folder)
+    if slips.empty:
         return ""
-    slips = pd.read_csv(path)
-    medians = slips[slips["h"] == 2].groupby("eps")["slip"].median()
+    medians = slips[slips["h"] == 2].groupby("eps")[SLIP_NUMBER].agg(lambda values: quantile(values, 0.5))
     values = ", ".join(f"{number(value, 2)} at {number(eps)}" for eps, value in medians.items())
     return f"; not a certificate, with the released code's unit slip: {values}"
 

@@ -15,7 +15,7 @@ import pytest
 from centersmooth_experiments import report
 from centersmooth_experiments.claims import Study, judge
 from centersmooth_experiments.plots import draw
-from centersmooth_experiments.tables import COLUMNS
+from centersmooth_experiments.tables import COLUMNS, SLIP_FILE, SLIP_NUMBER
 
 RULE = {"bounds": "paper", "far": "doubled", "center": "sample", "smoothing": "center"}
 RISING = {(1.0, 0.2): (10.0, 1.0), (1.0, 0.4): (20.0, 2.0), (1.5, 0.2): (8.0, 1.0), (1.5, 0.4): (16.0, 2.0)}
@@ -103,7 +103,9 @@ def test_jaccard_at_two(tmp_path):
 
 def test_the_unit_slip_is_no_certificate(tmp_path):
     study = study_in(tmp_path / "a", {(2.0, 0.1): (0.35, 0.01)}, "jaccard_celeba", "jaccard")
-    (tmp_path / "a" / "unit_slip.csv").write_text("point,eps,h,slip\n0,0.1,2.0,0.07\n1,0.1,2.0,0.09\n2,0.1,2.0,0.3\n")
+    slips = {"model": "mtcnn", "dataset": "celeba", "metric": "jaccard", "eps": 0.1, "h": 2.0, "sigma": 0.05}
+    lines = pd.DataFrame([{**slips, "point": i, SLIP_NUMBER: value} for i, value in enumerate((0.07, 0.09, 0.3, None))])
+    lines.to_csv(tmp_path / "a" / SLIP_FILE, index=False)
     assert "not a certificate" in finding(study, "Jaccard")
     assert finding(study, "Jaccard").endswith("0.09 at 0.1")
 
