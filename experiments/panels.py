@@ -226,8 +226,7 @@ def footer(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> list[str]:
     row = rows.iloc[0]
     metric = METRIC_LABELS.get(row["metric"], row["metric"])
     pair = ", ".join(f"{sign} = {number(row[key])}" for sign, key in (("ε", "eps"), ("σ", "sigma"), ("h", "h")))
-    noise = f"{pair} (l2); radius and error: {metric}"
-    return [noise, *footer_lines(rows, manifest)]
+    return [f"{pair} (l2)", f"radius and error: {metric}", *footer_lines(rows, manifest)]
 
 
 def _images(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: Sequence[str]) -> Figure:
