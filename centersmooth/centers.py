@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from centersmooth.bounds import half_count
 from centersmooth.errors import ModelError
 from centersmooth.metrics.base import Metric
+from centersmooth.quantiles import QuantileTable, near_ranks, smallest
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,14 @@ class Center:
         Its features under the metric.
     radius : float
         Its median distance to the sample.
+    spread : QuantileTable
+        How near the other outputs are to any candidate, from the same distances.
     """
 
     output: Tensor
     features: Tensor
     radius: float
+    spread: QuantileTable
 
 
 def features_in_blocks(metric: Metric, outputs: Tensor, block: int) -> Tensor:
@@ -55,13 +60,16 @@ def least_median_center(metric: Metric, outputs: Tensor, features: Tensor) -> Ce
     features : Tensor, shape ``(n, ...)``
         ``metric.features(outputs)``.
     """
-    k = half_count(len(features))
-    medians = torch.cat([_valid(metric, tile).kthvalue(k, dim=1).values for tile in metric.self_rows(features)])
-    best = int(medians.argmin())
+    k, others = half_count(len(features)), len(features) - 1
+    # Of a row without the point itself, the k-th smallest is at most the (k+1)-th of the whole row.
+    ranks = np.append(k, near_ranks(others) + 1)
+    nearest = np.concatenate([smallest(_valid(metric, tile), ranks) for tile in metric.self_rows(features)])
+    best = int(nearest[:, 0].argmin())
     chosen = features[best : best + 1]
     # The tiles may round differently from `pairwise`, which is what fresh draws are compared by: measure once more.
     radius = float(metric.pairwise(features, chosen)[:, 0].kthvalue(k).values)
-    return _checked(metric, Center(outputs[best].clone(), chosen.clone(), radius))
+    spread = QuantileTable.of(nearest[:, 1:], others)
+    return _checked(metric, Center(outputs[best].clone(), chosen.clone(), radius, spread))
 
 
 def best_candidate(metric: Metric, candidates: Tensor, features: Tensor, distances: Tensor) -> Center:
@@ -74,9 +82,12 @@ def best_candidate(metric: Metric, candidates: Tensor, features: Tensor, distanc
     distances : Tensor, shape ``(n, n0)``
         From each of ``n`` other draws to each candidate.
     """
-    medians = _valid(metric, distances).kthvalue(half_count(len(distances)), dim=0).values
-    best = int(medians.argmin())
-    return _checked(metric, Center(candidates[best].clone(), features[best : best + 1].clone(), float(medians[best])))
+    n = len(distances)
+    nearest = smallest(_valid(metric, distances).T, np.append(half_count(n), near_ranks(n)))
+    best = int(nearest[:, 0].argmin())
+    chosen = features[best : best + 1].clone()
+    spread = QuantileTable.of(nearest[:, 1:], n)
+    return _checked(metric, Center(candidates[best].clone(), chosen, float(nearest[best, 0]), spread))
 
 
 def _valid(metric: Metric, distances: Tensor) -> Tensor:

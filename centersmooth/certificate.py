@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Literal
 
 from torch import Tensor
 
 from centersmooth.bounds import Bounds, BoundsName
 from centersmooth.errors import RequestError
+
+FarName = Literal["doubled", "measured"]
+"""How the median distance at ``x'`` is bounded: by twice ``r_hat``, or by what was measured at ``x``."""
 
 
 class Outcome(Enum):
@@ -159,8 +163,10 @@ class Certificate:
         Sum of all failure probabilities spent.
     bounds : str
         ``"paper"`` or ``"exact"``.
+    far : str
+        ``"doubled"`` or ``"measured"``.
     reason : str
-        One line where there is no radius, else empty.
+        One line where there is no radius, or where the far radius could not be measured; else empty.
     """
 
     eps: float
@@ -174,4 +180,5 @@ class Certificate:
     beta: float | None
     alpha: float
     bounds: BoundsName
+    far: FarName
     reason: str = ""

@@ -20,6 +20,7 @@ from centersmooth.centers import Center, best_candidate, features_in_blocks, lea
 from centersmooth.certificate import Budget
 from centersmooth.errors import ModelError
 from centersmooth.metrics.base import Metric
+from centersmooth.quantiles import QuantileTable
 from centersmooth.sampling import Progress, RandomStream, Sampler
 
 _KEEP_ALL = 2**16
@@ -88,6 +89,8 @@ class Evidence:
     far : DistanceSample or None
         Distances of ``m`` fresh draws to the center; None where only a smoothed output was asked for, or where the
         center is so bad that no bounds would accept it.
+    spread : QuantileTable
+        How near the other outputs were to the candidates for the center.
     """
 
     center: Tensor
@@ -96,6 +99,7 @@ class Evidence:
     r_center: float
     inside: int
     far: DistanceSample | None
+    spread: QuantileTable
 
 
 def gather(
@@ -199,4 +203,5 @@ def _reduce(
         r_center=center.radius,
         inside=int((distances[: budget.n] <= center.radius).sum()),
         far=DistanceSample.of(distances[: budget.m]) if far and len(distances) >= budget.fresh_draws else None,
+        spread=center.spread,
     )

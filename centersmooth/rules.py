@@ -12,23 +12,52 @@ one that a fresh run finds at any ``x'`` within ``eps``, ``r'`` the median dista
    (`center_margin`; fails with probability ``<= alpha1/2``). A sample point in it has all the others within
    ``2 r_hat``, so the least median distance is ``r' <= 2 r_hat =: r_far``.
 
-Hence ``d(c, c') <= 3 r_hat``. Smooth-HD needs one of its ``n0`` candidates in that ball besides: it has none with
-probability ``<= (1/2 - Delta1)**n0``, which is added to ``alpha``.
+Hence ``d(c, c') <= 3 r_hat``: ``far: doubled``, the paper's rule. Smooth-HD needs one of its ``n0`` candidates in that
+ball besides: it has none with probability ``<= (1/2 - Delta1)**n0``, which is added to ``alpha``.
+
+``far: measured`` has another step 3: the draws at ``x`` show how small median distances are there, hence a number ``T``
+with ``r' <= T`` at every ``x'``, except with the same ``alpha1/2`` at ``x'`` and with half of ``alpha2`` at ``x``; the
+other half is left to step 1. Theorem and proof are in `centersmooth.measured`. Both bounds on ``r'`` hold at once, and
+which is smaller is known before anything is drawn at ``x'``: so ``r_far = min(T, 2 r_hat)`` costs nothing more. Where
+the counts are too small for any ``T``, which is known before the first draw, it is the doubled rule with all of
+``alpha2``.
 
 For ``d = e**power`` there are two ways. The paper's (theorem 3, relaxed) uses ``gamma`` twice: ``r_far = 2 gamma
 r_hat`` and ``d(c, c') <= gamma (r_hat + r_far)``, a factor of 10 for ``gamma = 2``. ``bounds: exact`` goes through the
-root, where the three steps above hold for ``e`` as they stand: ``(1 + 2)**power * r_hat``, a factor of 9.
+root, where the three steps above hold for ``e`` as they stand: ``r_far = 2**power r_hat`` or ``T``, and ``e(c, c') <=
+r_hat**(1/power) + r_far**(1/power)``; a factor of 9 where it is doubled.
+
+Rounding. ``r_hat`` and ``T`` are order statistics of *computed* distances, and steps 1 to 3 hold for those as they do
+for any symmetric function of two outputs. The triangle inequality holds for the exact ones. If computed distances are
+within a factor ``1 +- u`` of them, then ``d(c, c')`` is within ``1 + 3u`` of what the computed radii add up to, also
+where the distances of a matrix are rounded otherwise than the others. ``bounds: exact`` enlarges every radius by
+`ROUNDING`; ``bounds: paper`` leaves the paper's number as it is.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Final
+
 from torch import Tensor
 
-from centersmooth.bounds import Bounds
-from centersmooth.certificate import Budget, Certificate, Outcome
+from centersmooth.bounds import EXACT, PAPER, Bounds
+from centersmooth.certificate import Budget, Certificate, FarName, Outcome
 from centersmooth.evidence import Evidence
+from centersmooth.measured import far_ranks
 from centersmooth.metrics.base import Metric
 from centersmooth.noise import Noise
+
+ROUNDING: Final = 1e-4
+"""Relative: covers computed distances that are off by up to 3e-5 of themselves.
+
+In float64, where all metrics but l1 and total variation are computed, they are off by less than 1e-6. A float32 sum of
+``D`` terms, 8 at a time, is off by less than ``D/8 * 2**-24``, if every rounding goes the same way: 3e-5 at ``D =
+4,000``; in practice it is the root of that number of roundings, 2e-6 at ``D = 10,000``.
+"""
+
+RULES: Final[tuple[tuple[Bounds, FarName], ...]] = ((PAPER, "doubled"), (EXACT, "doubled"), (EXACT, "measured"))
+"""Every rule there is: the measured far radius is a statement about the binomial law itself."""
 
 
 def center_problem(budget: Budget, bounds: Bounds) -> str:
@@ -66,31 +95,87 @@ def radius_problem(budget: Budget, noise: Noise, eps: float, bounds: Bounds) -> 
     )
 
 
+def far_problem(budget: Budget, noise: Noise, eps: float) -> str:
+    """Why nothing can be measured at ``eps``, so that the far radius is the doubled one; empty if something can.
+
+    >>> from centersmooth import GaussianNoise
+    >>> far_problem(Budget(n=2_000, m=4_000, delta=0.08), GaussianNoise(0.5), 1.5)
+    'the far radius is doubled, not measured: n = 2000 and m = 4000 are too few for that at eps = 1.5'
+    """
+    if far_ranks(budget, noise, eps) is not None:
+        return ""
+    counts = f"n = {budget.n}" + (f", n0 = {budget.n0}" if budget.n0 else "") + f" and m = {budget.m}"
+    return f"the far radius is doubled, not measured: {counts} are too few for that at eps = {eps:g}"
+
+
 def spent_alpha(budget: Budget, bounds: Bounds) -> float:
-    """The sum of all failure probabilities of one certificate."""
+    """The sum of all failure probabilities of one certificate; the same for every rule of one kind of bounds."""
     if not budget.n0:
         return budget.alpha
     margin = bounds.center_margin(budget.n, budget.alpha1 / 2)
     return float(budget.alpha + max(0.0, 0.5 - margin) ** budget.n0)
 
 
-def doubled_radius(r_hat: float, metric: Metric, bounds: Bounds) -> tuple[float, float, float]:
-    """``(radius, r_far, beta)`` from ``r_hat`` alone, as the module explains: ``far: doubled``.
+@dataclass(frozen=True)
+class Radii:
+    """What a certified radius is made of.
 
-    ``beta`` is ``r_far / r_hat``.
-
-    >>> from centersmooth.bounds import EXACT, PAPER
-    >>> from centersmooth.metrics import L2, SquaredL2
-    >>> doubled_radius(1.0, L2(), PAPER)
-    (3.0, 2.0, 2.0)
-    >>> doubled_radius(1.0, SquaredL2(), PAPER), doubled_radius(1.0, SquaredL2(), EXACT)
-    ((10.0, 4.0, 4.0), (9.0, 4.0, 4.0))
+    Attributes
+    ----------
+    r_hat : float
+        Radius of the ball around the center that keeps its mass at every ``x'``.
+    r_far : float
+        Bound on the median distance found at any ``x'``.
+    beta : float or None
+        ``r_far / r_hat`` where the rule fixes it.
     """
-    if bounds.name == "paper":
-        beta = 2 * metric.gamma
-        return metric.gamma * (1 + beta) * r_hat, beta * r_hat, beta
+
+    r_hat: float
+    r_far: float
+    beta: float | None
+
+    def total(self, metric: Metric, bounds: Bounds) -> float:
+        """The largest possible ``d(c, c')``, as the module explains.
+
+        >>> from centersmooth.metrics import L2, SquaredL2
+        >>> Radii(1.0, 2.0, 2.0).total(L2(), PAPER), Radii(1.0, 4.0, 4.0).total(SquaredL2(), PAPER)
+        (3.0, 10.0)
+        >>> round(Radii(1.0, 4.0, 4.0).total(SquaredL2(), EXACT), 2)
+        9.0
+        """
+        if bounds.name == "paper":
+            return metric.gamma * (self.r_hat + self.r_far)
+        root = 1 / metric.power
+        return float((self.r_hat**root + self.r_far**root) ** metric.power * (1 + ROUNDING))
+
+
+def doubled_radii(
+    evidence: Evidence, eps: float, metric: Metric, noise: Noise, budget: Budget, bounds: Bounds
+) -> Radii:
+    """``far: doubled``: the radius of the center's ball, and what the triangle inequality makes of it.
+
+    Raises
+    ------
+    ValueError
+        Where there is a `radius_problem`, or no sample of distances.
+    """
+    rank = bounds.upper_rank(budget.m, noise.required_mass(0.5 + budget.delta, eps), budget.alpha2)
+    if rank is None or evidence.far is None:
+        raise ValueError("there is no radius: expected a feasible request and a center that was accepted")
+    r_hat = evidence.far.at_rank(rank)
+    beta = 2 * metric.gamma if bounds.name == "paper" else 2**metric.power
+    return Radii(r_hat, beta * r_hat, beta)
+
+
+def measured_radii(evidence: Evidence, eps: float, metric: Metric, noise: Noise, budget: Budget) -> Radii | None:
+    """``far: measured``: ``T`` where it is below the doubled radius; None where the counts are too small for any."""
+    ranks = far_ranks(budget, noise, eps)
+    if ranks is None or evidence.far is None:
+        return None
+    r_hat = evidence.far.at_rank(ranks.radius)
     beta = 2**metric.power
-    return 3**metric.power * r_hat, beta * r_hat, beta
+    measured = evidence.spread.at(ranks.near, ranks.place)
+    return Radii(r_hat, measured, None) if measured < beta * r_hat else Radii(r_hat, beta * r_hat, beta)
 
 
 def certificate_from(
@@ -101,6 +186,7 @@ def certificate_from(
     noise: Noise,
     budget: Budget,
     bounds: Bounds,
+    far: FarName,
     output_range: tuple[float, float] | None = None,
 ) -> Certificate:
     """The certificate of one input at one ``eps``: a read of the sorted distances.
@@ -111,12 +197,15 @@ def certificate_from(
         From `centersmooth.evidence.gather` under the same metric, noise and budget.
     eps : float
         l2 radius of the inputs, in the unit of the input.
+    bounds, far
+        One of `RULES`.
     """
     alpha = spent_alpha(budget, bounds)
 
     def without_radius(outcome: Outcome, reason: str, center: Tensor | None) -> Certificate:
         r_center = None if center is None else evidence.r_center
-        return Certificate(eps, outcome, None, False, center, r_center, None, None, None, alpha, bounds.name, reason)
+        none = (None, None, None)
+        return Certificate(eps, outcome, None, False, center, r_center, *none, alpha, bounds.name, far, reason)
 
     problem = center_problem(budget, bounds) or radius_problem(budget, noise, eps, bounds)
     if problem:
@@ -127,11 +216,9 @@ def certificate_from(
         )
         return without_radius(Outcome.BAD_CENTER, reason, evidence.center)
 
-    rank = bounds.upper_rank(budget.m, noise.required_mass(0.5 + budget.delta, eps), budget.alpha2)
-    assert rank is not None  # radius_problem has ruled it out
-    r_hat = evidence.far.at_rank(rank)
-    radius, r_far, beta = doubled_radius(r_hat, metric, bounds)
-    diameter = metric.diameter(tuple(evidence.center.shape), output_range)
+    measured = measured_radii(evidence, eps, metric, noise, budget) if far == "measured" else None
+    radii = measured or doubled_radii(evidence, eps, metric, noise, budget, bounds)
+    radius, diameter = radii.total(metric, bounds), metric.diameter(tuple(evidence.center.shape), output_range)
     return Certificate(
         eps=eps,
         outcome=Outcome.CERTIFIED,
@@ -139,9 +226,11 @@ def certificate_from(
         vacuous=radius >= diameter,
         center=evidence.center,
         r_center=evidence.r_center,
-        r_hat=r_hat,
-        r_far=r_far,
-        beta=beta,
+        r_hat=radii.r_hat,
+        r_far=radii.r_far,
+        beta=radii.beta,
         alpha=alpha,
         bounds=bounds.name,
+        far=far,
+        reason=far_problem(budget, noise, eps) if far == "measured" else "",
     )

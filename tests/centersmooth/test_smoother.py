@@ -189,7 +189,7 @@ def test_blocks_larger_than_the_sample(forward_block: int) -> None:
 
 def test_eps_0_needs_no_more_than_the_margin() -> None:
     """R_hat at eps = 0 is the order statistic for mass 1/2 + delta."""
-    (certificate,) = make().certify(X, 0, stream=STREAM)
+    (certificate,) = make(far="doubled").certify(X, 0, stream=STREAM)
     sample = gather(Sampler(linear, GaussianNoise(SIGMA), 64, 64), {"d": L2()}, BUDGET, X, STREAM)["d"].far
     assert certificate.r_hat == sample.at_rank(EXACT.upper_rank(600, 0.75, 0.1))
 
@@ -301,8 +301,10 @@ def test_an_abstention_saves_the_remaining_draws() -> None:
 def test_vacuous_radii_are_capped_and_flagged() -> None:
     """Three times a radius of 2 in a space of diameter 2 says nothing; without a range nobody can tell."""
     model, budget = (lambda x: torch.sign(x[:, :1])), Budget(n=200, m=400, delta=0.2, alpha1=0.1, alpha2=0.1)
-    (capped,) = make(model, L1(), budget, output_range=(-1.0, 1.0)).certify(torch.zeros(1), 0.1, stream=STREAM)
-    (open_,) = make(model, L1(), budget).certify(torch.zeros(1), 0.1, stream=STREAM)
+    (capped,), (open_,) = (
+        make(model, L1(), budget, bounds="paper", output_range=limits).certify(torch.zeros(1), 0.1, stream=STREAM)
+        for limits in ((-1.0, 1.0), None)
+    )
     assert (capped.radius, capped.vacuous, capped.r_hat) == (2, True, 2)
     assert (open_.radius, open_.vacuous) == (6, False)
 
@@ -412,6 +414,8 @@ BAD_CALLS = {
     "bare function as metric": (lambda: make(metric=torch.dist), RequestError, "DistanceFunction"),
     "class as metric": (lambda: make(metric=L2), RequestError, "an instance such as"),
     "unknown bounds": (lambda: make(bounds="tight"), RequestError, "expected one of"),
+    "unknown far": (lambda: make(far="near"), RequestError, "far is 'near' with bounds='exact'"),
+    "measured paper": (lambda: make(bounds="paper", far="measured"), RequestError, "'measured' with 'exact'"),
     "batch of 0": (lambda: make(batch_size=0), RequestError, "batch_size is 0"),
     "vectors under TV": (lambda: make(metric=TotalVariation()).smooth(X), RequestError, "expected images"),
     "vectors under Jaccard": (lambda: make(metric=Jaccard()).smooth(X), RequestError, "expected boxes"),

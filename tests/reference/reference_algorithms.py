@@ -88,6 +88,6 @@ def run(
             inside += 1
     distances = sorted(distance(center, output) for output in fresh[:m])
     r_hat = distances[rank(m, h, delta, alpha2, bounds) - 1]
-    factor = gamma * (1 + 2 * gamma) if bounds == "paper" or gamma == 1 else 9.0
+    factor = gamma * (1 + 2 * gamma) if bounds == "paper" else 3.0 ** (1 + math.log2(gamma)) * (1 + 1e-4)
     certificate = factor * r_hat if accepted(inside, n, delta, alpha1, bounds) else None
     return Answer(center, r_center, inside / n, r_hat, certificate)

@@ -1,0 +1,473 @@
+"""``far: measured``: its ranks against brute force, its table against plain loops, and whether it covers.
+
+Coverage is counted as in `test_coverage`: RUNS seeded runs, at most ``binom.isf(1e-9, RUNS, level)`` failures, and
+broken variants that have to fail more often. The laws are finite or on a line, so that the shift bound is attained and
+every mass is known: they are put right where the rule is allowed to fail most.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference_far import far_radius, far_radius_apart, spent_at_x, spent_at_x_prime
+from scipy.special import ndtr, ndtri
+from scipy.stats import binom
+from torch import Tensor
+
+from centersmooth import L1, Budget, CenterSmoother, DistanceFunction, GaussianNoise, Metric, RandomStream, SquaredL2
+from centersmooth.bounds import EXACT
+from centersmooth.centers import best_candidate, least_median_center
+from centersmooth.evidence import gather
+from centersmooth.measured import FarRanks, far_ranks, masses_of_a_run
+from centersmooth.quantiles import QuantileTable, near_ranks, place_ranks, smallest
+from centersmooth.rules import ROUNDING, far_problem
+from centersmooth.sampling import Sampler
+from centersmooth.testing import LinearModel
+
+UNIT = GaussianNoise(1.0)
+BUDGETS = [
+    Budget(),
+    Budget(n=2_000, m=4_000, delta=0.08),
+    Budget(n=1_500, m=2_000, delta=0.08, n0=30),
+    Budget(n=100, m=250, delta=0.15, alpha1=0.1, alpha2=0.1),
+    Budget(n=101, m=250, delta=0.15, alpha1=0.02, alpha2=0.3, n0=20),
+]
+
+
+# --- the ranks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("h", [0.0, 0.3, 1.0, 1.5, 2.0, 3.0])
+@pytest.mark.parametrize("budget", BUDGETS, ids=lambda b: f"{b.n}-{b.n0}")
+def test_ranks_spend_no_more_than_the_budget_allows(budget: Budget, h: float) -> None:
+    """From the theorem, term by term: half of alpha1 at x', and alpha2 together with the radius at x."""
+    ranks = far_ranks(budget, UNIT, h)
+    if ranks is None:
+        assert h >= 1
+        return
+    masses = masses_of_a_run(budget)
+    assert spent_at_x_prime(budget.n, budget.n0, *masses) <= budget.alpha1 / 2
+    a_t, a_j = spent_at_x(budget.n, budget.n0, *masses, h, ranks.near, ranks.place)
+    a_r = binom.sf(ranks.radius - 1, budget.m, ndtr(ndtri(0.5 + budget.delta) + h))
+    assert a_t + a_j <= budget.alpha2 / 2
+    assert a_r <= budget.alpha2 / 2
+
+
+@pytest.mark.parametrize("budget", BUDGETS, ids=lambda b: f"{b.n}-{b.n0}")
+def test_ranks_waste_little(budget: Budget) -> None:
+    """One rank lower, of either kind, would spend more than there is: the constants are not padded."""
+    ranks, masses = far_ranks(budget, UNIT, 0.3), masses_of_a_run(budget)
+    assert spent_at_x_prime(budget.n, budget.n0, *masses) > 0.9 * budget.alpha1 / 2
+    lower = spent_at_x(budget.n, budget.n0, *masses, 0.3, ranks.near, ranks.place - 3)
+    assert sum(lower) > budget.alpha2 / 2
+    lower = spent_at_x(budget.n, budget.n0, *masses, 0.3, ranks.near - 5, ranks.place)
+    assert sum(lower) > budget.alpha2 / 2
+
+
+@given(h=st.floats(0, 2), step=st.floats(0, 0.5))
+@settings(max_examples=30)
+def test_ranks_never_fall_as_eps_grows(h: float, step: float) -> None:
+    """The larger eps asks for more mass; a pair that serves it serves the smaller one as well."""
+    less, more = (far_ranks(BUDGETS[1], UNIT, value) for value in (h, h + step))
+    if more is not None:
+        masses = masses_of_a_run(BUDGETS[1])
+        assert less.radius <= more.radius
+        assert sum(spent_at_x(2_000, 0, *masses, h, more.near, more.place)) <= BUDGETS[1].alpha2 / 2
+
+
+@pytest.mark.parametrize("budget", [Budget(n=1, m=10**6, delta=0.4), Budget(n=2, m=10**6, delta=0.4)])
+def test_a_tiny_sample_measures_nothing(budget: Budget) -> None:
+    """Too few points for a median to say anything: beforehand, with a sentence."""
+    assert far_ranks(budget, UNIT, 0.0) is None
+    assert "doubled, not measured" in far_problem(budget, UNIT, 0.0)
+
+
+@pytest.mark.parametrize("n", range(3, 40))
+def test_small_samples_are_sound_or_refused(n: int) -> None:
+    """Where the masses leave the range of the formulas there is no rank, never an invalid one."""
+    for n0 in (0, 1, 5):
+        budget = Budget(n=n, m=500, delta=0.45, alpha1=0.1, alpha2=0.1, n0=n0)
+        for h in (0.0, 0.5):
+            ranks = far_ranks(budget, UNIT, h)
+            if ranks is not None:
+                masses = masses_of_a_run(budget)
+                assert spent_at_x_prime(n, n0, *masses) <= 0.05
+                assert sum(spent_at_x(n, n0, *masses, h, ranks.near, ranks.place)) <= 0.05
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+@given(others=st.integers(0, 20_000), candidates=st.integers(1, 20_000))
+def test_kept_ranks_ascend_end_with_the_largest_and_are_few(others: int, candidates: int) -> None:
+    """Whatever is asked for, something at or above it was kept; 50 kB at most."""
+    near, place = near_ranks(others), place_ranks(candidates)
+    for ranks, largest in ((near, others), (place, candidates)):
+        assert (np.diff(ranks) > 0).all()
+        assert ranks[-1] == largest
+    assert near[0] <= others / 2 + 1
+    assert place[0] == 1
+    assert 4 * len(near) * len(place) <= 50_000
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_a_rank_that_was_not_kept_is_raised(data: st.DataObject) -> None:
+    """At or above the true order statistic, and exactly the one of the next kept ranks; ties among them."""
+    n = data.draw(st.integers(2, 150))
+    matrix = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 12, (n, n)) / 3.0
+    near, place = data.draw(st.integers(n // 2, n)), data.draw(st.integers(1, n))
+    table = QuantileTable.of(smallest(torch.from_numpy(matrix), near_ranks(n)), n)
+
+    def exact(k: int, j: int) -> float:
+        return float(np.sort(np.sort(matrix, axis=1)[:, k - 1])[j - 1])
+
+    value, raised = table.at(near, place), exact(*kept(n, n, near, place))
+    assert exact(near, place) <= raised <= value == pytest.approx(raised, rel=1e-6)
+
+
+def kept(others: int, candidates: int, near: int, place: int) -> list[int]:
+    """The ranks that are read for those asked for."""
+    pairs = ((near_ranks(others), near), (place_ranks(candidates), place))
+    return [int(ranks[np.searchsorted(ranks, asked)]) for ranks, asked in pairs]
+
+
+@given(st.lists(st.floats(0, 1e300), min_size=1, max_size=20))
+def test_values_are_rounded_up_to_float32(values: list[float]) -> None:
+    """Never below, by one step of float32 at most; infinite where float32 ends, which certifies nothing."""
+    column = np.array(values)[:, None]
+    table = QuantileTable.of(column, 0)
+    ordered = np.sort(values)[place_ranks(len(values)) - 1]
+    assert (table.values[0].astype(float) >= ordered).all()
+    finite = np.isfinite(table.values[0])
+    assert (table.values[0].astype(float) <= ordered * (1 + 2**-22) + 1e-44)[finite].all()
+
+
+def test_a_table_of_other_counts_is_refused() -> None:
+    """Evidence of another shape is not read as if it were ours."""
+    with pytest.raises(ValueError, match="expected"):
+        QuantileTable(30, 100, np.zeros((3, 3), dtype=np.float32))
+
+
+POINTS = torch.randn(61, 2, generator=torch.Generator().manual_seed(5), dtype=torch.float64).exp()
+
+
+def plain(a: object, b: object) -> float:
+    return float((a - b).abs().sum())
+
+
+@pytest.mark.parametrize(("near", "place"), [(30, 1), (41, 7), (60, 61), (55, 20)])
+def test_table_of_a_sample_leaves_the_point_itself_out(near: int, place: int) -> None:
+    """As plain loops over the other points of the sample say."""
+    spread = least_median_center(L1(), POINTS, POINTS).spread
+    assert (spread.candidates, spread.others) == (61, 60)
+    expected = far_radius(list(POINTS), plain, *kept(60, 61, near, place))
+    assert spread.at(near, place) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("near", "place"), [(26, 1), (41, 7), (51, 10)])
+def test_table_of_candidates_drawn_apart(near: int, place: int) -> None:
+    """Smooth-HD: ten candidates, 51 other points."""
+    candidates, sample = POINTS[:10], POINTS[10:]
+    spread = best_candidate(L1(), candidates, candidates, L1().pairwise(sample, candidates)).spread
+    assert (spread.candidates, spread.others) == (10, 51)
+    expected = far_radius_apart(list(candidates), list(sample), plain, *kept(51, 10, near, place))
+    assert spread.at(near, place) == pytest.approx(expected, rel=1e-6)
+
+
+# --- coverage: T at x against the median distance of a fresh run at x' ----------------------------------------------
+
+RUNS, H = 150, 0.5
+SMOOTH = Budget(n=200, m=200, delta=0.2, alpha1=0.02, alpha2=0.02)
+APART = Budget(n=200, m=200, delta=0.2, alpha1=0.02, alpha2=0.02, n0=40)
+Pick = Callable[[QuantileTable, Tensor, FarRanks], float]
+
+
+def allowed(level: float, runs: int = RUNS) -> int:
+    return int(binom.isf(1e-9, runs, level))
+
+
+LEVEL = allowed(SMOOTH.alpha1 / 2 + SMOOTH.alpha2 / 2)
+
+
+def library(spread: QuantileTable, matrix: Tensor, ranks: FarRanks) -> float:
+    """``T`` as `rules.measured_radii` reads it."""
+    return spread.at(ranks.near, ranks.place)
+
+
+def shortfalls(
+    model: Callable[[Tensor], Tensor], metric: Metric, shift: float, budget: Budget = SMOOTH, pick: Pick = library
+) -> int:
+    """In how many runs the median distance found at x' = shift is above what was read at x = 0."""
+    sampler, ranks = Sampler(model, UNIT, budget.n, budget.n), far_ranks(budget, UNIT, abs(shift))
+    failed = 0
+    for seed in range(RUNS):
+        at_x, at_x_prime = RandomStream(seed), RandomStream(seed, point=1)
+        spread = gather(sampler, {"d": metric}, budget, torch.zeros(1), at_x, far=False)["d"].spread
+        sample = torch.cat(list(sampler.draw(torch.zeros(1), budget.n, at_x, "center")))
+        matrix = torch.cat(list(metric.self_rows(metric.features(sample)))) if pick is not library else sample
+        far = gather(sampler, {"d": metric}, budget, torch.tensor([shift]), at_x_prime, far=False)["d"].r_center
+        failed += far > pick(spread, matrix, ranks) * (1 + ROUNDING)
+    return failed
+
+
+def different(a: Tensor, b: Tensor) -> Tensor:
+    """0 between equal outputs, 1 between all others."""
+    return (a != b).any(dim=1).float()
+
+
+def star(a: Tensor, b: Tensor) -> Tensor:
+    """The tree with its hub at 0: 1 from the hub to a leaf, 2 between leaves."""
+    return different(a, b) * (2 - (a * b == 0).any(dim=1).float())
+
+
+def tree(a: Tensor, b: Tensor) -> Tensor:
+    """Leaves on three branches, given by (branch, leaf): 1 on one branch, 2 otherwise."""
+    return different(a, b) * (1 + (a[:, 0] != b[:, 0]).float())
+
+
+def atom(mass_at_x_prime: float) -> Callable[[Tensor], Tensor]:
+    """0 with this mass at x' = H, more at x; the outputs on the other side are all different."""
+    threshold = float(ndtri(mass_at_x_prime)) + H
+    return lambda x: (x - threshold).clamp(min=0)
+
+
+def hub(mass: float) -> Callable[[Tensor], Tensor]:
+    """The hub with this mass at x = 0."""
+    threshold = float(ndtri(mass))
+    return lambda x: (x - threshold).clamp(min=0)
+
+
+def branches(x: Tensor) -> Tensor:
+    """Three branches that take turns along the line, about a third of the mass each at any input."""
+    return torch.cat([torch.floor(5 * x).remainder(3), x], dim=1)
+
+
+def cauchy(x: Tensor) -> Tensor:
+    """Cauchy's law under N(0, 1): no mean, and half of the sample says little about the rest."""
+    return torch.tan(math.pi * (torch.special.ndtr(x.double()) - 0.5))
+
+
+DISCRETE, STAR, TREE = DistanceFunction(different), DistanceFunction(star), DistanceFunction(tree)
+CRITICAL = {
+    budget.n0: UNIT.required_mass(masses_of_a_run(budget)[0], H) for budget in (SMOOTH, APART)
+}  # mass of the candidates that the rule relies on
+NEAR = masses_of_a_run(SMOOTH)[1]
+LAWS = {
+    "atom just below half at x'": (atom(0.49), DISCRETE),
+    "atom at half at x'": (atom(0.5), DISCRETE),
+    "atom just below the mass the rule relies on": (atom(NEAR - 1e-3), DISCRETE),
+    "atom at the mass the rule relies on": (atom(NEAR + 1e-3), DISCRETE),
+    "two modes of half the mass at x'": (lambda x: 50 * torch.sign(x - H), L1()),
+    "two modes of half the mass at x": (lambda x: 50 * torch.sign(x), L1()),
+    "hub just below critical": (hub(CRITICAL[0] * 0.99), STAR),
+    "hub at critical, apart": (hub(CRITICAL[40] * 0.99), STAR),
+    "rare hub": (hub(0.02), STAR),
+    "three branches": (branches, TREE),
+    "heavy tails": (cauchy, L1()),
+    "heavy tails, squared": (cauchy, SquaredL2()),
+    "steps": (lambda x: torch.round(3 * x), L1()),
+    "constant": (lambda x: 0 * x, L1()),
+}
+
+
+@pytest.mark.parametrize("budget", [SMOOTH, APART], ids=["Smooth", "Smooth-HD"])
+@pytest.mark.parametrize("shift", [H, -H])
+@pytest.mark.parametrize("law", LAWS)
+def test_covers_known_laws(law: str, shift: float, budget: Budget) -> None:
+    """Half-lines are where the shift bound is attained: x' = +-H are the worst inputs there are."""
+    model, metric = LAWS[law]
+    assert shortfalls(model, metric, shift, budget) <= LEVEL
+
+
+def no_confidence(spread: QuantileTable, matrix: Tensor, ranks: FarRanks) -> float:
+    """Takes the shares of the sample for the masses."""
+    return spread.at(math.ceil(spread.others * UNIT.required_mass(0.5, H)), ranks.place)
+
+
+def best_candidate_only(spread: QuantileTable, matrix: Tensor, ranks: FarRanks) -> float:
+    """Reads the candidate that was chosen for being near its sample, as if a run at x' had it as well."""
+    return spread.at(ranks.near, 1)
+
+
+def swapped(spread: QuantileTable, matrix: Tensor, ranks: FarRanks) -> float:
+    """The rank among candidates within each row, and the rank within a row among candidates."""
+    return float(matrix.sort(dim=1).values[:, ranks.place].sort().values[ranks.near])
+
+
+def paper_median(spread: QuantileTable, matrix: Tensor, ranks: FarRanks) -> float:
+    """The median distance at x itself: no shift at all."""
+    return float(matrix.sort(dim=1).values[:, SMOOTH.n // 2 - 1].min())
+
+
+@pytest.mark.parametrize(
+    ("law", "pick"),
+    [
+        ("atom just below half at x'", no_confidence),
+        ("atom just below half at x'", paper_median),
+        ("rare hub", best_candidate_only),
+        ("three branches", swapped),
+    ],
+)
+def test_broken_variants_are_caught(law: str, pick: Pick) -> None:
+    """The check above has the power to see them."""
+    model, metric = LAWS[law]
+    assert shortfalls(model, metric, H, pick=pick) > LEVEL
+
+
+# --- coverage: the candidates that T relies on, at the level of that one step ----------------------------------------
+
+STEP = Budget(n=130, m=130, delta=0.2, alpha1=0.1, alpha2=0.2)
+HUBS = UNIT.required_mass(masses_of_a_run(STEP)[0], H) * (1 - 1e-9)
+
+
+def misplaced(pick: Callable[[QuantileTable, int], float], runs: int = 6_000) -> int:
+    """How often T is below 2, which hubs of a mass just below the required one do not justify.
+
+    A hub has all others within 1, a leaf only few; so T is 1 as soon as enough of the candidates are hubs.
+    """
+    place = EXACT.upper_rank(STEP.n, HUBS, STEP.alpha2 / 4)
+    hubs = np.random.default_rng(0).random((runs, STEP.n)) < HUBS
+    failed = 0
+    for row in hubs:
+        nearest = np.where(row, 1.0, 2.0)[:, None] * np.ones(len(near_ranks(STEP.n - 1)))
+        failed += pick(QuantileTable.of(nearest, STEP.n - 1), place) < 2
+    return failed
+
+
+def read(spread: QuantileTable, place: int) -> float:
+    return spread.at(spread.others, place)
+
+
+def interpolated(spread: QuantileTable, place: int) -> float:
+    """Halfway between two order statistics."""
+    return (read(spread, place - 1) + read(spread, place)) / 2
+
+
+def all_of_alpha2(spread: QuantileTable, place: int) -> float:
+    """Spends on this step alone what all three of them may spend together."""
+    return read(spread, EXACT.upper_rank(STEP.n, HUBS, STEP.alpha2))
+
+
+def test_place_covers_at_its_share_of_alpha2() -> None:
+    """A quarter of alpha2 for this step; it is close to being spent, so that errors would show."""
+    assert 0 < misplaced(read) <= allowed(STEP.alpha2 / 4, 6_000)
+
+
+@pytest.mark.parametrize("pick", [interpolated, all_of_alpha2])
+def test_broken_places_are_caught(pick: Callable[[QuantileTable, int], float]) -> None:
+    """An interpolated order statistic, or a failure probability that is spent twice."""
+    assert misplaced(pick) > allowed(STEP.alpha2 / 4, 6_000)
+
+
+# --- coverage: a linear model in closed form -----------------------------------------------------------------------
+
+X = torch.tensor([0.3, -1.0, 0.5])
+LINEAR = LinearModel(torch.tensor([2.0, -1.0, 0.5]))
+SIGMA, EPS = 0.25, 0.25
+TIGHT = Budget(n=400, m=400, delta=0.2, alpha1=0.1, alpha2=0.1)
+
+
+def needed_far_radius() -> float:
+    """The least ``T`` the theorem allows: candidates of the required mass lie within ``rho`` of the mean."""
+    noise, mean = GaussianNoise(SIGMA), float(X @ LINEAR.weight)
+    candidate_mass, near_mass = (noise.required_mass(mass, EPS) for mass in masses_of_a_run(TIGHT))
+    rho = LINEAR.radius(mean, candidate_mass, X, SIGMA)
+    return LINEAR.radius(mean + rho, near_mass, X, SIGMA)
+
+
+def linear_shortfalls(change: Callable[[FarRanks], FarRanks] = lambda ranks: ranks) -> int:
+    sampler, ranks = Sampler(LINEAR, GaussianNoise(SIGMA), 400, 400), far_ranks(TIGHT, GaussianNoise(SIGMA), EPS)
+    failed = 0
+    for seed in range(RUNS):
+        spread = gather(sampler, {"d": L1()}, TIGHT, X, RandomStream(seed), far=False)["d"].spread
+        failed += library(spread, X, change(ranks)) < needed_far_radius()
+    return failed
+
+
+def test_far_radius_covers_the_closed_form() -> None:
+    """``T`` is below the radius the theorem needs in at most alpha2/2 of the runs."""
+    assert linear_shortfalls() <= allowed(TIGHT.alpha2 / 2)
+
+
+def test_ranks_without_confidence_miss_the_closed_form() -> None:
+    """The empirical shares for the masses: wrong in about half of the runs."""
+    masses = [GaussianNoise(SIGMA).required_mass(mass, EPS) for mass in masses_of_a_run(TIGHT)]
+    place, near = math.ceil(masses[0] * TIGHT.n), math.ceil(masses[1] * TIGHT.n)
+    assert linear_shortfalls(lambda ranks: FarRanks(near, place, ranks.radius)) > allowed(TIGHT.alpha2 / 2)
+
+
+# --- the certificate -----------------------------------------------------------------------------------------------
+
+
+def certificates(metric: Metric, **rest: object) -> list:
+    smoother = CenterSmoother(LINEAR, metric, GaussianNoise(SIGMA), TIGHT, forward_block=400, **rest)
+    return smoother.certify(X, [0.0, 0.125, 0.25, 0.3], stream=RandomStream(0))
+
+
+@pytest.mark.parametrize("metric", [L1(), SquaredL2()], ids=lambda m: m.name)
+def test_radius_is_put_together_in_roots(metric: Metric) -> None:
+    """``(r_hat^(1/p) + r_far^(1/p))^p``, rounded outward; below the doubled one, above the exact movement."""
+    for ours, doubled in zip(certificates(metric), certificates(metric, far="doubled"), strict=True):
+        roots = [value ** (1 / metric.power) for value in (ours.r_hat, ours.r_far)]
+        assert ours.radius == pytest.approx(sum(roots) ** metric.power * (1 + ROUNDING), rel=1e-9)
+        assert ours.radius < doubled.radius
+        assert ours.r_hat >= doubled.r_hat
+        assert ours.radius > LINEAR.movement(ours.eps) ** metric.power
+        assert (ours.far, doubled.far, ours.beta, doubled.beta) == ("measured", "doubled", None, 2**metric.power)
+
+
+def test_one_set_of_draws_serves_both_rules() -> None:
+    """Nothing is drawn for ``T``: the center and its radius are the same, so are the abstentions."""
+    for ours, doubled in zip(certificates(L1()), certificates(L1(), far="doubled"), strict=True):
+        assert torch.equal(ours.center, doubled.center)
+        assert (ours.r_center, ours.outcome, ours.alpha) == (doubled.r_center, doubled.outcome, doubled.alpha)
+
+
+def test_far_radius_is_never_above_the_doubled_one() -> None:
+    """Where few candidates are near the rest, ``T`` is large, and twice r_hat holds as well."""
+    budget = Budget(n=200, m=4_000, delta=0.2, alpha1=0.02, alpha2=0.02, n0=12)
+    smoother = CenterSmoother(cauchy, L1(), UNIT, budget, forward_block=200)
+    found = [c for seed in range(20) for c in smoother.certify(torch.zeros(1), [0.25, 0.75], stream=RandomStream(seed))]
+    answered = [c for c in found if c.radius is not None]
+    assert {c.beta for c in answered} == {None, 2.0}
+    assert all(c.r_far <= 2 * c.r_hat for c in answered)
+
+
+def test_falls_back_to_doubled_before_any_draw() -> None:
+    """At an eps for which the candidates are too few the certificate is the doubled one, to the last digit."""
+    budget = Budget(n=100, m=2_000, delta=0.2, alpha1=0.1, alpha2=0.1)
+    pair = [CenterSmoother(LINEAR, L1(), GaussianNoise(SIGMA), budget, far=far) for far in ("measured", "doubled")]
+    ours, doubled = (smoother.certify(X, 2 * SIGMA, stream=RandomStream(0))[0] for smoother in pair)
+    assert (ours.radius, ours.r_hat, ours.beta) == (doubled.radius, doubled.r_hat, 2.0)
+    assert "doubled, not measured" in ours.reason
+    assert doubled.reason == ""
+
+
+@pytest.mark.parametrize("bounds", ["paper", "exact"])
+def test_default_rule_follows_the_bounds(bounds: str) -> None:
+    """The paper's bounds come with the paper's rule."""
+    smoother = CenterSmoother(LINEAR, L1(), GaussianNoise(SIGMA), TIGHT, bounds=bounds)
+    assert smoother.far == {"paper": "doubled", "exact": "measured"}[bounds]
+
+
+def test_ranks_do_not_outlive_a_change_of_the_noise() -> None:
+    """They are looked up by the masses they stand for, not by an object that may have changed."""
+
+    class Mutable:
+        sigma = 1.0
+
+        def required_mass(self, mass: float, eps: float) -> float:
+            return GaussianNoise(self.sigma).required_mass(mass, eps)
+
+    noise = Mutable()
+    before = far_ranks(BUDGETS[0], noise, 0.5)
+    noise.sigma = 0.5
+    assert far_ranks(BUDGETS[0], noise, 0.5) == far_ranks(BUDGETS[0], UNIT, 1.0) != before
+    assert far_ranks(BUDGETS[0], UNIT, 0.5) == before
