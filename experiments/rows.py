@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from centersmooth import Certificate, GaussianNoise, Metric, Outcome
-from centersmooth.bounds import BOUNDS
 from centersmooth.evidence import Evidence
-from centersmooth.rules import certificate_from
+from centersmooth.rules import RULES, certificate_from
 from centersmooth_experiments.cells import Cell
 from centersmooth_experiments.config import GridPoint
 
@@ -44,13 +43,13 @@ def rows_of_point(
     pairs: Iterable[GridPoint],
     output_range: tuple[float, float] | None,
 ) -> list[Row]:
-    """All rows of one point, in canonical order: metric, eps, h, bounds."""
+    """All rows of one point, in canonical order: metric, eps, h, rule."""
     noise = GaussianNoise(cell.sigma)
     rows = []
     for name, metric in metrics.items():
         for pair in sorted(pairs):
-            for bounds in BOUNDS.values():
-                common = _common(result, cell, name, pair) | {"bounds": bounds.name}
+            for bounds, far in RULES:
+                common = _common(result, cell, name, pair) | {"bounds": bounds.name, "far": far}
                 if result.failure:
                     rows.append(common | {"outcome": Outcome.FAILED.value, "reason": result.failure})
                     continue
@@ -62,6 +61,7 @@ def rows_of_point(
                     noise=noise,
                     budget=cell.budget,
                     bounds=bounds,
+                    far=far,
                     output_range=output_range,
                 )
                 rows.append(common | _numbers(certificate, evidence))
@@ -87,7 +87,6 @@ def _common(result: PointResult, cell: Cell, metric: str, pair: GridPoint) -> Ro
         "delta": budget.delta,
         "alpha1": budget.alpha1,
         "alpha2": budget.alpha2,
-        "far": "doubled",
         "center": "sample",
         "smoothing": "center",
         "seed": cell.seed,

@@ -28,6 +28,7 @@ import torch
 
 from centersmooth import Metric
 from centersmooth.evidence import DistanceSample, Evidence, kept_ranks
+from centersmooth.quantiles import QuantileTable
 from centersmooth_experiments.cells import Cell
 from centersmooth_experiments.config import GridPoint
 from centersmooth_experiments.files import remove_unfinished, write_atomically
@@ -160,6 +161,8 @@ class CellStore:
             arrays[f"{name}.numbers"] = np.array([evidence.error, evidence.r_center])
             arrays[f"{name}.inside"] = np.array(evidence.inside)
             arrays[f"{name}.far"] = _shortest(evidence.far.values) if evidence.far is not None else np.zeros(0)
+            arrays[f"{name}.spread"] = evidence.spread.values
+            arrays[f"{name}.spread_counts"] = np.array([evidence.spread.candidates, evidence.spread.others])
         return arrays
 
     def _unpack(self, point: int, arrays: dict[str, np.ndarray]) -> PointResult:
@@ -168,6 +171,7 @@ class CellStore:
         evidence = {}
         for name in self.metrics:
             error, r_center = arrays[f"{name}.numbers"].tolist()
+            candidates, others = arrays[f"{name}.spread_counts"].tolist()
             far = arrays[f"{name}.far"].astype(np.float64)
             evidence[name] = Evidence(
                 center=torch.from_numpy(arrays[f"{name}.center"]),
@@ -176,6 +180,7 @@ class CellStore:
                 r_center=r_center,
                 inside=int(arrays[f"{name}.inside"]),
                 far=DistanceSample(m, kept_ranks(m), far) if len(far) else None,
+                spread=QuantileTable(candidates, others, arrays[f"{name}.spread"]),
             )
         return PointResult(point, str(arrays["source"]), float(arrays["seconds"]), evidence)
 

@@ -142,7 +142,7 @@ def test_a_point_that_fails_is_a_row_and_is_tried_again(run_small, tmp_path, mon
     result = run_small()
     rows = rows_without_seconds(result.folder)
     assert result.failed == 1
-    assert [row["outcome"] for row in rows if row["point"] == "1"] == ["failed"] * 2
+    assert [row["outcome"] for row in rows if row["point"] == "1"] == ["failed"] * 3
     assert all(row["reason"] == "the model returned NaN" for row in rows if row["point"] == "1")
     monkeypatch.setattr(runner, "gather", gather)
     assert run_small().failed == 0
