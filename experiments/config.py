@@ -78,6 +78,7 @@ class Config:
     alpha1: float = 0.005
     alpha2: float = 0.005
     bounds: str = "paper"
+    far: str = "doubled"
     unit_slip: bool = False
     seed: int = 0
     device: str = "auto"
@@ -100,7 +101,7 @@ KEYS = {
     "points.count, points.start": "which test points",
     "n, m, n0, delta": "draws for center, radius, candidates; slack of the center's mass",
     "alpha1, alpha2": "failure probabilities of the smoothed output and of the radius",
-    "bounds": "paper or exact: which rule the table and the figures lead with (both are computed)",
+    "bounds, far": "paper or exact, doubled or measured (with exact): the rule that table and figures lead with",
     "unit_slip": "true: report what the released code's unit slip would give, as no certificate",
     "train.epochs, .images, .batch_size, .noise": "training schedule; noise=[matched,none] for the ablation",
     "model, metric": "your own: package.module:factory (experiment=custom; docs/custom.md)",
@@ -181,6 +182,8 @@ def _validated(config: Config) -> Config:
         raise RunError(f"name is '{config.name}': expected letters, digits, - and _, for it names the results' folder")
     if config.bounds not in ("paper", "exact"):
         raise RunError(f"bounds is '{config.bounds}': expected paper or exact")
+    if config.far not in (("doubled", "measured") if config.bounds == "exact" else ("doubled",)):
+        raise RunError(f"far is '{config.far}': expected doubled, or measured together with bounds=exact")
     for key in ("models", "metrics"):
         if not getattr(config, key):
             raise RunError(f"{key} is empty: expected at least one name, or {key[:-1]}=package.module:factory")

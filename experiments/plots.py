@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from centersmooth_experiments.tables import (
+    KEYS,
     RULE,
     SLIP_NUMBER,
     number,
@@ -51,6 +52,10 @@ _NAMES |= {"dcgan": "DCGAN"}
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale for a line."""
 
+SHARPER = {"bounds": "exact", "far": "measured", "center": "sample", "smoothing": "center"}
+"""The rule drawn beside the paper's, as a thin dotted curve of the same colour."""
+
+_DOTTED = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0}
 _MARKERS = "osD^vPX"
 _INK = "#333333"
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.3, 2.45  # inches: one column of a paper
@@ -108,13 +113,14 @@ def draw(folder: str | Path) -> list[Path]:
         The folder holds no experiment, or no row of the rule to be drawn; one line.
     """
     folder = Path(folder)
-    manifest = read_manifest(folder)
-    rows = _of_rule(read_rows(folder), manifest)
+    manifest, every_rule = read_manifest(folder), read_rows(folder)
+    rows = _of_rule(every_rule, manifest["metrics"], manifest["rule"])
     if rows.empty:
         rule = ", ".join(f"{part}={manifest['rule'][part]}" for part in RULE)
         metrics = ", ".join(manifest["metrics"]) or "none"
         raise ValueError(f"{folder}: expected rows of the rule and metrics to be drawn ({rule}; {metrics}), found none")
-    summary, curves = _with_curves(summarise(rows), manifest["curve"])
+    sharper = _of_rule(every_rule, manifest["metrics"], SHARPER) if manifest["rule"] != SHARPER else rows[:0]
+    summary, curves = _with_curves(_with_sharper(summarise(rows), summarise(sharper)), manifest["curve"])
     slip = read_unit_slip(folder).rename(columns={"sigma" if manifest["curve"] == "sigma" else "h": "curve"})
     written = []
     for metric in manifest["metrics"]:
@@ -128,11 +134,23 @@ def draw(folder: str | Path) -> list[Path]:
     return written
 
 
-def _of_rule(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> pd.DataFrame:
-    keep = rows["metric"].isin(manifest["metrics"])
+def _of_rule(rows: pd.DataFrame, metrics: Sequence[str], rule: Mapping[str, str]) -> pd.DataFrame:
+    keep = rows["metric"].isin(metrics)
     for part in RULE:
-        keep &= rows[part] == manifest["rule"][part]
+        keep &= rows[part] == rule[part]
     return rows[keep]
+
+
+def _with_sharper(summary: pd.DataFrame, sharper: pd.DataFrame) -> pd.DataFrame:
+    """Each line's median radius under `SHARPER` as a column ``sharper``, NaN where there is none."""
+    medians = dict(zip(_places(sharper), sharper["radius_median"], strict=True))
+    return summary.assign(sharper=[medians.get(place, math.nan) for place in _places(summary)])
+
+
+def _places(summary: pd.DataFrame) -> list[tuple[str, ...]]:
+    """What names a line of a summary, the rule left out."""
+    keys = [key for key in KEYS if key not in RULE]
+    return list(summary[keys].astype(str).itertuples(index=False, name=None))
 
 
 def figure_path(folder: Path, metric: str) -> Path:
@@ -266,7 +284,8 @@ def _row_wise(handles: Sequence[Artist], columns: int) -> list[Artist]:
 
 def _panel(ax: Axes, panel: pd.DataFrame) -> None:
     """One model on one data set: every curve with its band, and marks where a median is missing."""
-    drawn = panel[["radius_median", "radius_q75", "error_median", "error_q75"]].to_numpy(dtype=float)
+    columns = panel.columns.intersection(["radius_median", "radius_q75", "error_median", "error_q75", "sharper"])
+    drawn = panel[columns].to_numpy(dtype=float)
     highest = float(np.max(drawn, initial=0, where=np.isfinite(drawn)))
     gaps = bool((panel["status"] != "ok").any())
     ax.set_ylim(0, (highest or 1.0) * (1.2 if gaps else 1.06))
@@ -345,9 +364,15 @@ def _curve(ax: Axes, lines: pd.DataFrame, index: int) -> None:
     _band(ax, eps, error, lines["error_q25"], lines["error_q75"], look["color"])
     ax.plot(eps, error, color=look["color"], linestyle=(0, (3.5, 1.8)), linewidth=1.1)
     ax.plot(eps, radius, **look, zorder=3)
+    if _has_sharper(lines):
+        ax.plot(eps, _finite(lines["sharper"]), color=look["color"], **_DOTTED, zorder=2)
     hollow = (lines["vacuous"] > 0).to_numpy() & np.isfinite(radius)
     _points(ax, eps[hollow], radius[hollow], **look, markerfacecolor="white", zorder=4)
     _points(ax, eps[_alone(error)], error[_alone(error)], color=look["color"], marker="_", markersize=6)
+
+
+def _has_sharper(lines: pd.DataFrame) -> bool:
+    return "sharper" in lines and bool(np.isfinite(lines["sharper"]).any())
 
 
 def _points(ax: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
@@ -398,6 +423,8 @@ def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve]) -> list[Artist
 
     handles: list[Artist] = [line(curves[index].label, **_look(index)) for index in sorted(set(lines["curve"]))]
     handles.append(line("certified radius (median)", marker="o" if len(handles) == 1 else None))
+    if _has_sharper(lines):
+        handles.append(line("sharper certificate (exact, measured)", **_DOTTED))
     handles.append(line("smoothing error (median)", linestyle=(0, (3.5, 1.8)), linewidth=1.1))
     handles.append(Patch(facecolor=_INK, alpha=0.2, linewidth=0, label="interquartile range"))
     for status, marker in _GAPS.items():

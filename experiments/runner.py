@@ -232,7 +232,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
     folder = plan.out / config.name
     folder.mkdir(parents=True, exist_ok=True)
     training = config.train
-    rule = {"bounds": config.bounds, "far": "doubled", "center": "sample", "smoothing": "center"}
+    rule = {"bounds": config.bounds, "far": config.far, "center": "sample", "smoothing": "center"}
     leading = [replace(cell, rows=_of_rule(cell.rows, rule)) for cell in done]
     notes = list(dict.fromkeys(filter(None, (plan.data.note, *(cell.note for cell in done)))))
     slip = _write_unit_slip(plan, folder, leading)

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Sequence
 from centersmooth import Budget, GaussianNoise, Metric
 from centersmooth.bounds import PAPER
 from centersmooth.evidence import Evidence
-from centersmooth.rules import doubled_radius
+from centersmooth.rules import doubled_radii, radius_problem
 from centersmooth_experiments.rows import Row, text
 from centersmooth_experiments.store import CellStore
 from centersmooth_experiments.tables import SLIP_NUMBER, number
@@ -50,13 +50,12 @@ def slipped_radius(
     eps, sigma : float
         In one unit, that of the input.
     """
+    noise = GaussianNoise(WHITE * sigma)
     if evidence.far is None or not budget.accepts_center(evidence.inside, PAPER):
         return None
-    mass = GaussianNoise(WHITE * sigma).required_mass(0.5 + budget.delta, eps)
-    rank = PAPER.upper_rank(budget.m, mass, budget.alpha2)
-    if rank is None:
+    if radius_problem(budget, noise, eps, PAPER):
         return None
-    radius, _, _ = doubled_radius(evidence.far.at_rank(rank), metric, PAPER)
+    radius = doubled_radii(evidence, eps, metric, noise, budget, PAPER).total(metric, PAPER)
     return min(radius, metric.diameter(tuple(evidence.center.shape), output_range))
 
 

@@ -107,6 +107,27 @@ def test_files_are_written_in_the_manifests_order(tmp_path):
     assert {path.name for path in folder.glob("radius_*")} == {path.name for path in paths}
 
 
+def test_the_sharper_rule_is_a_dotted_curve_beside_the_papers(tmp_path):
+    """Also where the paper's rule abstains or is infeasible; not where it is the rule drawn."""
+    sharper = {(h, eps): [0.25 * h, 0.5 * h, 0.75 * h] for h, eps in GRID}
+    both = pd.concat([rows_of(GRID), rows_of(sharper, bounds="exact", far="measured")])
+    rows, rule = both.reset_index(drop=True), plots.SHARPER
+    folder = write(tmp_path / "a", rows)
+    main, side = (summarise(plots._of_rule(read_rows(folder), ["tv"], r)) for r in (MANIFEST["rule"], rule))
+    merged = plots._with_sharper(main, side)
+    assert merged["sharper"].tolist() == [0.5 * h for h in merged["h"]]
+    assert set(merged["status"]) == {"ok", "abstains", "infeasible"}
+
+    with plots._style():
+        summary, curves = plots._with_curves(merged, "h")
+        figure = plots._figure(summary, "tv", curves, [])
+    dotted = [line for line in figure.axes[0].lines if line.get_linewidth() == plots._DOTTED["linewidth"]]
+    assert [line.get_ydata().tolist() for line in dotted] == [[0.5] * 3, [0.75] * 3, [1.0]]
+    assert "sharper certificate (exact, measured)" in legend_of(figure)
+    assert plots.draw(write(tmp_path / "b", rows, rule=rule))
+    assert "sharper certificate (exact, measured)" not in legend_of(figure_of(write(tmp_path / "c", rows_of(GRID))))
+
+
 def test_redrawing_changes_no_byte_and_changed_rows_do(experiment, monkeypatch):
     before = {path: path.read_bytes() for path in plots.draw(experiment)}
     later = time.time() + 86_400 * 400

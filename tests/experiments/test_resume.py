@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import SMALL
+
+from centersmooth_experiments.errors import RunError
 
 
 def rows_without_seconds(folder: Path) -> list[dict[str, str]]:
@@ -153,3 +156,31 @@ def test_a_noise_level_no_rule_can_serve_is_left_out_before_any_work(run_small, 
     folder = run_small("grid.eps=[0.2]", "grid.h=[1,3]").folder
     assert {row["h"] for row in rows_without_seconds(folder)} == {"1.0"}
     assert len(list((tmp_path / "runs").glob("autoencoder-digits-*"))) == 1
+
+
+def test_evidence_survives_the_store_to_the_last_digit(run_small, tmp_path):
+    """Rows are derived from what was read back: the three rules of each point, and nothing is rounded on the way."""
+    first = rows_without_seconds(run_small("metrics=[tv,l2]").folder)
+    again = rows_without_seconds(run_small("metrics=[tv,l2]").folder)
+    assert first == again
+    rules = [(row["bounds"], row["far"]) for row in first if row["point"] == "0" and row["metric"] == "l2"]
+    assert rules == [("paper", "doubled"), ("exact", "doubled"), ("exact", "measured")]
+    with np.load(only_cell(tmp_path / "runs") / "points" / "00000.npz") as arrays:
+        assert arrays["tv.spread"].dtype == np.float32
+        assert arrays["tv.spread"].nbytes <= 50_000
+        assert (np.diff(arrays["tv.spread"], axis=0) >= 0).all()
+        assert (np.diff(arrays["tv.spread"], axis=1) >= 0).all()
+
+
+def test_a_measured_rule_can_lead(run_small):
+    """``bounds=exact far=measured``: the same cells, the same rows, another rule drawn."""
+    before = rows_without_seconds(run_small().folder)
+    ours = run_small("bounds=exact", "far=measured").folder
+    assert rows_without_seconds(ours) == before
+    assert json.loads((ours / "manifest.json").read_text())["rule"]["far"] == "measured"
+
+
+@pytest.mark.parametrize("request_", [("far=measured",), ("bounds=exact", "far=near")])
+def test_a_far_rule_that_does_not_exist_is_refused(run_small, request_):
+    with pytest.raises(RunError, match="far is '"):
+        run_small(*request_)
