@@ -365,7 +365,9 @@ def _curve(ax: Axes, lines: pd.DataFrame, index: int) -> None:
     ax.plot(eps, error, color=look["color"], linestyle=(0, (3.5, 1.8)), linewidth=1.1)
     ax.plot(eps, radius, **look, zorder=3)
     if _has_sharper(lines):
-        ax.plot(eps, _finite(lines["sharper"]), color=look["color"], **_DOTTED, zorder=2)
+        sharper = _finite(lines["sharper"])
+        ax.plot(eps, sharper, color=look["color"], **_DOTTED, zorder=2)
+        _points(ax, eps[_alone(sharper)], sharper[_alone(sharper)], color=look["color"], marker=".", markersize=5)
     hollow = (lines["vacuous"] > 0).to_numpy() & np.isfinite(radius)
     _points(ax, eps[hollow], radius[hollow], **look, markerfacecolor="white", zorder=4)
     _points(ax, eps[_alone(error)], error[_alone(error)], color=look["color"], marker="_", markersize=6)
@@ -424,7 +426,7 @@ def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve]) -> list[Artist
     handles: list[Artist] = [line(curves[index].label, **_look(index)) for index in sorted(set(lines["curve"]))]
     handles.append(line("certified radius (median)", marker="o" if len(handles) == 1 else None))
     if _has_sharper(lines):
-        handles.append(line("sharper certificate (exact, measured)", **_DOTTED))
+        handles.append(line("sharper (exact, measured)", **_DOTTED))
     handles.append(line("smoothing error (median)", linestyle=(0, (3.5, 1.8)), linewidth=1.1))
     handles.append(Patch(facecolor=_INK, alpha=0.2, linewidth=0, label="interquartile range"))
     for status, marker in _GAPS.items():

@@ -123,9 +123,9 @@ def test_the_sharper_rule_is_a_dotted_curve_beside_the_papers(tmp_path):
         figure = plots._figure(summary, "tv", curves, [])
     dotted = [line for line in figure.axes[0].lines if line.get_linewidth() == plots._DOTTED["linewidth"]]
     assert [line.get_ydata().tolist() for line in dotted] == [[0.5] * 3, [0.75] * 3, [1.0]]
-    assert "sharper certificate (exact, measured)" in legend_of(figure)
+    assert "sharper (exact, measured)" in legend_of(figure)
     assert plots.draw(write(tmp_path / "b", rows, rule=rule))
-    assert "sharper certificate (exact, measured)" not in legend_of(figure_of(write(tmp_path / "c", rows_of(GRID))))
+    assert "sharper (exact, measured)" not in legend_of(figure_of(write(tmp_path / "c", rows_of(GRID))))
 
 
 def test_redrawing_changes_no_byte_and_changed_rows_do(experiment, monkeypatch):
