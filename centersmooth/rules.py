@@ -28,8 +28,8 @@ root, where the three steps above hold for ``e`` as they stand: ``r_far = 2**pow
 r_hat**(1/power) + r_far**(1/power)``; a factor of 9 where it is doubled.
 
 Rounding. Steps 1 to 3 hold for computed distances as they do for any symmetric function of two outputs; only the
-triangle inequality needs the exact ones. ``bounds: exact`` enlarges every radius by `ROUNDING`; ``bounds: paper`` leaves
-the paper's number as it is. ``docs/guarantee.md`` has all of this at length.
+triangle inequality needs the exact ones. ``bounds: exact`` enlarges every radius by `ROUNDING`; ``bounds: paper``
+leaves the paper's number as it is. ``docs/guarantee.md`` has all of this at length.
 """
 
 from __future__ import annotations
