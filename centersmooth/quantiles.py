@@ -82,11 +82,9 @@ def smallest(rows: Tensor, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
     On the CPU numpy sorts several times faster than torch selects even one rank; a few rows at a time bound the copy.
     """
     parts = torch.split(rows, _ROWS_AT_ONCE)
-    if rows.is_cuda:
-        picked = [part.sort(dim=1).values[:, ranks - 1].double().cpu().numpy() for part in parts]
-    else:
-        picked = [np.sort(part.numpy(), axis=1)[:, ranks - 1].astype(np.float64) for part in parts]
-    return np.concatenate(picked)
+    if rows.device.type == "cpu":
+        return np.concatenate([np.sort(part.double().numpy(), axis=1)[:, ranks - 1] for part in parts])
+    return np.concatenate([part.sort(dim=1).values[:, ranks - 1].double().cpu().numpy() for part in parts])
 
 
 def _up_to_float32(values: NDArray[np.float64]) -> NDArray[np.float32]:
