@@ -85,8 +85,9 @@ class Budget:
     def accepts_center(self, inside: int, bounds: Bounds) -> bool:
         """The test of Algorithm 1: whether the ball holds at least ``1/2 - delta``, w.p. ``>= 1 - alpha1/2``.
 
-        Half of ``alpha1`` is spent here, the other half on Lemma 1 (`Bounds.center_margin`). The mass is then
-        *above* the floor, which makes the two balls of theorem 2 overlap also where their masses add up to exactly 1.
+        Half of ``alpha1`` is spent here, the other half on how large the ball at ``x'`` can be (`centersmooth.rules`).
+        The mass is then *above* the floor, which makes the two balls of theorem 2 overlap also where their masses add
+        up to exactly 1.
         """
         return bounds.mass_floor(inside, self.n, self.alpha1 / 2) >= 0.5 - self.delta
 

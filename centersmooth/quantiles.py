@@ -29,7 +29,7 @@ def near_ranks(others: int) -> NDArray[np.int64]:
 
 
 def place_ranks(candidates: int) -> NDArray[np.int64]:
-    """The ranks among ``candidates`` sorted values that are kept, ascending, in steps of less than a tenth.
+    """The ranks among ``candidates`` sorted values that are kept, ascending, in steps of one or about a tenth.
 
     >>> place_ranks(30).tolist() == list(range(1, 31)), len(place_ranks(10_000))
     (True, 92)
