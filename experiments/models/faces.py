@@ -5,8 +5,10 @@ third refine and reject them. Networks, weights and constants are facenet-pytorc
 ``MTCNN.detect`` returns for one image at a time, up to the networks' last digits; seldom, these move a crop by a whole
 pixel and the box by a part of one. Its batched call is no function of the image: to keep images apart in non-maximum
 suppression it adds offsets to their coordinates, which rounds them, and a box that begins outside its image can then
-suppress one of the image before. Here every suppression sees one image alone, and crops of all images are resized and
-judged together.
+suppress one of the image before. Here every suppression sees one image alone.
+
+The package averages pixels once for each pyramid level and each crop, box by box. Here every mean is read from one
+table of sums an image, at the four corners of its bin: levels and crops of any size cost four reads a pixel.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
 from torchvision.ops import nms
 
 from centersmooth_experiments.errors import RunError
@@ -29,11 +30,11 @@ _PROPOSED, _REFINED, _ACCEPTED = 0.6, 0.7, 0.7
 """Least face probability after each network."""
 _LEVEL_OVERLAP, _OVERLAP, _NESTED = 0.5, 0.7, 0.7
 """Largest overlap of boxes kept: of one pyramid level, of one image, and of the end (over the smaller box)."""
-_CPU_IMAGES, _CPU_CROPS, _ACCELERATOR = 1, 16, 2048
+_CPU_IMAGES, _CPU_REFINED, _CPU_JUDGED, _ACCELERATOR = 4, 64, 8, 2048
 """Images and crops given to a network at once: small ones stay in the cache of a CPU, large ones fill an accelerator.
 
-A convolution's last digits depend on how many it is given, so chunks are filled up: on a CPU a box is then the same to
-the last bit in every batch (one image at a time for the first network, which gains nothing from more).
+A convolution's last digits may depend on how many it is given, so chunks are filled up: on a CPU a box is then the same
+to the last bit in every batch.
 """
 
 
@@ -79,9 +80,8 @@ class FaceDetector(nn.Module):
         self.proposer = package.PNet()
         self.refiner = package.RNet()
         self.judge = package.ONet()
-        # Channels last: convolutions and poolings of many small crops take a quarter of the time on a CPU.
-        self.refiner.to(memory_format=torch.channels_last)
-        self.judge.to(memory_format=torch.channels_last)
+        # Channels last: convolutions and poolings of many small pictures take a fraction of the time on a CPU.
+        self.to(memory_format=torch.channels_last)
         self.eval().requires_grad_(False)
 
     def inputs(self, images: Tensor) -> Tensor:
@@ -103,40 +103,44 @@ class FaceDetector(nn.Module):
             ``x1, y1, x2, y2`` in pixels, real-valued, possibly outside the image; zeros where nothing is found.
         """
         _check(images)
-        pixels = images * 255
-        boxes = self._judge(pixels, self._refine(pixels, self._propose(pixels)))
+        if not len(images):
+            return images.new_zeros(0, 4)
+        sums = summed(images * 255)
+        boxes = self._judge(sums, self._refine(sums, self._propose(sums)))
         return _largest(boxes, len(images))
 
-    def _propose(self, pixels: Tensor) -> Boxes:
-        levels = [self._propose_level(pixels, scale) for scale in pyramid_scales(*pixels.shape[2:])]
+    def _propose(self, sums: Tensor) -> Boxes:
+        height, width = sums.shape[1] - 1, sums.shape[2] - 1
+        levels = [self._propose_level(sums, scale) for scale in pyramid_scales(height, width)]
         found = Boxes(*(torch.cat(parts) for parts in zip(*levels, strict=True)))
         # Stable: within an image the levels stay in order, which decides between equal scores.
         found = found.take(found.image.argsort(stable=True))
         found = found.take(suppress(found, _OVERLAP))
         return found._replace(corners=_square(_moved(found, unit=0)))
 
-    def _propose_level(self, pixels: Tensor, scale: float) -> Boxes:
-        size = [int(side * scale + 1) for side in pixels.shape[2:]]
-        shifts, probabilities = _in_chunks(self.proposer, _normal(adaptive_avg_pool2d(pixels, size)), _CPU_IMAGES)
+    def _propose_level(self, sums: Tensor, scale: float) -> Boxes:
+        size = [int((side - 1) * scale + 1) for side in sums.shape[1:3]]
+        level = _normal(_level(sums, *size))
+        shifts, probabilities = _in_chunks(self.proposer, level)
         scores = probabilities[:, 1]
         image, row, column = (scores >= _PROPOSED).nonzero().unbind(1)
-        start = _STRIDE * torch.stack([column, row], dim=1).to(pixels.dtype)
+        start = _STRIDE * torch.stack([column, row], dim=1).to(level.dtype)
         # 1 is added before the scale at both ends: the package's coordinates count from one.
         corners = torch.cat([((start + 1) / scale).floor(), ((start + _CELL) / scale).floor()], dim=1)
         found = Boxes(image, corners, scores[image, row, column], shifts[image, :, row, column])
         return found.take(suppress(found, _LEVEL_OVERLAP))
 
-    def _refine(self, pixels: Tensor, boxes: Boxes) -> Boxes:
-        boxes, crops = _crops(pixels, boxes, 24)
-        shift, probabilities = _in_chunks(self.refiner, crops, _CPU_CROPS)
+    def _refine(self, sums: Tensor, boxes: Boxes) -> Boxes:
+        boxes = _inside(sums, boxes)
+        shift, probabilities = _on_crops(self.refiner, sums, boxes, 24, _CPU_REFINED)
         boxes = boxes._replace(score=probabilities[:, 1], shift=shift)
         boxes = boxes.take(boxes.score > _REFINED)
         boxes = boxes.take(suppress(boxes, _OVERLAP))
         return boxes._replace(corners=_square(_moved(boxes, unit=1)))
 
-    def _judge(self, pixels: Tensor, boxes: Boxes) -> Boxes:
-        boxes, crops = _crops(pixels, boxes, 48)
-        shift, _, probabilities = _in_chunks(self.judge, crops, _CPU_CROPS)
+    def _judge(self, sums: Tensor, boxes: Boxes) -> Boxes:
+        boxes = _inside(sums, boxes)
+        shift, _, probabilities = _on_crops(self.judge, sums, boxes, 48, _CPU_JUDGED)
         boxes = boxes._replace(score=probabilities[:, 1], shift=shift)
         boxes = boxes.take(boxes.score > _ACCEPTED)
         boxes = boxes._replace(corners=_moved(boxes, unit=1))
@@ -245,25 +249,59 @@ def _square(corners: Tensor) -> Tensor:
     return torch.cat([start, start + longer], dim=1)
 
 
-def _crops(pixels: Tensor, boxes: Boxes, side: int) -> tuple[Boxes, Tensor]:
-    """Cut out boxes and resize them, all of one size together.
+def summed(pixels: Tensor) -> Tensor:
+    """Sums over all pixels above and to the left, ``(b, 3, H, W) -> (b, H+1, W+1, 3)``.
+
+    In float64: the sums reach 10^7, and a difference of four of them has to be right to the last digit of a float32.
+    """
+    count, channels, height, width = pixels.shape
+    table = pixels.new_zeros((count, height + 1, width + 1, channels), dtype=torch.float64)
+    table[:, 1:, 1:] = pixels.permute(0, 2, 3, 1)
+    return table.cumsum(1).cumsum(2)
+
+
+def _bins(start: Tensor, length: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """First pixel and end of the ``side`` bins of area interpolation, for intervals ``(n,)``: two of ``(n, side)``."""
+    index = torch.arange(side, device=start.device)
+    first = start[:, None] + index * length[:, None] // side
+    return first, start[:, None] + ((index + 1) * length[:, None] + side - 1) // side
+
+
+def _level(sums: Tensor, height: int, width: int) -> Tensor:
+    """Whole images at another size by area interpolation, ``(b, 3, height, width)``."""
+    origin = torch.zeros(1, dtype=torch.int64, device=sums.device)
+    (top,), (bottom,) = _bins(origin, origin + sums.shape[1] - 1, height)
+    (left,), (right,) = _bins(origin, origin + sums.shape[2] - 1, width)
+    rows = sums.index_select(1, bottom) - sums.index_select(1, top)
+    total = rows.index_select(2, right) - rows.index_select(2, left)
+    return (total / ((bottom - top)[:, None] * (right - left))[..., None]).float().permute(0, 3, 1, 2)
+
+
+def _crops(sums: Tensor, image: Tensor, window: Tensor, side: int) -> Tensor:
+    """Windows of images, all at one size by area interpolation.
+
+    Parameters
+    ----------
+    sums : Tensor, shape ``(b, H+1, W+1, 3)``
+    image : Tensor of int64, shape ``(n,)``
+    window : Tensor of int64, shape ``(n, 4)``
+        As `_windows` gives it.
 
     Returns
     -------
-    boxes : Boxes
-        Those that share a pixel with their image. The package fails with an IndexError where one does not.
-    crops : Tensor of float32, shape ``(n, 3, side, side)``
-        Means over the bins of area interpolation, normalised.
+    Tensor of float32, shape ``(n, 3, side, side)``
     """
-    window = _windows(boxes.corners, *pixels.shape[2:])
-    inside = (window[:, 2:] > 0).all(dim=1)
-    boxes, window = boxes.take(inside), window[inside]
-    crops = pixels.new_empty(len(window), 3, side, side).to(memory_format=torch.channels_last)
-    for height, width, members in _by_size(window):
-        views = pixels.unfold(2, height, 1).unfold(3, width, 1)
-        row, column = window[members, 0], window[members, 1]
-        crops[members] = adaptive_avg_pool2d(views[boxes.image[members], :, row, column], side)
-    return boxes, _normal(crops)
+    _, height, width, channels = sums.shape
+    top, bottom = _bins(window[:, 0], window[:, 2], side)
+    left, right = _bins(window[:, 1], window[:, 3], side)
+    flat, offset = sums.view(-1, channels), height * image[:, None]
+
+    def corner(row: Tensor, column: Tensor) -> Tensor:
+        return flat.index_select(0, ((offset + row)[:, :, None] * width + column[:, None, :]).flatten())
+
+    total = corner(bottom, right).sub_(corner(top, right)).sub_(corner(bottom, left)).add_(corner(top, left))
+    area = (bottom - top)[:, :, None] * (right - left)[:, None, :]
+    return total.view(-1, side, side, channels).div_(area[..., None]).float().permute(0, 3, 1, 2)
 
 
 def _windows(corners: Tensor, height: int, width: int) -> Tensor:
@@ -275,12 +313,13 @@ def _windows(corners: Tensor, height: int, width: int) -> Tensor:
     return torch.cat([first.flip(1), (last - first).flip(1)], dim=1)
 
 
-def _by_size(window: Tensor) -> list[tuple[int, int, Tensor]]:
-    """``(height, width, indices)`` for each size of window."""
-    sizes, member = window[:, 2:].unique(dim=0, return_inverse=True)
-    counts = member.bincount(minlength=len(sizes)).tolist()
-    groups = member.argsort(stable=True).split(counts)
-    return [(height, width, group) for (height, width), group in zip(sizes.tolist(), groups, strict=True)]
+def _windows_of(sums: Tensor, boxes: Boxes) -> Tensor:
+    return _windows(boxes.corners, sums.shape[1] - 1, sums.shape[2] - 1)
+
+
+def _inside(sums: Tensor, boxes: Boxes) -> Boxes:
+    """Those that share a pixel with their image. The package fails with an IndexError where one does not."""
+    return boxes.take((_windows_of(sums, boxes)[:, 2:] > 0).all(dim=1))
 
 
 def _normal(pixels: Tensor) -> Tensor:
@@ -288,14 +327,28 @@ def _normal(pixels: Tensor) -> Tensor:
     return (pixels - 127.5) * 0.0078125
 
 
-def _in_chunks(network: nn.Module, pictures: Tensor, cpu_chunk: int) -> list[Tensor]:
-    """Outputs of a network, one row for each of ``pictures``, from chunks of one size."""
-    count = len(pictures)
-    chunk = cpu_chunk if pictures.device.type == "cpu" else min(_ACCELERATOR, max(count, 1))
+def _in_chunks(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """Outputs of a network, one row an image, from chunks of one size on a CPU."""
+    count = len(images)
+    if images.device.type == "cpu":
+        filling = images.new_zeros((-count % _CPU_IMAGES, *images.shape[1:]))
+        parts = torch.cat([images, filling]).split(_CPU_IMAGES) if len(filling) else images.split(_CPU_IMAGES)
+    else:
+        parts = (images,)
+    outputs = [network(part) for part in parts]
+    return [torch.cat(values)[:count] for values in zip(*outputs, strict=True)]
+
+
+def _on_crops(network: nn.Module, sums: Tensor, boxes: Boxes, side: int, cpu_chunk: int) -> list[Tensor]:
+    """Outputs of a network for the pixels of each box, one row a box, from chunks of one size."""
+    count = len(boxes.image)
+    chunk = cpu_chunk if sums.device.type == "cpu" else min(_ACCELERATOR, max(count, 1))
     filling = max(chunk - count, -count % chunk)
-    filled = torch.cat([pictures, pictures.new_zeros(filling, *pictures.shape[1:])])
-    outputs = [network(part) for part in filled.split(chunk)]
-    return [torch.cat(parts)[:count] for parts in zip(*outputs, strict=True)]
+    image = torch.cat([boxes.image, boxes.image.new_zeros(filling)])
+    window = torch.cat([_windows_of(sums, boxes), image.new_tensor([[0, 0, 1, 1]]).expand(filling, 4)])
+    parts = zip(image.split(chunk), window.split(chunk), strict=True)
+    outputs = [network(_normal(_crops(sums, *part, side))) for part in parts]
+    return [torch.cat(values)[:count] for values in zip(*outputs, strict=True)]
 
 
 def _check(images: Tensor) -> None:

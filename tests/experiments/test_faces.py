@@ -188,11 +188,20 @@ def test_crops_are_those_of_the_package_and_boxes_without_a_pixel_go():
         [7, 7, 7, 7],
     ]
     boxes = Boxes(torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor(rows), torch.rand(6), torch.zeros(6, 4))
-    left, crops = faces._crops(pixels, boxes, 24)
+    sums = faces.summed(pixels)
+    left = faces._inside(sums, boxes)
     assert left.corners.tolist() == [rows[index] for index in (0, 1, 2, 5)]
+    crops = faces._crops(sums, left.image, faces._windows_of(sums, left), 24)
     views = [pixels[0, :, :12, :12], pixels[0, :, 38:, 28:], pixels[0, :, 4:20, 4:20], pixels[1, :, 6:7, 6:7]]
     expected = torch.cat([interpolate(view[None], size=(24, 24), mode="area") for view in views])
-    assert torch.equal(crops, (expected - 127.5) * 0.0078125)
+    torch.testing.assert_close(crops, expected, rtol=1e-6, atol=0)
+
+
+def test_levels_of_the_pyramid_are_area_interpolation():
+    pixels = 255 * torch.rand(2, 3, 218, 178, generator=torch.Generator().manual_seed(0))
+    for size in ((131, 107), (17, 14), (1, 1), (300, 200)):
+        expected = interpolate(pixels.double(), size=size, mode="area").float()
+        torch.testing.assert_close(faces._level(faces.summed(pixels), *size), expected, rtol=1e-6, atol=0)
 
 
 def test_the_largest_box_and_the_last_of_equal_ones():
