@@ -52,19 +52,22 @@ class L1(Metric):
         return torch.cdist(a, b, p=1)
 
     def self_rows(self, features: Tensor) -> Iterator[Tensor]:
-        """On the CPU from ``pdist``, about ten times faster than ``cdist`` for this norm."""
-        if features.device.type != "cpu":
+        """On the CPU from ``pdist``, about ten times faster than ``cdist`` for this norm; ``n^2 / 2`` numbers at once.
+
+        ``pdist`` leaves the pairs ``i < j`` in order, so pair ``(i, j)`` is number ``i*(2n-i-1)/2 + j-i-1``.
+        """
+        if features.device.type != "cpu" or len(features) < 2:
             yield from super().self_rows(features)
             return
         n = len(features)
-        matrix = features.new_zeros((n, n))
-        start, condensed = 0, torch.pdist(features, p=1)
-        for i in range(n - 1):
-            row = condensed[start : start + n - 1 - i]
-            matrix[i, i + 1 :] = row
-            matrix[i + 1 :, i] = row
-            start += n - 1 - i
-        yield matrix
+        pairs, column = torch.pdist(features, p=1), torch.arange(n)
+        for start in range(0, n, step := max(1, TILE_ENTRIES // 8 // n)):
+            row = column[start : start + step, None]
+            first, second = torch.minimum(row, column), torch.maximum(row, column)
+            number = first * (2 * n - first - 1) // 2 + second - first - 1
+            tile = pairs.take(number.clamp_(min=0))
+            tile.diagonal(start).zero_()
+            yield tile
 
 
 class _Euclidean(Metric):

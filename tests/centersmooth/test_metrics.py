@@ -355,3 +355,16 @@ def test_gamma_is_sharp_for_squares(a: float, b: float) -> None:
     line = torch.tensor([[a], [(a + b) / 2], [b]], dtype=torch.float64)
     d = measure(SquaredL2(), line, line)
     assert float(d[0, 2]) == pytest.approx(SquaredL2().gamma * float(d[0, 1] + d[1, 2]))
+
+
+@pytest.mark.parametrize("metric", [L1(), L2()], ids=lambda metric: metric.name)
+def test_tiles_of_a_large_sample_are_its_distance_matrix(metric: Metric) -> None:
+    """More than one tile, the last one smaller; zeros on the diagonal."""
+    n = 3001
+    features = metric.features(torch.rand(n, 3, generator=torch.Generator().manual_seed(0)))
+    tiles = list(metric.self_rows(features))
+    assert len(tiles) > 1
+    assert len(tiles[-1]) < len(tiles[0])
+    matrix = torch.cat(tiles)
+    torch.testing.assert_close(matrix, metric.pairwise(features, features), rtol=1e-5, atol=1e-6)
+    assert float(matrix.diagonal().max()) < 1e-6
