@@ -9,8 +9,9 @@ draws and any order of the points: results can be resumed, extended and spread o
 from __future__ import annotations
 
 import hashlib
+import math
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -108,7 +109,7 @@ class Sampler:
         block = x.new_zeros((self.forward_block, *x.shape))
         block[0] = x
         output = self._call(block)[:1]
-        self._check_values(output, "the unperturbed input")
+        self._check_values([output], "the unperturbed input")
         return output[0].clone()
 
     def draw(
@@ -126,7 +127,7 @@ class Sampler:
             for block in blocks[first : first + per_batch]:
                 noisy = self.noise.sample(x, size, generator=stream.generator(stage, block, x.device))
                 batch.append(self._call(noisy)[: count - block * size])
-            self._check_values(torch.cat(batch), f"a draw of stage '{stage}'")
+            self._check_values(batch, f"a draw of stage '{stage}'")
             if progress is not None:
                 progress(sum(len(outputs) for outputs in batch))
             yield from batch
@@ -145,7 +146,7 @@ class Sampler:
         generator = RandomStream(0).generator("check", 0, x.device)
         block = self.noise.sample(x, max(self.forward_block, 2), generator=generator)[: self.forward_block]
         outputs, again = self._call(block.clone()), self._call(block.clone())
-        self._check_values(outputs, "a noisy input")
+        self._check_values([outputs], "a noisy input")
         if self._differ(outputs, again):
             raise ModelError(
                 "the model gave two outputs for one input: it has to be a fixed function at test time; "
@@ -205,13 +206,16 @@ class Sampler:
             )
         return outputs
 
-    def _check_values(self, outputs: Tensor, what: str) -> None:
-        if not bool(torch.isfinite(outputs).all()):
+    def _check_values(self, batch: Sequence[Tensor], what: str) -> None:
+        """One look from the host at the extremes of all blocks of a batch; a NaN anywhere makes both NaN."""
+        extremes = [torch.stack(torch.aminmax(outputs)) for outputs in batch if outputs.numel()]
+        if not extremes:
+            return
+        low, high = torch.stack(torch.aminmax(torch.stack(extremes))).tolist()
+        if not (math.isfinite(low) and math.isfinite(high)):
             raise ModelError(f"the model returned NaN or infinity for {what}: no certificate can rest on that")
-        if self.output_range is not None and outputs.numel():
-            low, high = float(outputs.min()), float(outputs.max())
-            if low < self.output_range[0] or high > self.output_range[1]:
-                raise ModelError(
-                    f"the model returned values in [{low:.6g}, {high:.6g}] for {what}, outside the declared "
-                    f"output_range {self.output_range}: declare the true range, or none"
-                )
+        if self.output_range is not None and (low < self.output_range[0] or high > self.output_range[1]):
+            raise ModelError(
+                f"the model returned values in [{low:.6g}, {high:.6g}] for {what}, outside the declared "
+                f"output_range {self.output_range}: declare the true range, or none"
+            )

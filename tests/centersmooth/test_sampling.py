@@ -198,6 +198,21 @@ def test_a_nan_that_comes_late_is_still_refused() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("block", [0, 1, 3])
+def test_one_bad_number_in_any_block_of_a_batch_is_refused(value: float, block: int) -> None:
+    """A batch is looked at once, by its extremes."""
+    calls = iter(range(100))
+
+    def model(x: Tensor) -> Tensor:
+        outputs = x.clone()
+        outputs[3] = value if next(calls) == block else outputs[3]
+        return outputs
+
+    with pytest.raises(ModelError, match="NaN or infinity"):
+        list(Sampler(model, NOISE, 8, 32, output_range=(-9.0, 9.0)).draw(X, 32, RandomStream(0), "fresh"))
+
+
 def test_declared_range_is_checked_on_every_draw() -> None:
     """A diameter taken from a wrong range would cap certificates that it must not."""
     sampler = Sampler(lambda x: x, NOISE, 8, 8, output_range=(-1.0, 1.0))
