@@ -133,11 +133,16 @@ class _Direction(_Euclidean):
     """
 
     def features(self, outputs: Tensor) -> Tensor:
-        flat = _flat(outputs).double()
-        flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
-        norms = flat.norm(dim=1, keepdim=True)
-        zero = (norms == 0).double()
-        return torch.cat([flat / (norms + zero), zero], dim=1)
+        flat = _flat(outputs)
+        features = torch.zeros((len(flat), flat.shape[1] + 1), dtype=torch.float64, device=flat.device)
+        directions, zero = features[:, :-1], features[:, -1:]
+        directions.copy_(flat)
+        largest = torch.linalg.vector_norm(directions, math.inf, dim=1, keepdim=True)
+        directions.div_(largest.clamp_(min=torch.finfo(torch.float64).tiny))
+        norms = torch.linalg.vector_norm(directions, dim=1, keepdim=True)
+        zero.copy_(norms == 0)
+        directions.div_(norms.add_(zero))
+        return features
 
 
 class Cosine(_Direction):
