@@ -10,7 +10,7 @@ Source: Kumar and Goldstein, *Center Smoothing*, NeurIPS 2021, section 5 and fig
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -87,8 +87,7 @@ class Study:
     def drawn(self, metric: str | None = None) -> pd.DataFrame:
         """The lines of the rule the figures draw, of one metric or all, with the kind of training."""
         lines = self.summary[self.summary["metric"].isin([metric] if metric else self.manifest["metrics"])]
-        for part in RULE:
-            lines = lines[lines[part] == self.manifest["rule"][part]]
+        lines = _of_rule(lines, self.manifest["rule"])
         kinds = [training_kind(*pair) for pair in zip(lines["train_sigma"], lines["sigma"], strict=True)]
         return lines.assign(training=kinds)
 
@@ -143,6 +142,58 @@ class Claim:
         """Whether nothing but reduced counts speaks for the verdict."""
         deciding = [finding for finding in self.findings if finding.holds is not None]
         return bool(deciding) and all(finding.reduced for finding in deciding)
+
+
+PAPER_RULE = {"bounds": "paper", "far": "doubled", "center": "sample", "smoothing": "center"}
+SHARPER_RULE = PAPER_RULE | {"bounds": "exact", "far": "measured"}
+
+
+@dataclass(frozen=True)
+class Sharpening:
+    """The library's own rule against the paper's, on the same draws of one study, metric and h.
+
+    Attributes
+    ----------
+    study : Study
+    metric : str
+    h : float
+    eps : tuple of float
+        The settings compared.
+    ratios : tuple of float
+        Of median radii, ours over the paper's; 0 where the paper's rule has no median.
+    paper_infeasible : bool
+        The paper's rule cannot certify from these counts at all.
+    """
+
+    study: Study
+    metric: str
+    h: float
+    eps: tuple[float, ...]
+    ratios: tuple[float, ...]
+    paper_infeasible: bool
+
+
+def sharpenings(studies: Sequence[Study]) -> list[Sharpening]:
+    """How much smaller medians get by the sharper rule, where ours has one; abstentions counted."""
+    return [found for study in studies for found in _sharpenings_of(study)]
+
+
+def _sharpenings_of(study: Study) -> Iterator[Sharpening]:
+    keys = ["model", "dataset", "train_sigma", "metric", "h", "eps"]
+    columns = [*keys, "radius_median", "status"]
+    ours, papers = (_of_rule(study.summary, rule)[columns] for rule in (SHARPER_RULE, PAPER_RULE))
+    both = ours.merge(papers, on=keys, suffixes=("", "_paper"))
+    both = both[both["metric"].isin(study.manifest["metrics"]) & (both["status"] == "ok")]
+    for (metric, h), lines in both.groupby(["metric", "h"]):
+        ratios = tuple(lines["radius_median"] / lines["radius_median_paper"].fillna(math.inf))
+        infeasible = bool((lines["status_paper"] == "infeasible").all())
+        yield Sharpening(study, str(metric), float(h), tuple(sorted(set(lines["eps"]))), ratios, infeasible)
+
+
+def _of_rule(lines: pd.DataFrame, rule: Mapping[str, str]) -> pd.DataFrame:
+    for part in RULE:
+        lines = lines[lines[part] == rule[part]]
+    return lines
 
 
 def judge(studies: Sequence[Study]) -> list[Claim]:

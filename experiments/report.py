@@ -14,9 +14,10 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from centersmooth_experiments.claims import Claim, Finding, Study, judge
+from centersmooth_experiments.claims import Claim, Finding, Sharpening, Study, judge, sharpenings
 from centersmooth_experiments.files import write_atomically
 from centersmooth_experiments.plot_cli import Parser, complaint_about, find_experiments, say
+from centersmooth_experiments.tables import number
 
 _DESCRIPTION = """\
 Write one self-contained HTML page: every claim of the paper beside our numbers,
@@ -107,6 +108,7 @@ def page(studies: Sequence[Study]) -> str:
     template = environment.from_string(files("centersmooth_experiments").joinpath("report.html.j2").read_text("utf-8"))
     return template.render(
         claims=judge(studies),
+        sharpenings=[(one, ratio_text(one)) for one in sharpenings(studies)],
         sections=[_section(study) for study in studies],
         version=version("centersmooth"),
     )
@@ -188,6 +190,23 @@ def markdown(claims: Sequence[Claim]) -> str:
         verdict = f"**{claim.verdict}**" + ", at reduced counts" * claim.reduced
         lines.append(f"| {claim.text} ({claim.source}) | {ours} | {verdict} |")
     return "\n".join(lines) + "\n"
+
+
+def sharper_markdown(found: Sequence[Sharpening]) -> str:
+    """How much smaller certificates get, as a Markdown table, for the README."""
+    lines = ["| experiment | metric | h | eps | median radius, ours / paper's |", "|---|---|---|---|---|"]
+    for one in found:
+        eps = ", ".join(map(number, one.eps))
+        lines.append(f"| `{one.study.name}` | {one.metric} | {number(one.h)} | {eps} | {ratio_text(one)} |")
+    return "\n".join(lines) + "\n"
+
+
+def ratio_text(one: Sharpening) -> str:
+    """The ratios of a comparison in words; the paper's rule may have no median to compare with."""
+    if one.paper_infeasible:
+        return "the paper's rule cannot certify from these counts"
+    low, high = number(min(one.ratios), 3), number(max(one.ratios), 3)
+    return low if low == high else f"{low} to {high}"
 
 
 def _finding_line(finding: Finding) -> str:

@@ -5,7 +5,8 @@ CelebA, none of a user's own files.
 
 Usage: python scripts/publish.py EXPERIMENT [RUNS_FOLDER]
 
-The README's table of the paper's claims is made anew from all that is published.
+The README's tables of the paper's claims, and of how much smaller certificates get, are made anew from all that is
+published.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from centersmooth_experiments.claims import Study, judge
+from centersmooth_experiments.claims import Study, judge, sharpenings
 from centersmooth_experiments.plot_cli import find_experiments
-from centersmooth_experiments.report import markdown
+from centersmooth_experiments.report import markdown, sharper_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
-CLAIMS = re.compile(r"(<!-- claims: made by `make publish` -->\n).*?(<!-- end of claims -->)", flags=re.S)
+TABLES = ("claims", "sharper")
 
 PUBLISHED = ("*.csv", "*.pdf", "*.png")
 
@@ -42,10 +43,13 @@ def publish(experiment: str, runs: Path, results: Path) -> Path:
     return target
 
 
-def refresh_claims(readme: str, results: Path) -> str:
-    """The README with its table of claims as the published results have it."""
-    table = markdown(judge([Study.read(folder) for folder in find_experiments([results])]))
-    return CLAIMS.sub(lambda found: found[1] + table + found[2], readme)
+def refresh_tables(readme: str, results: Path) -> str:
+    """The README with its tables as the published results have them."""
+    studies = [Study.read(folder) for folder in find_experiments([results])]
+    for name, table in zip(TABLES, (markdown(judge(studies)), sharper_markdown(sharpenings(studies))), strict=True):
+        block = re.compile(rf"(<!-- {name}: made by `make publish` -->\n).*?(<!-- end of {name} -->)", flags=re.S)
+        readme = block.sub(lambda found, table=table: found[1] + table + found[2], readme)
+    return readme
 
 
 def _files(source: Path, panels: list[dict[str, Any]]) -> list[Path]:
@@ -65,7 +69,7 @@ def main(arguments: list[str]) -> None:
     except FileNotFoundError as error:
         sys.exit(f"publish: {error.filename} is not there: run cs-run experiment={arguments[0]} first")
     readme = ROOT / "README.md"
-    readme.write_text(refresh_claims(readme.read_text(), ROOT / "results"))
+    readme.write_text(refresh_tables(readme.read_text(), ROOT / "results"))
 
 
 if __name__ == "__main__":

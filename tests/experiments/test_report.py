@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from centersmooth_experiments import report
-from centersmooth_experiments.claims import Study, judge
+from centersmooth_experiments.claims import Study, judge, sharpenings
 from centersmooth_experiments.plots import draw
 from centersmooth_experiments.tables import COLUMNS, SLIP_FILE, SLIP_NUMBER
 
@@ -144,6 +144,44 @@ def test_verdicts_from_reduced_counts_say_so(tmp_path):
     assert not checkerboard.reduced
 
 
+def with_sharper_rule(study, factor):
+    """The same study with rows of the sharper rule beside those of the paper's; radii scaled, None abstains."""
+    rows = pd.read_csv(study.folder / "certificates.csv")
+    ours = rows.assign(bounds="exact", far="measured", certified=rows["certified"] * (factor or 1))
+    if factor is None:
+        ours = ours.assign(certified=None, outcome="bad_center")
+    pd.concat([rows, ours]).to_csv(study.folder / "certificates.csv", index=False)
+    return Study.read(study.folder)
+
+
+@pytest.mark.parametrize("experiment", ["tv_mnist", "jaccard_celeba"])
+def test_how_much_sharper(tmp_path, experiment):
+    grid = RISING | {(1.0, 0.4): (None, 2.0)}
+    study = study_in(tmp_path / "a", grid, experiment)
+    if experiment == "jaccard_celeba":  # a model that was not trained here
+        rows = pd.read_csv(study.folder / "certificates.csv").assign(train_sigma=None)
+        rows.to_csv(study.folder / "certificates.csv", index=False)
+    assert sharpenings([study]) == []
+    first, second = sharpenings([with_sharper_rule(study, 0.5)])
+    assert (first.h, first.eps, first.ratios) == (1.0, (0.2,), (0.5,))
+    assert (second.h, second.eps, second.ratios) == (1.5, (0.2, 0.4), (0.5, 0.5))
+    assert [report.ratio_text(one) for one in (first, second)] == ["0.5", "0.5"]
+
+
+def test_where_only_one_rule_certifies(tmp_path):
+    abstains = {(1.0, 0.2): (None, 1.0)}
+    study = study_in(tmp_path / "a", abstains)
+    rows = pd.read_csv(study.folder / "certificates.csv")
+    ours = rows.assign(bounds="exact", far="measured", certified=3.0, outcome="certified")
+    pd.concat([rows, ours]).to_csv(study.folder / "certificates.csv", index=False)
+    (found,) = sharpenings([Study.read(study.folder)])
+    assert (found.ratios, found.paper_infeasible) == ((0.0,), False)
+    pd.concat([rows.assign(outcome="infeasible"), ours]).to_csv(study.folder / "certificates.csv", index=False)
+    (found,) = sharpenings([Study.read(study.folder)])
+    assert "cannot certify" in report.ratio_text(found)
+    assert sharpenings([with_sharper_rule(study_in(tmp_path / "b", {(1.0, 0.2): (2.0, 1.0)}), None)]) == []
+
+
 class Outside(HTMLParser):
     """Collects what a page would load from elsewhere, and checks that tags are closed."""
 
@@ -229,4 +267,4 @@ def test_the_readme_has_the_published_claims():
         sys.path.pop(0)
     readme = (root / "README.md").read_text()
     assert "**holds" in readme
-    assert publish.refresh_claims(readme, root / "results") == readme
+    assert publish.refresh_tables(readme, root / "results") == readme
