@@ -118,7 +118,7 @@ def test_the_sharper_rule_is_a_dotted_curve_beside_the_papers(tmp_path):
     assert merged["sharper"].tolist() == [0.5 * h for h in merged["h"]]
     assert set(merged["status"]) == {"ok", "abstains", "infeasible"}
 
-    with plots._style():
+    with plots.style():
         summary, curves = plots._with_curves(merged, "h")
         figure = plots._figure(summary, "tv", curves, [])
     dotted = [line for line in figure.axes[0].lines if line.get_linewidth() == plots._DOTTED["linewidth"]]
