@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test check reproduce-all plots report publish clean
+.PHONY: help install demo test check bench reproduce-all plots report publish clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,9 @@ test: $(READY) ## Style, types and all tests; says what was skipped for want of 
 
 check: $(READY) ## The fast part of `make test`
 	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/pytest -x -m 'not slow'
+
+bench: $(READY) ## Time against the plain procedure: bench/results/, some minutes on two cores
+	$(BIN)/python bench/run.py $(CASES)
 
 reproduce-all: $(READY) ## Every experiment at BUDGET=paper|cpu|smoke: estimates first, resumable, a table at the end
 	$(BIN)/python scripts/reproduce_all.py $(BUDGET)

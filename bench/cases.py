@@ -1,0 +1,262 @@
+"""What is measured. Every function returns rows ``{case, size, unit, ours, other, ratio, target, note}``."""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plain
+import torch
+from PIL import Image
+from timing import alternate
+from torch import Tensor, nn
+
+from centersmooth import L2, Budget, GaussianNoise, Metric, RandomStream, TotalVariation
+from centersmooth.centers import features_in_blocks, least_median_center
+from centersmooth.evidence import gather
+from centersmooth.sampling import Sampler, evaluating
+from centersmooth_experiments.config import Config
+from centersmooth_experiments.metrics import build_metrics
+from centersmooth_experiments.models import MODELS
+from centersmooth_experiments.models.autoencoder import Autoencoder, Reconstructor
+
+RUNS = 3
+"""Runs a median is taken of."""
+
+Row = dict[str, Any]
+DATA = Path(os.environ.get("CENTERSMOOTH_DATA", "data"))
+
+
+def centers() -> Iterator[Row]:
+    """The exact least-median center against the loop over candidates."""
+    yield from (_center(TotalVariation(), plain.total_variation, n, 28, 50) for n in (1_250, 2_500, 5_000, 10_000))
+    yield from (_center(L2(), plain.l2, n, 28, 50) for n in (1_250, 2_500, 5_000, 10_000))
+    yield from (_center(TotalVariation(), plain.total_variation, 2_500, side, None) for side in (14, 56))
+
+
+def _center(metric: Metric, distance: plain.Distance, n: int, side: int, target: float | None) -> Row:
+    outputs = torch.rand(n, 1, side, side, generator=torch.Generator().manual_seed(0))
+    tried = outputs[:25]
+    features = metric.features(outputs)
+    ours, some = alternate(
+        [lambda: least_median_center(metric, outputs, features), lambda: plain.center(tried, outputs, distance)],
+        RUNS if n < 10_000 else 3,
+    )
+    note = f"the loop over {len(tried)} of its {n} candidates, times {n // len(tried)}"
+    width = features.shape[1]
+    return row(f"center {metric.name}", f"n={n} D={width}", "CPU s", ours, some * n / len(tried), target, note)
+
+
+def faces() -> Iterator[Row]:
+    """Images a second against the package's own batched call, at its best batch."""
+    import facenet_pytorch
+
+    from centersmooth_experiments.models.faces import FaceDetector
+
+    detector, package = FaceDetector(), facenet_pytorch.MTCNN()
+    yield from (_faces(detector, package, sigma) for sigma in (0.1, 0.25))
+
+
+def _faces(detector: nn.Module, package: Any, sigma: float) -> Row:
+    images, batches = noisy(portraits(16), sigma), (1, 4, 16)
+    arrays = (images * 255).permute(0, 2, 3, 1).contiguous().numpy()
+
+    def ours() -> list[Tensor]:
+        return [detector(part) for part in images.split(16)]
+
+    with torch.no_grad():
+        fast, *others = alternate([ours, *(partial(_detect, package, arrays, size) for size in batches)], RUNS)
+    best = min(range(len(others)), key=others.__getitem__)
+    note = f"facenet_pytorch.MTCNN.detect, its best batch of {batches}: {batches[best]}"
+    return row("faces", f"sigma={sigma:g}", "CPU ms/image", fast / 16e-3, others[best] / 16e-3, 1.5, note)
+
+
+def _detect(package: Any, arrays: np.ndarray, size: int) -> None:
+    for start in range(0, len(arrays), size):
+        package.detect(arrays[start : start + size])
+
+
+def perceptual() -> Iterator[Row]:
+    """30 x 2000 LPIPS distances, against a network call a pair."""
+    from centersmooth_experiments.perceptual import LPIPS, _lpips_package, min_max
+
+    metric = LPIPS(DATA / "vgg16_features.pth")
+    generator = torch.Generator().manual_seed(0)
+    candidates, outputs = (torch.rand(count, 3, 64, 64, generator=generator) for count in (30, 80))
+    package = _whole_lpips(_lpips_package())
+    candidate_features = metric.features(candidates)
+
+    def ours() -> Tensor:
+        parts = [metric.pairwise(metric.features(part), candidate_features) for part in outputs.split(16)]
+        return torch.cat(parts)
+
+    def by_pairs() -> list[float]:
+        return plain.radii(candidates[:1], outputs[:8], plain.through_network(package))
+
+    with torch.no_grad():
+        first = metric.pairwise(metric.features(outputs[:8]), candidate_features[:1])[:, 0].sort().values[3]
+        scaled = plain.radii(min_max(candidates[:1]), min_max(outputs[:8]), plain.through_network(package))
+        assert abs(first / scaled[0] - 1) < 1e-3, (first, scaled)
+        fast, slow = alternate([ours, by_pairs], 3)
+    note = "ours on 80 of 2000 outputs, the other side on 8 of 60000 pairs, both in proportion"
+    yield row("lpips distances", "30 x 2000", "CPU s", fast * 2000 / 80, slow * 60_000 / 8, 30, note)
+
+
+def _whole_lpips(package: Any) -> nn.Module:
+    """The package's network with our weights."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = package.LPIPS(net="vgg", pretrained=True, pnet_rand=True, verbose=False)
+    state = torch.load(DATA / "vgg16_features.pth", weights_only=True)
+    for part in network.net.children():
+        for name, module in part.named_children():
+            if isinstance(module, nn.Conv2d):
+                module.weight.data, module.bias.data = state[f"features.{name}.weight"], state[f"features.{name}.bias"]
+    return network.eval()
+
+
+def overheads(compose: Callable[..., Config]) -> Iterator[Row]:
+    """Everything a certificate costs beyond its bare passes, in percent of them, at the paper's counts."""
+    yield _overhead(compose, "tv_mnist", "autoencoder", Autoencoder(1, 28), (1, 28, 28))
+    yield _overhead(compose, "tv_mnist", "reconstructor", Reconstructor(1, 28), (256,))
+    yield _overhead(compose, "tv_cifar10", "autoencoder", Autoencoder(3, 32), (3, 32, 32))
+    if (DATA / "celeba_test.zip").is_file():
+        from centersmooth_experiments.models.faces import FaceDetector
+
+        yield _overhead(compose, "jaccard_celeba", "mtcnn", FaceDetector(), portraits(1)[0])
+    if (DATA / "dcgan_faces64_generator.pth").is_file() and (DATA / "vgg16_features.pth").is_file():
+        from centersmooth_experiments.models.generators import load_face_generator
+
+        generator = load_face_generator(DATA / "dcgan_faces64_generator.pth")
+        yield _overhead(compose, "lpips_dcgan", "dcgan", generator, (100,))
+
+
+def _overhead(
+    compose: Callable[..., Config], experiment: str, name: str, model: nn.Module, x: Tensor | tuple[int, ...]
+) -> Row:
+    config = compose(f"experiment={experiment}", "budget=paper")
+    x = x if isinstance(x, Tensor) else torch.rand(x)
+    metrics = build_metrics(MODELS[name].metrics, {}, "cpu")
+    block = config.forward_block
+    sampler = Sampler(model, GaussianNoise(0.2), block, config.batch_size, getattr(model, "output_range", None))
+    paper = Budget(config.n, config.m, config.delta, n0=config.n0)
+    # Few draws, in the paper's proportions; what grows with n^2 is measured by itself.
+    small = Budget(block * 2, block * (4 if config.n0 else 14), 0.45, 0.05, 0.05, config.n0 and block)
+    noisy_block = GaussianNoise(0.2).sample(x, block, generator=torch.Generator().manual_seed(0))
+    with evaluating(model):
+        counted: list[int] = []
+        gather(sampler, metrics, small, x, RandomStream(0), progress=counted.append)
+        passes = sum(counted)
+        outputs = model(noisy_block)
+        lpips = metrics.get("lpips")
+
+        def floor() -> None:
+            for _ in range(passes // block):
+                found = model(noisy_block)
+                if lpips is not None:
+                    lpips.network(found)
+
+        bare, ours = alternate([floor, lambda: gather(sampler, metrics, small, x, RandomStream(0))], RUNS)
+    scale = paper.passes / passes
+    center = 0.0 if config.n0 else _all_centers(metrics, outputs, paper.n // 4) * 16
+    overhead = 100 * ((ours * scale + center) / (bare * scale) - 1)
+    target = 25 if experiment == "tv_cifar10" else 10
+    size = f"n={paper.n} m={paper.m} n0={paper.n0}"
+    parts = f"draws {100 * (ours / bare - 1):.1f}, centers {100 * center / (bare * scale):.1f}"
+    note = f"{parts}; the passes {bare * scale / 3600:.3g} CPU hours a point"
+    return row(f"overhead {experiment} {name}", size, "% of the passes", overhead, None, target, note)
+
+
+def _all_centers(metrics: dict[str, Metric], outputs: Tensor, n: int) -> float:
+    some = outputs[torch.arange(n) % len(outputs)]
+    some = some + 1e-3 * torch.rand(some.shape, generator=torch.Generator().manual_seed(0))
+
+    def find() -> None:
+        for metric in metrics.values():
+            least_median_center(metric, some, features_in_blocks(metric, some, 128))
+
+    return alternate([find], 3)[0]
+
+
+def draws() -> Iterator[Row]:
+    """Distances of ``m`` draws to a center, against the sample that grows batch by batch."""
+    model = Autoencoder(1, 28).eval()
+    yield from (_draws(model, m) for m in (512, 1_024, 2_048))
+
+
+def _draws(model: nn.Module, m: int) -> Row:
+    x, metric = torch.rand(1, 28, 28), TotalVariation()
+    sampler = Sampler(model, GaussianNoise(0.2), 128, 1_024, (0.0, 1.0))
+    center = metric.features(x[None])
+
+    def ours() -> Tensor:
+        drawn = sampler.draw(x, m, RandomStream(0), "fresh")
+        return torch.cat([metric.pairwise(metric.features(outputs), center)[:, 0] for outputs in drawn])
+
+    def grown() -> Tensor:
+        return plain.total_variation(plain.sample(model, x, 0.2, m, 128), x)
+
+    with torch.no_grad():
+        fast, slow = alternate([ours, grown], RUNS)
+    return row("draws autoencoder", f"m={m}", "CPU s", fast, slow, None, "passes and distances of total variation")
+
+
+class _FirstCalls(nn.Module):
+    """The model itself for some calls, then its last output again: the memory of a long run in little time."""
+
+    def __init__(self, model: nn.Module, calls: int) -> None:
+        super().__init__()
+        self.model, self.left = model, calls
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.left:
+            self.left -= 1
+            self.kept = self.model(inputs)
+        return self.kept.clone()
+
+
+def memory(compose: Callable[..., Config]) -> Iterator[Row]:
+    """Peak memory of one point of the MNIST autoencoder at the paper's counts, above the process after its imports."""
+    config = compose("experiment=tv_mnist", "budget=paper")
+    before = _peak()
+    model = _FirstCalls(Autoencoder(1, 28), 8).eval()
+    metrics = build_metrics(MODELS["autoencoder"].metrics, {}, "cpu")
+    sampler = Sampler(model, GaussianNoise(0.2), config.forward_block, config.batch_size, (0.0, 1.0))
+    with evaluating(model):
+        gather(sampler, metrics, Budget(config.n, config.m, 0.45), torch.rand(1, 28, 28), RandomStream(0))
+    size = f"n={config.n} m={config.m}"
+    yield row(
+        "memory tv_mnist autoencoder", size, "MiB", _peak() - before, None, 700, "peak above imports, all 6 metrics"
+    )
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def portraits(count: int) -> Tensor:
+    """Photographs of the CelebA test split, ``(count, 3, 218, 178)`` in [0, 1]."""
+    with zipfile.ZipFile(DATA / "celeba_test.zip") as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))[:count]
+        pictures = [np.array(Image.open(io.BytesIO(archive.read(name))).convert("RGB")) for name in names]
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+
+
+def noisy(images: Tensor, sigma: float) -> Tensor:
+    return images + sigma * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+
+
+def row(case: str, size: str, unit: str, ours: float, other: float | None, target: float | None, note: str) -> Row:
+    ratio = None if other is None else round(other / ours, 2)
+    numbers = {"ours": float(f"{ours:.4g}"), "other": None if other is None else float(f"{other:.4g}")}
+    return {"case": case, "size": size, "unit": unit, **numbers, "ratio": ratio, "target": target, "note": note}
