@@ -26,8 +26,9 @@ from centersmooth import Metric, RequestError
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.weights import adopt_weights, first_line, frozen, read_weights, weights_digest
 
-NETWORK_BLOCK = 16
-"""Images a call of the network, padded with zeros: an image's features do not depend on its company."""
+NETWORK_BLOCK = 25
+"""Images a call of the network, padded with zeros: an image's features do not depend on its company. Divides the
+blocks of the experiments, 50 and 150, so that nothing is padded there."""
 
 CHUNK = 2**10
 """Coordinates summed in float32; the sums of chunks are added in float64."""
