@@ -23,6 +23,7 @@ from centersmooth_experiments.config import Config
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.files import write_atomically
 from centersmooth_experiments.locks import held
+from centersmooth_experiments.memory import keep_freed_memory
 from centersmooth_experiments.metrics import build_metrics, fingerprint, metric_facts, metric_weights_digest
 from centersmooth_experiments.models import model_digest
 from centersmooth_experiments.panels import PanelSource, draw_panels, save_panels
@@ -78,6 +79,7 @@ def run(config: Config, display: Display, command: str) -> RunResult:
     RunError
         For a request that cannot be served; nothing done so far is lost.
     """
+    keep_freed_memory()
     plan = make_plan(config)
     _require_writable(plan.out)
     for line in plan.skipped:
