@@ -22,6 +22,7 @@ from hydra import initialize_config_dir
 
 from centersmooth_experiments.cli import config_folder
 from centersmooth_experiments.config import Config, register_schema, resolve
+from centersmooth_experiments.memory import keep_freed_memory
 from centersmooth_experiments.provenance import provenance
 
 FOLDER = Path(__file__).resolve().parent / "results"
@@ -86,6 +87,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(f"bench: no case {', '.join(sorted(unknown))}: expected some of {', '.join(CASES)}")
     names = [name for name in CASES if name in arguments or not arguments]
     torch.set_num_threads(1)
+    keep_freed_memory()  # as a run does
     path = FOLDER / "cpu.csv"
     kept = list(csv.DictReader(path.open())) if path.is_file() else []
     rows: list[dict[str, object]] = list(measure(names))

@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
 
     A forward pass frees as many tensors as it makes. By default glibc returns large ones to the system and gets them
     back as fresh pages, each cleared on its first use: a third of the time of the paper's autoencoder on a CPU.
-    Changes no number, and the peak of memory hardly.
+    Changes no number.
 
     Returns
     -------

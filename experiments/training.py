@@ -93,7 +93,7 @@ def obtain(
             loss = train(model, training, data, step_done)
             _save(model, path, training, loss, time.perf_counter() - started)
     _load(model, path)
-    # A quarter less time on a CPU. Only now: in training it would move the last digits of the weights.
+    # A fifth less time on a CPU. Only now: in training it would move the last digits of the weights.
     model.to(memory_format=torch.channels_last)
     return model.eval().requires_grad_(False), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
