@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from centersmooth.bounds import half_count
 from centersmooth.errors import ModelError
 from centersmooth.metrics.base import Metric
-from centersmooth.quantiles import QuantileTable, near_ranks, smallest
+from centersmooth.quantiles import near_ranks, smallest
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,16 @@ class Center:
         Its features under the metric.
     radius : float
         Its median distance to the sample.
-    spread : QuantileTable
-        How near the other outputs are to any candidate, from the same distances.
+    nearest : array, shape ``(N, len(near_ranks(others)))``
+        Of each of ``N`` candidates the distances of those ranks to ``others`` other outputs, from the same matrix.
+    others : int
     """
 
     output: Tensor
     features: Tensor
     radius: float
-    spread: QuantileTable
+    nearest: NDArray[np.float64]
+    others: int
 
 
 def features_in_blocks(metric: Metric, outputs: Tensor, block: int) -> Tensor:
@@ -68,8 +71,7 @@ def least_median_center(metric: Metric, outputs: Tensor, features: Tensor) -> Ce
     chosen = features[best : best + 1]
     # The tiles may round differently from `pairwise`, which is what fresh draws are compared by: measure once more.
     radius = float(metric.pairwise(features, chosen)[:, 0].kthvalue(k).values)
-    spread = QuantileTable.of(nearest[:, 1:], others)
-    return _checked(metric, Center(outputs[best].clone(), chosen.clone(), radius, spread))
+    return _checked(metric, Center(outputs[best].clone(), chosen.clone(), radius, nearest[:, 1:], others))
 
 
 def best_candidate(metric: Metric, candidates: Tensor, features: Tensor, distances: Tensor) -> Center:
@@ -86,8 +88,7 @@ def best_candidate(metric: Metric, candidates: Tensor, features: Tensor, distanc
     nearest = smallest(_valid(metric, distances).T, np.append(half_count(n), near_ranks(n)))
     best = int(nearest[:, 0].argmin())
     chosen = features[best : best + 1].clone()
-    spread = QuantileTable.of(nearest[:, 1:], n)
-    return _checked(metric, Center(candidates[best].clone(), chosen, float(nearest[best, 0]), spread))
+    return _checked(metric, Center(candidates[best].clone(), chosen, float(nearest[best, 0]), nearest[:, 1:], n))
 
 
 def _valid(metric: Metric, distances: Tensor) -> Tensor:

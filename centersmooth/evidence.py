@@ -7,7 +7,7 @@ chosen from other draws; each bound holds on its own, and their failure probabil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,61 +126,64 @@ def gather(
         On NaN or infinite outputs or distances, naming the metric or the stage.
     """
     base = sampler.base_output(x)
-    centers = _find_centers(sampler, metrics, budget, x, stream, progress)
-    distances = _fresh_distances(sampler, metrics, centers, budget, x, stream, far, progress)
-    return {name: _reduce(metrics[name], centers[name], distances[name], base, budget, far) for name in metrics}
+    sources = list(dict.fromkeys(metric.source for metric in metrics.values()))
+    centers = _find_centers(sampler, sources, budget, x, stream, progress)
+    distances = _fresh_distances(sampler, centers, budget, x, stream, far, progress)
+    return {
+        name: _reduce(metric, centers[metric.source], distances[metric.source], base, budget, far)
+        for name, metric in metrics.items()
+    }
 
 
 def _find_centers(
     sampler: Sampler,
-    metrics: Mapping[str, Metric],
+    metrics: Iterable[Metric],
     budget: Budget,
     x: Tensor,
     stream: RandomStream,
     progress: Progress | None,
-) -> dict[str, Center]:
+) -> dict[Metric, Center]:
     block = sampler.forward_block
     if not budget.n0:
         outputs = torch.cat(list(sampler.draw(x, budget.n, stream, "center", progress=progress)))
         return {
-            name: least_median_center(metric, outputs, features_in_blocks(metric, outputs, block))
-            for name, metric in metrics.items()
+            metric: least_median_center(metric, outputs, features_in_blocks(metric, outputs, block))
+            for metric in metrics
         }
     candidates = torch.cat(list(sampler.draw(x, budget.n0, stream, "candidates", progress=progress)))
-    features = {name: features_in_blocks(metric, candidates, block) for name, metric in metrics.items()}
-    distances: dict[str, list[Tensor]] = {name: [] for name in metrics}
+    features = {metric: features_in_blocks(metric, candidates, block) for metric in metrics}
+    distances: dict[Metric, list[Tensor]] = {metric: [] for metric in metrics}
     for outputs in sampler.draw(x, budget.n, stream, "center", progress=progress):
-        for name, metric in metrics.items():
-            distances[name].append(metric.pairwise(metric.features(outputs), features[name]))
+        for metric, parts in distances.items():
+            parts.append(metric.pairwise(metric.features(outputs), features[metric]))
     return {
-        name: best_candidate(metric, candidates, features[name], torch.cat(distances[name]))
-        for name, metric in metrics.items()
+        metric: best_candidate(metric, candidates, features[metric], torch.cat(parts))
+        for metric, parts in distances.items()
     }
 
 
 def _fresh_distances(
     sampler: Sampler,
-    metrics: Mapping[str, Metric],
-    centers: Mapping[str, Center],
+    centers: Mapping[Metric, Center],
     budget: Budget,
     x: Tensor,
     stream: RandomStream,
     far: bool,
     progress: Progress | None,
-) -> dict[str, NDArray[np.float64]]:
+) -> dict[Metric, NDArray[np.float64]]:
     """Distances of fresh draws to each center: all of them, or the first ``n`` where no center is worth more."""
-    distances: dict[str, list[Tensor]] = {name: [] for name in metrics}
+    distances: dict[Metric, list[Tensor]] = {metric: [] for metric in centers}
     seen, tested = 0, False
     for outputs in sampler.draw(x, budget.fresh_draws if far else budget.n, stream, "fresh", progress=progress):
-        for name, metric in metrics.items():
-            distances[name].append(metric.pairwise(metric.features(outputs), centers[name].features)[:, 0])
+        for metric, parts in distances.items():
+            parts.append(metric.pairwise(metric.features(outputs), centers[metric].features)[:, 0])
         seen += len(outputs)
         if seen >= budget.n and not tested:
             tested = True
-            insides = (int((torch.cat(distances[name])[: budget.n] <= centers[name].radius).sum()) for name in metrics)
-            if not any(budget.accepts_center(inside, EXACT) for inside in insides):
+            within = {m: torch.cat(parts)[: budget.n] <= centers[m].radius for m, parts in distances.items()}
+            if not any(budget.accepts_center(int(inside.sum()), EXACT) for inside in within.values()):
                 break
-    return {name: _to_numpy(metric, torch.cat(distances[name])) for name, metric in metrics.items()}
+    return {metric: _to_numpy(metric, torch.cat(parts)) for metric, parts in distances.items()}
 
 
 def _to_numpy(metric: Metric, distances: Tensor) -> NDArray[np.float64]:
@@ -195,13 +198,19 @@ def _to_numpy(metric: Metric, distances: Tensor) -> NDArray[np.float64]:
 def _reduce(
     metric: Metric, center: Center, distances: NDArray[np.float64], base: Tensor, budget: Budget, far: bool
 ) -> Evidence:
-    error = _to_numpy(metric, metric.pairwise(metric.features(base[None]), center.features)[:, 0])
+    """The evidence of a metric from the center and the distances of its source."""
+
+    def own(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return metric.from_source(torch.from_numpy(values)).numpy()
+
+    error = metric.pairwise(metric.features(base[None]), center.features)[:, 0]
+    enough = far and len(distances) >= budget.fresh_draws
     return Evidence(
         center=center.output,
         base=base,
-        error=float(error[0]),
-        r_center=center.radius,
+        error=float(_to_numpy(metric, error)[0]),
+        r_center=float(own(np.array([center.radius]))[0]),
         inside=int((distances[: budget.n] <= center.radius).sum()),
-        far=DistanceSample.of(distances[: budget.m]) if far and len(distances) >= budget.fresh_draws else None,
-        spread=center.spread,
+        far=DistanceSample.of(own(distances[: budget.m])) if enough else None,
+        spread=QuantileTable.of(own(center.nearest), center.others),
     )

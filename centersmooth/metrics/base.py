@@ -47,6 +47,18 @@ class Metric(ABC):
         """
         return math.inf
 
+    @property
+    def source(self) -> Metric:
+        """The metric of which this one is a non-decreasing function; itself unless it says otherwise.
+
+        Order statistics commute with such a function, so metrics of one source share features, distances and center.
+        """
+        return self
+
+    def from_source(self, distances: Tensor) -> Tensor:
+        """Distances of this metric from those of its `source`, entry by entry."""
+        return distances
+
     @abstractmethod
     def features(self, outputs: Tensor) -> Tensor:
         """What distances are computed from: ``(n, *out) -> (n, ...)``, row by row."""

@@ -73,6 +73,17 @@ class L1(Metric):
 class _Euclidean(Metric):
     """A function of the l2 distance of the features, in float64."""
 
+    @property
+    def source(self) -> Metric:
+        """Shared by the classes of this module only: one that inherits from them may have features of its own."""
+        return _SOURCES.get(type(self), self)
+
+    def from_source(self, distances: Tensor) -> Tensor:
+        return distances if self.source is self else self._of_l2(distances)
+
+    def _of_l2(self, distance: Tensor) -> Tensor:
+        return distance
+
     def features(self, outputs: Tensor) -> Tensor:
         return _flat(outputs).double()
 
@@ -93,9 +104,6 @@ class _Euclidean(Metric):
             tile = slice(start, start + step)
             squared = torch.addmm(squares[tile, None] + squares, features[tile], features.T, alpha=-2)
             yield self._of_l2(squared.clamp_(min=0).sqrt_())
-
-    def _of_l2(self, distance: Tensor) -> Tensor:
-        return distance
 
 
 class L2(_Euclidean):
@@ -187,3 +195,8 @@ class Angular(_Direction):
 
     def _of_l2(self, distance: Tensor) -> Tensor:
         return (distance / 2).clamp(max=1).asin() * (2 / math.pi)
+
+
+_L2, _CHORD = L2(), _Direction()
+_SOURCES: dict[type[Metric], Metric] = {L2: _L2, SquaredL2: _L2, Cosine: _CHORD, Angular: _CHORD}
+"""One object for each source, by which metrics know that they share it."""

@@ -165,7 +165,8 @@ def plain(a: object, b: object) -> float:
 @pytest.mark.parametrize(("near", "place"), [(30, 1), (41, 7), (60, 61), (55, 20)])
 def test_table_of_a_sample_leaves_the_point_itself_out(near: int, place: int) -> None:
     """As plain loops over the other points of the sample say."""
-    spread = least_median_center(L1(), POINTS, POINTS).spread
+    center = least_median_center(L1(), POINTS, POINTS)
+    spread = QuantileTable.of(center.nearest, center.others)
     assert (spread.candidates, spread.others) == (61, 60)
     expected = far_radius(list(POINTS), plain, *kept(60, 61, near, place))
     assert spread.at(near, place) == pytest.approx(expected, rel=1e-6)
@@ -175,7 +176,8 @@ def test_table_of_a_sample_leaves_the_point_itself_out(near: int, place: int) ->
 def test_table_of_candidates_drawn_apart(near: int, place: int) -> None:
     """Smooth-HD: ten candidates, 51 other points."""
     candidates, sample = POINTS[:10], POINTS[10:]
-    spread = best_candidate(L1(), candidates, candidates, L1().pairwise(sample, candidates)).spread
+    center = best_candidate(L1(), candidates, candidates, L1().pairwise(sample, candidates))
+    spread = QuantileTable.of(center.nearest, center.others)
     assert (spread.candidates, spread.others) == (10, 51)
     expected = far_radius_apart(list(candidates), list(sample), plain, *kept(51, 10, near, place))
     assert spread.at(near, place) == pytest.approx(expected, rel=1e-6)
