@@ -7,6 +7,7 @@ Method: Kumar and Goldstein, *Center Smoothing: Certified Robustness for Network
 2021. The proof is in `centersmooth.rules`, the statistics in `centersmooth.bounds`.
 """
 
+from centersmooth.attack import Attack, Attacked
 from centersmooth.certificate import Budget, Certificate, Outcome, Smoothed
 from centersmooth.errors import CenterSmoothError, InfeasibleError, ModelError, RequestError
 from centersmooth.metrics import (
@@ -29,6 +30,8 @@ __all__ = [
     "L1",
     "L2",
     "Angular",
+    "Attack",
+    "Attacked",
     "Budget",
     "CenterSmoothError",
     "CenterSmoother",

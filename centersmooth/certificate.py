@@ -106,6 +106,11 @@ class Budget:
         """Forward passes of one certificate, the unperturbed input included."""
         return 1 + self.n0 + self.n + self.fresh_draws
 
+    @property
+    def passes_of_smooth(self) -> int:
+        """Forward passes of one smoothed output, the unperturbed input included."""
+        return 1 + self.n0 + 2 * self.n
+
 
 @dataclass(frozen=True)
 class Smoothed:

@@ -51,6 +51,11 @@ class RandomStream:
         """A stream from the operating system's entropy."""
         return cls(seed=secrets.randbits(63))
 
+    def named(self, name: str) -> RandomStream:
+        """Another stream of the same point, independent of this one and of those of other names."""
+        key = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
+        return RandomStream(int.from_bytes(key[:8], "big") >> 1, self.point)
+
     def generator(self, stage: str, block: int, device: torch.device | str = "cpu") -> torch.Generator:
         """The generator of one block of one stage, on ``device`` (CPU and CUDA generators differ)."""
         key = hashlib.sha256(f"{self.seed}/{self.point}/{stage}/{block}".encode()).digest()

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from centersmooth.attack import Attack, Attacked, judge
 from centersmooth.bounds import BOUNDS, BoundsName
 from centersmooth.certificate import Budget, Certificate, FarName, Smoothed
 from centersmooth.errors import InfeasibleError, RequestError
@@ -166,6 +167,49 @@ class CenterSmoother:
             )
             for e in radii
         ]
+
+    def attack(
+        self,
+        x: Tensor,
+        certificate: Certificate,
+        attack: Attack | None = None,
+        *,
+        runs: int = 4,
+        stream: RandomStream | None = None,
+    ) -> Attacked:
+        """Look for an input within ``certificate.eps`` that moves the smoothed output far, and see how far.
+
+        Each run that answers is beyond ``certificate.radius`` with probability at most ``alpha1``, unless the
+        certificate is one of the share ``alpha2`` that are wrong.
+
+        Parameters
+        ----------
+        x : Tensor, shape ``(*in)``
+            The input that was certified.
+        attack : Attack, optional
+            By default 20 gradient steps from each of 2 starts.
+        runs : int
+            Runs of `smooth` at the input found, on fresh draws.
+        stream : RandomStream, optional
+            Of the attack; its runs are judged on streams derived from it. By default fresh entropy.
+
+        Raises
+        ------
+        RequestError
+            The certificate has no radius, or gradients are asked of a model that has none.
+        """
+        if certificate.radius is None or certificate.center is None:
+            raise RequestError(f"there is nothing to attack: the certificate is {certificate.outcome.value}")
+        self._check_input(x)
+        attack = attack if attack is not None else Attack()
+        stream = stream if stream is not None else RandomStream.fresh()
+        sampler, center = self._sampler, certificate.center
+        with evaluating(sampler.model):
+            found = attack.perturb(sampler, self.metric, x, center, certificate.eps, stream.named("attack"))
+            streams = [stream.named(f"run {run}") for run in range(runs)]
+            judged = [judge(sampler, self.metric, self.budget, found, center, one) for one in streams]
+        moved = tuple(run.movement for run in judged if self.budget.accepts_center(run.inside, self.bounds))
+        return Attacked(found, moved, len(judged) - len(moved))
 
     def distance(self, a: Tensor, b: Tensor) -> float:
         """The metric between two outputs of shape ``(*out)``, for audits of a certificate."""

@@ -152,6 +152,8 @@ class _Direction(_Euclidean):
     """
 
     def features(self, outputs: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and outputs.requires_grad:
+            return self._differentiable(outputs)
         flat = _flat(outputs)
         features = torch.zeros((len(flat), flat.shape[1] + 1), dtype=torch.float64, device=flat.device)
         directions, zero = features[:, :-1], features[:, -1:]
@@ -162,6 +164,14 @@ class _Direction(_Euclidean):
         zero.copy_(norms == 0)
         directions.div_(norms.add_(zero))
         return features
+
+    @staticmethod
+    def _differentiable(outputs: Tensor) -> Tensor:
+        """The same, for attacks: gradients pass through no tensor that is written in place."""
+        flat = _flat(outputs).double()
+        norms = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
+        zero = (norms == 0).double()
+        return torch.cat([flat / (norms + zero), zero], dim=1)
 
 
 class Cosine(_Direction):
