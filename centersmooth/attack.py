@@ -57,7 +57,8 @@ class Attack:
     steps : int
         Gradient steps, or queries, of one start.
     restarts : int
-        Random starts; the best of their ends is taken, compared on one set of draws.
+        Random starts, those of gradients in opposite pairs; the best of their ends is taken, compared on one set of
+        draws.
     draws : int
         Noise draws a step or query.
     """
@@ -217,9 +218,9 @@ class _Target:
 
 
 def _ascend(target: _Target, steps: int, restart: int) -> Tensor:
-    """Projected gradient ascent from a random point of the sphere; the shift it ends at."""
-    generator = target.stream.generator(f"attack start {restart}", 0, target.x.device)
-    shift = target.eps * _unit(_gaussian(target.x, generator))
+    """Projected gradient ascent from a random point of the sphere, odd restarts from the opposite of the one before."""
+    generator = target.stream.generator(f"attack start {restart // 2}", 0, target.x.device)
+    shift = (-1) ** restart * target.eps * _unit(_gaussian(target.x, generator))
     for step in range(steps):
         length = 2 * _PATH * target.eps * (steps - step) / (steps * (steps + 1))
         shift = shift + length * target.gradient(shift, f"attack {restart} step {step}")
