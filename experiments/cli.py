@@ -1,7 +1,8 @@
 """``cs-run``: the command line of the experiments.
 
 Exit codes: 0 done; 1 done, but some points failed; 2 a request that cannot be served (one line says why);
-70 a defect of this program, with its traceback; 130 and 143 interrupted by Ctrl-C and SIGTERM.
+70 a defect of this program, with its traceback, or certificates that an attack broke more often than stated;
+130 and 143 interrupted by Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations
@@ -136,7 +137,9 @@ def _task(raw: Any, console: Console, command: str) -> int:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
     if result.failed:
         console.print(f"{result.failed} points failed; their rows say why", highlight=False)
-    return 1 if result.failed else 0
+    for line in result.broken:
+        Console(stderr=True, markup=False).print(f"cs-run: {line}", highlight=False, soft_wrap=True)
+    return 70 if result.broken else 1 if result.failed else 0
 
 
 def _is_expected(error: Exception) -> bool:
@@ -198,6 +201,7 @@ def _print_help(console: Console) -> None:
         f"  {'--debug':<42} show the traceback of an error",
         f"  {'--version, --help':<42} and that is all",
         "",
-        "Exit codes: 0 done, 1 some points failed, 2 a request that cannot be served, 70 a defect, 130/143 interrupted",
+        "Exit codes: 0 done, 1 some points failed, 2 a request that cannot be served, 70 a defect",
+        "or certificates broken by an attack, 130/143 interrupted",
     ]
     console.print("\n".join(lines), highlight=False, soft_wrap=True)

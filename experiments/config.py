@@ -53,6 +53,17 @@ class TrainConfig:
     noise: list[str] = field(default_factory=lambda: ["matched"])
 
 
+@dataclass
+class AttackerConfig:
+    """How hard ``attack`` tries: on the first ``points``, each ``x'`` judged by ``runs`` runs of the smoothed model."""
+
+    points: int = 10
+    steps: int = 20
+    restarts: int = 2
+    draws: int = 64
+    runs: int = 4
+
+
 WEIGHTS = ("biggan", "dcgan", "vgg")
 """Pre-trained weights that do not come with a package: places on disk, by the names of ``weights.<name>``."""
 
@@ -80,6 +91,8 @@ class Config:
     bounds: str = "paper"
     far: str = "doubled"
     unit_slip: bool = False
+    attack: str = "none"
+    attacker: AttackerConfig = field(default_factory=AttackerConfig)
     seed: int = 0
     device: str = "auto"
     out: str = "runs"
@@ -103,6 +116,9 @@ KEYS = {
     "alpha1, alpha2": "failure probabilities of the smoothed output and of the radius",
     "bounds, far": "paper or exact, doubled or measured (with exact): the rule that table and figures lead with",
     "unit_slip": "true: report what the released code's unit slip would give, as no certificate",
+    "attack": "pgd or search: move certified outputs as far as possible, beside the certificates in table and figure",
+    "attacker.points, .steps, .restarts, .draws": "first points; gradient steps or queries, starts, draws of each",
+    "attacker.runs": "runs of the smoothed model, on fresh draws, that judge an attacked input",
     "train.epochs, .images, .batch_size, .noise": "training schedule; noise=[matched,none] for the ablation",
     "model, metric": "your own: package.module:factory (experiment=custom; docs/custom.md)",
     "data.path": "folder that holds the data (else $CENTERSMOOTH_DATA, else downloaded)",
@@ -173,6 +189,7 @@ def _validated(config: Config) -> Config:
         ("seed", config.seed, 0),
         ("batch_size", config.batch_size, 1),
         ("forward_block", config.forward_block, 1),
+        *((f"attacker.{key}", value, 1) for key, value in vars(config.attacker).items()),
     ):
         if value is None or value < least:
             raise RunError(f"{key} is {value}: expected an integer of at least {least}")
@@ -184,6 +201,8 @@ def _validated(config: Config) -> Config:
         raise RunError(f"bounds is '{config.bounds}': expected paper or exact")
     if config.far not in (("doubled", "measured") if config.bounds == "exact" else ("doubled",)):
         raise RunError(f"far is '{config.far}': expected doubled, or measured together with bounds=exact")
+    if config.attack not in ("none", "pgd", "search"):
+        raise RunError(f"attack is '{config.attack}': expected none, pgd or search")
     for key in ("models", "metrics"):
         if not getattr(config, key):
             raise RunError(f"{key} is empty: expected at least one name, or {key[:-1]}=package.module:factory")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from centersmooth import Budget, GaussianNoise, RandomStream, RequestError
+from centersmooth import Attack, Budget, GaussianNoise, RandomStream, RequestError
 from centersmooth.bounds import BOUNDS, EXACT, Bounds
 from centersmooth.evidence import kept_ranks
 from centersmooth.rules import center_problem, radius_problem
@@ -79,6 +79,28 @@ class Plan:
     @property
     def out(self) -> Path:
         return Path(self.config.out)
+
+    @property
+    def attack(self) -> Attack | None:
+        """How certificates are attacked, if they are."""
+        effort = self.config.attacker
+        kind = self.config.attack
+        return None if kind == "none" else Attack(kind, effort.steps, effort.restarts, effort.draws)
+
+    @property
+    def attacked(self) -> range:
+        """The points under attack, as far as they get a certificate."""
+        return self.points[: self.config.attacker.points]
+
+    @property
+    def passes_of_attack(self) -> int:
+        """Forward passes of attacking and judging one certificate; 0 without an attack."""
+        judged = self.config.attacker.runs * self.budget.passes_of_smooth
+        return self.attack.passes + judged if self.attack else 0
+
+    def attack_passes(self, cell: CellPlan) -> int:
+        """Forward passes of all attacks on a cell, if every point gets its certificates."""
+        return self.passes_of_attack * len(self.attacked) * len(cell.pairs) * len(self.config.metrics)
 
     def to_train(self) -> list[CellPlan]:
         """Cells whose checkpoint is not there yet."""
@@ -193,7 +215,7 @@ def estimate(plan: Plan) -> list[Cost]:
     for cell in plan.cells:
         training = cell.training.epochs * cell.training.images if cell.training and cell.training in missing else 0
         missing.discard(cell.training)
-        passes = plan.budget.passes * len(plan.points)
+        passes = plan.budget.passes * len(plan.points) + plan.attack_passes(cell)
         probe = probes[cell.model]
         seconds = (passes + TRAINING_WEIGHT * training) / probe.passes_per_second
         disk = _evidence_bytes(plan, cell, probe) + (probe.model_bytes if training else 0)

@@ -23,6 +23,7 @@ from centersmooth_experiments.tables import (
     SLIP_NUMBER,
     number,
     quantile,
+    read_attacks,
     read_manifest,
     read_rows,
     read_unit_slip,
@@ -56,6 +57,7 @@ SHARPER = {"bounds": "exact", "far": "measured", "center": "sample", "smoothing"
 """The rule drawn beside the paper's, as a thin dotted curve of the same colour."""
 
 _DOTTED = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0}
+_ATTACKED = {"marker": "+", "markersize": 6, "markeredgewidth": 1.2, "zorder": 4}
 _MARKERS = "osD^vPX"
 _INK = "#333333"
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.3, 2.45  # inches: one column of a paper
@@ -120,7 +122,9 @@ def draw(folder: str | Path) -> list[Path]:
         metrics = ", ".join(manifest["metrics"]) or "none"
         raise ValueError(f"{folder}: expected rows of the rule and metrics to be drawn ({rule}; {metrics}), found none")
     sharper = _of_rule(every_rule, manifest["metrics"], SHARPER) if manifest["rule"] != SHARPER else rows[:0]
-    summary, curves = _with_curves(_with_sharper(summarise(rows), summarise(sharper)), manifest["curve"])
+    attacks = _of_rule(read_attacks(folder), manifest["metrics"], manifest["rule"])
+    summary = _with_attacks(_with_sharper(summarise(rows), summarise(sharper)), attacks)
+    summary, curves = _with_curves(summary, manifest["curve"])
     slip = read_unit_slip(folder).rename(columns={"sigma" if manifest["curve"] == "sigma" else "h": "curve"})
     written = []
     for metric in manifest["metrics"]:
@@ -145,6 +149,14 @@ def _with_sharper(summary: pd.DataFrame, sharper: pd.DataFrame) -> pd.DataFrame:
     """Each line's median radius under `SHARPER` as a column ``sharper``, NaN where there is none."""
     medians = dict(zip(_places(sharper), sharper["radius_median"], strict=True))
     return summary.assign(sharper=[medians.get(place, math.nan) for place in _places(summary)])
+
+
+def _with_attacks(summary: pd.DataFrame, attacks: pd.DataFrame) -> pd.DataFrame:
+    """The median over points of the largest movement found, as a column ``attacked``; NaN where there is none."""
+    found: dict[tuple[str, ...], list[float]] = {}
+    for place, movement in zip(_places(attacks), attacks["movement"], strict=True):
+        found.setdefault(place, []).append(movement)
+    return summary.assign(attacked=[quantile(found.get(place, []), 0.5) for place in _places(summary)])
 
 
 def _places(summary: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -284,7 +296,9 @@ def _row_wise(handles: Sequence[Artist], columns: int) -> list[Artist]:
 
 def _panel(ax: Axes, panel: pd.DataFrame) -> None:
     """One model on one data set: every curve with its band, and marks where a median is missing."""
-    columns = panel.columns.intersection(["radius_median", "radius_q75", "error_median", "error_q75", "sharper"])
+    columns = panel.columns.intersection(
+        ["radius_median", "radius_q75", "error_median", "error_q75", "sharper", "attacked"]
+    )
     drawn = panel[columns].to_numpy(dtype=float)
     highest = float(np.max(drawn, initial=0, where=np.isfinite(drawn)))
     gaps = bool((panel["status"] != "ok").any())
@@ -368,6 +382,8 @@ def _curve(ax: Axes, lines: pd.DataFrame, index: int) -> None:
         sharper = _finite(lines["sharper"])
         ax.plot(eps, sharper, color=look["color"], **_DOTTED, zorder=2)
         _points(ax, eps[_alone(sharper)], sharper[_alone(sharper)], color=look["color"], marker=".", markersize=5)
+    if _has_attacks(lines):
+        _points(ax, eps, _finite(lines["attacked"]), color=look["color"], **_ATTACKED)
     hollow = (lines["vacuous"] > 0).to_numpy() & np.isfinite(radius)
     _points(ax, eps[hollow], radius[hollow], **look, markerfacecolor="white", zorder=4)
     _points(ax, eps[_alone(error)], error[_alone(error)], color=look["color"], marker="_", markersize=6)
@@ -375,6 +391,10 @@ def _curve(ax: Axes, lines: pd.DataFrame, index: int) -> None:
 
 def _has_sharper(lines: pd.DataFrame) -> bool:
     return "sharper" in lines and bool(np.isfinite(lines["sharper"]).any())
+
+
+def _has_attacks(lines: pd.DataFrame) -> bool:
+    return "attacked" in lines and bool(np.isfinite(lines["attacked"]).any())
 
 
 def _points(ax: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
@@ -428,6 +448,8 @@ def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve]) -> list[Artist
     if _has_sharper(lines):
         handles.append(line("sharper (exact, measured)", **_DOTTED))
     handles.append(line("smoothing error (median)", linestyle=(0, (3.5, 1.8)), linewidth=1.1))
+    if _has_attacks(lines):
+        handles.append(line("largest movement by attack (median)", linestyle="none", **_ATTACKED))
     handles.append(Patch(facecolor=_INK, alpha=0.2, linewidth=0, label="interquartile range"))
     for status, marker in _GAPS.items():
         if (lines["status"] == status).any():

@@ -18,6 +18,7 @@ from centersmooth import GaussianNoise, Metric, ModelError, RandomStream
 from centersmooth.evidence import gather
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth.testing import check_own_metric
+from centersmooth_experiments.attacks import CellAttack, attack_note, attack_table, broken, of_rule
 from centersmooth_experiments.baselines import l2_baselines
 from centersmooth_experiments.config import Config
 from centersmooth_experiments.errors import RunError
@@ -39,7 +40,7 @@ from centersmooth_experiments.progress import Display, duration
 from centersmooth_experiments.provenance import provenance
 from centersmooth_experiments.rows import PointResult, Row, csv_lines
 from centersmooth_experiments.store import CellStore
-from centersmooth_experiments.tables import SLIP_FILE
+from centersmooth_experiments.tables import ATTACK_FILE, SLIP_FILE
 from centersmooth_experiments.training import obtain
 from centersmooth_experiments.unit_slip import slip_lines, slip_note, slip_table
 
@@ -55,20 +56,24 @@ class DoneCell:
         Those the experiment selects.
     note : str
         What a reader has to know about the model's weights; empty if they are what the experiment asks for.
+    attacks : list of Row
+        What attacks on the certificates of `rows` found.
     """
 
     store: CellStore
     rows: list[Row]
     note: str
+    attacks: list[Row]
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run leaves: its folder, the rows of the experiment, how many points failed."""
+    """What a run leaves: its folder and files, how many points failed, a line for each broken certificate."""
 
     folder: Path
     files: list[Path]
     failed: int
+    broken: list[str]
 
 
 def run(config: Config, display: Display, command: str) -> RunResult:
@@ -98,10 +103,12 @@ def run(config: Config, display: Display, command: str) -> RunResult:
                 store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
                 failures = _certify_cell(plan, model, store, display, command, facts)
                 rows = _select(store.rebuild(failures), plan, cell_plan)
-            failed += len(failures)
-            done.append(DoneCell(store, rows, getattr(model, "note", "")))
+                attacks, fallen = _attack_cell(plan, cell_plan, model, store, rows, display)
+            failed += len(failures) + fallen
+            done.append(DoneCell(store, rows, getattr(model, "note", ""), attacks))
     folder = _write_experiment(plan, done, command, facts)
-    return RunResult(folder, _report(folder, display), failed)
+    wrong = broken([row for cell in done for row in cell.attacks], len(plan.attacked))
+    return RunResult(folder, _report(folder, display), failed, wrong)
 
 
 def _metric_names(cell_plan: CellPlan, config: Config) -> tuple[str, ...]:
@@ -118,6 +125,8 @@ def _check_and_identify(plan: Plan, cell_plan: CellPlan, model: nn.Module, metri
         outputs = sampler.check_model(_input(plan, model, plan.points[0]))
         for metric in metrics.values():
             check_own_metric(metric, outputs)
+        for name in config.metrics if plan.attack else ():
+            plan.attack.check(sampler, metrics[name], _input(plan, model, plan.points[0]))
         identity = metric_weights_digest(metrics)
         if ":" in "".join((cell_plan.model, *metrics)):
             x = _input(plan, model, 0)
@@ -140,6 +149,7 @@ def _units(plan: Plan) -> float:
     """Work of the run in forward passes, whatever may be done already."""
     training = {cell.training for cell in plan.to_train()}
     passes = len(plan.cells) * len(plan.points) * plan.budget.passes
+    passes += sum(plan.attack_passes(cell) for cell in plan.cells)
     return passes + TRAINING_WEIGHT * sum(t.epochs * t.images for t in training)
 
 
@@ -212,6 +222,33 @@ def _certify_point(
     return result
 
 
+def _attack_cell(
+    plan: Plan, cell_plan: CellPlan, model: nn.Module, store: CellStore, rows: list[Row], display: Display
+) -> tuple[list[Row], int]:
+    """Attack the certificates that have not been; what all attacks found, and how many failed."""
+    if plan.attack is None:
+        return [], 0
+    cell, batch_size = store.cell, plan.config.batch_size
+    sampler = Sampler(model, GaussianNoise(cell.sigma), cell.forward_block, batch_size, store.output_range)
+    runs, inputs = plan.config.attacker.runs, lambda point: _input(plan, model, point)
+    own = CellAttack(store, sampler, plan.attack, runs, inputs)
+    rows = [row for row in rows if int(row["point"]) in plan.attacked]
+    missing = own.missing(rows)
+    display.skip(plan.attack_passes(cell_plan) - plan.passes_of_attack * len(missing))
+    if missing:
+        name = f"attack {cell.model} on {cell.dataset}, sigma {cell.sigma:.3g}"
+        display.stage(name, plan.passes_of_attack * len(missing))
+    failed = 0
+    with evaluating(model):
+        for target in missing:
+            try:
+                own.carry_out(target, display.advance)
+            except ModelError as error:
+                failed += 1
+                display.console.print(f"the attack on point {target.point} failed: {error}", highlight=False)
+    return list(own.rows(rows)), failed
+
+
 def _input(plan: Plan, model: nn.Module, point: int) -> Tensor:
     image = plan.data.images(plan.data.test, [point]).to(plan.config.device)
     with torch.no_grad():
@@ -237,7 +274,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
     rule = {"bounds": config.bounds, "far": config.far, "center": "sample", "smoothing": "center"}
     leading = [replace(cell, rows=_of_rule(cell.rows, rule)) for cell in done]
     notes = list(dict.fromkeys(filter(None, (plan.data.note, *(cell.note for cell in done)))))
-    slip = _write_unit_slip(plan, folder, leading)
+    tables = (_write_unit_slip(plan, folder, leading), _write_attacks(folder, done, rule))
     manifest = {
         "experiment": config.name,
         "title": config.title,
@@ -246,7 +283,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
         "rule": rule,
         "budget": config.budget,
         "reduced": _reduced(config),
-        "notes": [*notes, slip] if slip else notes,
+        "notes": [*notes, *filter(None, tables)],
         "points": len(plan.points),
         "baselines": _baselines(plan),
         "command": command,
@@ -297,6 +334,16 @@ def _write_unit_slip(plan: Plan, folder: Path, leading: list[DoneCell]) -> str:
     return slip_note(lines)
 
 
+def _write_attacks(folder: Path, done: list[DoneCell], rule: Mapping[str, str]) -> str:
+    """The table of attacks, where there were any; its note on the leading rule."""
+    rows = [row for cell in done for row in cell.attacks]
+    if not rows:
+        (folder / ATTACK_FILE).unlink(missing_ok=True)
+        return ""
+    write_atomically(folder / ATTACK_FILE, attack_table(rows))
+    return attack_note(of_rule(rows, rule))
+
+
 def _save_panels(plan: Plan, folder: Path, leading: list[DoneCell]) -> list[dict[str, Any]]:
     """Panels of the experiment's first metric; whether they may be published is for their data to say."""
     rows = [row for cell in leading for row in cell.rows if row["metric"] == plan.config.metrics[0]]
@@ -334,8 +381,8 @@ def _report(folder: Path, display: Display) -> list[Path]:
     write_summary(summary, folder / "summary.csv")
     figures = [*draw(folder), *draw_panels(folder)]
     display.console.print(render(summary, manifest))
-    slip = [folder / SLIP_FILE] if (folder / SLIP_FILE).is_file() else []
-    return [folder / "certificates.csv", folder / "summary.csv", folder / "manifest.json", *slip, *figures]
+    extra = [folder / name for name in (SLIP_FILE, ATTACK_FILE) if (folder / name).is_file()]
+    return [folder / "certificates.csv", folder / "summary.csv", folder / "manifest.json", *extra, *figures]
 
 
 def dry_run(config: Config, display: Display) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ROWS_FILE = "certificates.csv"
 MANIFEST_FILE = "manifest.json"
+ATTACK_FILE = "attack.csv"
 SLIP_FILE = "unit_slip.csv"
 SLIP_NUMBER = "with_unit_slip_not_a_certificate"
 
@@ -175,6 +176,21 @@ def read_unit_slip(folder: str | Path) -> pd.DataFrame:
     if not path.is_file():
         return pd.DataFrame(columns=columns)
     return pd.read_csv(path, usecols=columns).dropna()
+
+
+def read_attacks(folder: str | Path) -> pd.DataFrame:
+    """How far attacks moved the smoothed output: no lines where there is no `ATTACK_FILE`.
+
+    Returns
+    -------
+    DataFrame
+        `KEYS`, ``point`` and ``movement``, the largest of the runs at one attacked input that answered.
+    """
+    path = Path(folder) / ATTACK_FILE
+    columns = [*KEYS, "point", "movement"]
+    if not path.is_file():
+        return pd.DataFrame(columns=columns)
+    return pd.read_csv(path, usecols=columns).dropna(subset="movement")
 
 
 def quantile(values: Sequence[float] | np.ndarray, q: float) -> float:
