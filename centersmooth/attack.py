@@ -220,7 +220,8 @@ class _Target:
 def _ascend(target: _Target, steps: int, restart: int) -> Tensor:
     """Projected gradient ascent from a random point of the sphere, odd restarts from the opposite of the one before."""
     generator = target.stream.generator(f"attack start {restart // 2}", 0, target.x.device)
-    shift = (-1) ** restart * target.eps * _unit(_gaussian(target.x, generator))
+    side = -1 if restart % 2 else 1
+    shift = side * target.eps * _unit(_gaussian(target.x, generator))
     for step in range(steps):
         length = 2 * _PATH * target.eps * (steps - step) / (steps * (steps + 1))
         shift = shift + length * target.gradient(shift, f"attack {restart} step {step}")
@@ -274,8 +275,8 @@ def _gaussian(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def _unit(vector: Tensor) -> Tensor:
     """Of norm 1; zeros stay zeros."""
-    norm = vector.norm()
-    return vector / norm if float(norm) > 0 else vector
+    norm = float(torch.linalg.vector_norm(vector))
+    return vector / norm if norm > 0 else vector
 
 
 def _within_ball(x: Tensor, shift: Tensor, eps: float) -> Tensor:
