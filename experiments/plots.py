@@ -449,7 +449,7 @@ def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve]) -> list[Artist
         handles.append(line("sharper (exact, measured)", **_DOTTED))
     handles.append(line("smoothing error (median)", linestyle=(0, (3.5, 1.8)), linewidth=1.1))
     if _has_attacks(lines):
-        handles.append(line("largest movement by attack (median)", linestyle="none", **_ATTACKED))
+        handles.append(line("moved by attack (median)", linestyle="none", **_ATTACKED))
     handles.append(Patch(facecolor=_INK, alpha=0.2, linewidth=0, label="interquartile range"))
     for status, marker in _GAPS.items():
         if (lines["status"] == status).any():
