@@ -89,7 +89,8 @@ class Attack:
         RequestError
         """
         if self.kind == "pgd":
-            target = _Target(sampler, metric, x, sampler.base_output(x), 1.0, RandomStream(0), draws=2)
+            reference = metric.features(sampler.base_output(x)[None])
+            target = _Target(sampler, metric, x, reference, 1.0, RandomStream(0), draws=2)
             target.gradient(torch.zeros_like(x), "attack check")
 
     def perturb(
@@ -112,7 +113,7 @@ class Attack:
         stream : RandomStream
             The attack's own: neither that of the certificate nor one it is judged on.
         """
-        target = _Target(sampler, metric, x, center, eps, stream, self.draws)
+        target = _Target(sampler, metric, x, metric.features(center[None]), eps, stream, self.draws)
         climb = _ascend if self.kind == "pgd" else _search
         ends = []
         for restart in range(self.restarts):
@@ -175,24 +176,23 @@ class Attacked:
 
 @dataclass(frozen=True)
 class _Target:
-    """What is climbed: a function of the shift ``x' - x``."""
+    """What is climbed: a function of the shift ``x' - x``; ``reference`` are the features of the center at ``x``."""
 
     sampler: Sampler
     metric: Metric
     x: Tensor
-    center: Tensor
+    reference: Tensor
     eps: float
     stream: RandomStream
     draws: int
 
     def distances(self, shift: Tensor, stage: str) -> Iterator[Tensor]:
         """Distances of ``f(x + shift + noise)`` to the center, block by block; the same noise for the same stage."""
-        reference = self.metric.features(self.center[None])
         for block, start in enumerate(range(0, self.draws, self.sampler.forward_block)):
             count = min(self.sampler.forward_block, self.draws - start)
             generator = self.stream.generator(stage, block, self.x.device)
             outputs = self.sampler.model(self.sampler.noise.sample(self.x + shift, count, generator=generator))
-            yield self.metric.pairwise(self.metric.features(outputs), reference)[:, 0]
+            yield self.metric.pairwise(self.metric.features(outputs), self.reference)[:, 0]
 
     def score(self, shift: Tensor, stage: str) -> float:
         """The mean distance."""

@@ -141,8 +141,8 @@ def test_gradients_pass_through_every_metric(metric):
     x = X.double()
     sampler = Sampler(model, GaussianNoise(0.3), 16, 16)
     with torch.no_grad():
-        center = model(x[None] + 1)[0]
-        target = _Target(sampler, metric, x, center, 1.0, RandomStream(0), draws=40)
+        reference = metric.features(model(x[None] + 1))
+        target = _Target(sampler, metric, x, reference, 1.0, RandomStream(0), draws=40)
         shift = 0.3 * torch.ones(4, dtype=torch.float64)
         gradient = target.gradient(shift, "s")
         steps = 1e-5 * torch.eye(4, dtype=torch.float64)
