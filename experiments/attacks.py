@@ -82,7 +82,7 @@ class CellAttack:
     def missing(self, rows: Iterable[Row]) -> list[Target]:
         """Certified points, metrics and eps of these rows that have not been attacked yet, in their order."""
         targets = dict.fromkeys(_target(row) for row in rows if row["outcome"] == Outcome.CERTIFIED.value)
-        return [target for target in targets if not self._path(target).is_file()]
+        return [target for target in targets if not self._judged(target)]
 
     def carry_out(self, target: Target, progress: Callable[[float], None]) -> None:
         """Attack one certificate and keep what it found.
@@ -109,10 +109,15 @@ class CellAttack:
     def rows(self, rows: Iterable[Row]) -> Iterator[Row]:
         """What was found beside each certified row."""
         for row in rows:
-            path = self._path(_target(row))
-            if row["outcome"] == Outcome.CERTIFIED.value and path.is_file():
-                judged = [Judged(**run) for run in json.loads(path.read_text())["judged"]]
+            if row["outcome"] == Outcome.CERTIFIED.value and (judged := self._judged(_target(row))):
                 yield _row(row, judged, self.attack, self.store.cell)
+
+    def _judged(self, target: Target) -> list[Judged]:
+        """The runs kept; none where there is no file, or no readable one."""
+        try:
+            return [Judged(**run) for run in json.loads(self._path(target).read_text())["judged"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            return []
 
     def _center(self, target: Target) -> Tensor:
         kept = self.store.load(target.point)

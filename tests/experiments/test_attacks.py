@@ -78,6 +78,14 @@ def test_no_attack_is_done_twice_and_more_points_extend_them(run_small, tmp_path
         run_small(*QUICK, "attacker.points=2", "attacker.steps=4")
 
 
+def test_what_is_damaged_is_attacked_again(run_small, tmp_path):
+    before = lines_of(run_small(*QUICK).folder)
+    kept = sorted((tmp_path / "runs").glob("*/attacks/*.json"))
+    kept[0].write_bytes(kept[0].read_bytes()[:40])
+    kept[1].unlink()
+    assert lines_of(run_small(*QUICK).folder) == before
+
+
 def test_attacks_do_not_depend_on_order_or_batches(run_small, tmp_path):
     one = lines_of(run_small(*QUICK).folder)
     out = f"out={tmp_path / 'other'}"
