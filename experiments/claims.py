@@ -250,7 +250,7 @@ def _larger_h_is_smaller(study: Study) -> Iterator[Finding]:
         for before, after in pairwise(same.sort_values("h")["radius_median"])
         if math.isfinite(before)
     ]
-    if comparisons and study.manifest["curve"] == "h":
+    if comparisons and study.manifest["curve"] in ("h", "eps"):
         smaller = sum(ratio < 1 for ratio in comparisons)
         text = (
             f"smaller in {smaller} of {len(comparisons)} comparisons, "

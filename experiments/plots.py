@@ -89,11 +89,31 @@ _STYLE = {
 
 
 class Curve(NamedTuple):
-    """What one colour stands for: its value of `h` or `sigma`, and the training where the panels hold several."""
+    """What one colour stands for: a value of `h`, `sigma` or `eps`, and the training where the panels hold several."""
 
     value: float
     training: str
     label: str
+
+
+class Layout(NamedTuple):
+    """What goes across a figure and what its curves stand for: columns of the rows, and how they are written."""
+
+    across: str
+    xlabel: str
+    curves: str
+    symbol: str
+    by_training: bool = False
+
+
+_BY_H = Layout("eps", "input perturbation ε (l2)", "h", "h")
+LAYOUTS = {
+    "h": _BY_H,
+    "training": _BY_H._replace(by_training=True),
+    "sigma": _BY_H._replace(curves="sigma", symbol="σ"),
+    "eps": Layout("h", "h = ε/σ, input perturbation over noise", "eps", "ε"),
+}
+"""By the manifest's ``curve``."""
 
 
 def draw(folder: str | Path) -> list[Path]:
@@ -124,8 +144,10 @@ def draw(folder: str | Path) -> list[Path]:
     sharper = _of_rule(every_rule, manifest["metrics"], SHARPER) if manifest["rule"] != SHARPER else rows[:0]
     attacks = _of_rule(read_attacks(folder), manifest["metrics"], manifest["rule"])
     summary = _with_attacks(_with_sharper(summarise(rows), summarise(sharper)), attacks)
-    summary, curves = _with_curves(summary, manifest["curve"])
-    slip = read_unit_slip(folder).rename(columns={"sigma" if manifest["curve"] == "sigma" else "h": "curve"})
+    layout = LAYOUTS[manifest["curve"]]
+    summary, curves = _with_curves(summary, layout)
+    slip = read_unit_slip(folder)
+    slip = slip.assign(x=slip[layout.across], curve=slip[layout.curves])
     written = []
     for metric in manifest["metrics"]:
         lines = summary[summary["metric"] == metric]
@@ -133,7 +155,7 @@ def draw(folder: str | Path) -> list[Path]:
             footer = footer_lines(rows[rows["metric"] == metric], manifest)
             with style():
                 baselines = [line for line in manifest["baselines"] if line["metric"] == metric]
-                figure = _figure(lines, metric, curves, footer, baselines, slip[slip["metric"] == metric])
+                figure = _figure(lines, metric, curves, layout, footer, baselines, slip[slip["metric"] == metric])
                 written += save(figure, figure_path(folder, metric), manifest["title"])
     return written
 
@@ -197,19 +219,18 @@ def save(figure: Figure, path: Path, title: str) -> list[Path]:
     return paths
 
 
-def _with_curves(summary: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, list[Curve]]:
-    """Give every line its curve; the same curve has the same place, and so the same colour, in every figure."""
+def _with_curves(summary: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, list[Curve]]:
+    """Give every line its x and its curve; a curve has the same place, and so the same colour, in every figure."""
+    summary = summary.assign(x=summary[layout.across])
     trainings = [training_kind(*pair) for pair in zip(summary["train_sigma"], summary["sigma"], strict=True)]
-    column = "sigma" if kind == "sigma" else "h"
-    values = [float(f"{value:.9g}") for value in summary[column]]
-    by_training = kind == "training" or _collide(summary, values)
-    by_value = kind != "training" or len(set(values)) > 1
+    values = [float(f"{value:.9g}") for value in summary[layout.curves]]
+    by_training = layout.by_training or _collide(summary, values)
+    by_value = not layout.by_training or len(set(values)) > 1
     keys = [
         (value if by_value else math.nan, training if by_training else "")
         for value, training in zip(values, trainings, strict=True)
     ]
-    symbol = "σ" if column == "sigma" else "h"
-    names = {key: _curve_label(symbol, *key) for key in keys}
+    names = {key: _curve_label(layout.symbol, *key) for key in keys}
     curves = sorted({names[key]: Curve(*key, names[key]) for key in keys}.values(), key=_curve_order)
     place = {curve.label: index for index, curve in enumerate(curves)}
     return summary.assign(curve=[place[names[key]] for key in keys]), curves
@@ -217,7 +238,7 @@ def _with_curves(summary: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, list[C
 
 def _collide(summary: pd.DataFrame, values: Sequence[float]) -> bool:
     """Whether two lines of one panel would be one point of one curve: then the curves differ in training as well."""
-    points = summary[["model", "dataset", "metric", "eps"]].assign(value=values)
+    points = summary[["model", "dataset", "metric", "x"]].assign(value=values)
     return bool(points.duplicated().any())
 
 
@@ -238,6 +259,7 @@ def _figure(
     lines: pd.DataFrame,
     metric: str,
     curves: Sequence[Curve],
+    layout: Layout,
     footer: Sequence[str],
     baselines: Sequence[Mapping[str, Any]] = (),
     slip: pd.DataFrame | None = None,
@@ -267,7 +289,7 @@ def _figure(
         _baselines(ax, baselines)
         _unit_slip(ax, slip, model, dataset)
         ax.set_title(f"{_NAMES.get(model, model)}, {_NAMES.get(dataset, dataset)}")
-        ax.set_xlabel("input perturbation ε (l2)")
+        ax.set_xlabel(layout.xlabel)
         if index % across == 0:
             ax.set_ylabel(METRIC_LABELS.get(metric, metric))
     figure.legend(
@@ -306,13 +328,13 @@ def _panel(ax: Axes, panel: pd.DataFrame) -> None:
     if not np.isfinite(drawn).any():
         ax.set_yticks([])
         ax.text(0.5, 0.5, "no median to draw", transform=ax.transAxes, ha="center", va="center", color="#666666")
-    eps = np.unique(panel["eps"].to_numpy(dtype=float))
-    step = np.diff(eps).min() if len(eps) > 1 else eps[0] or 1.0
-    ax.set_xlim(eps[0] - 0.4 * step, eps[-1] + 0.4 * step)
-    if len(eps) <= 6:
-        ax.set_xticks(eps, [number(value) for value in eps])
+    x = np.unique(panel["x"].to_numpy(dtype=float))
+    step = np.diff(x).min() if len(x) > 1 else x[0] or 1.0
+    ax.set_xlim(x[0] - 0.4 * step, x[-1] + 0.4 * step)
+    if len(x) <= 6:
+        ax.set_xticks(x, [number(value) for value in x])
     for place, (index, lines) in enumerate(panel.groupby("curve", sort=True)):
-        _curve(ax, lines.sort_values("eps"), int(index))
+        _curve(ax, lines.sort_values("x"), int(index))
         _gap_marks(ax, lines, int(index), 0.97 - 0.055 * place)
 
 
@@ -348,12 +370,12 @@ _SLIP_LOOK = {"color": "#8a8a8a", "linewidth": 1.1, "linestyle": (0, (4, 2)), "m
 
 
 def _unit_slip(ax: Axes, slip: pd.DataFrame | None, model: str, dataset: str) -> None:
-    """A grey line for each `h` or `sigma`: medians of what the released code's unit slip would give."""
+    """A grey line for each curve: medians of what the released code's unit slip would give."""
     if slip is None:
         return
     own = slip[(slip["model"] == model) & (slip["dataset"] == dataset)]
     for _, lines in own.groupby("curve"):
-        medians = lines.groupby("eps")[SLIP_NUMBER].agg(lambda values: quantile(values, 0.5))
+        medians = lines.groupby("x")[SLIP_NUMBER].agg(lambda values: quantile(values, 0.5))
         ax.plot(medians.index.to_numpy(dtype=float), medians.to_numpy(dtype=float), **_SLIP_LOOK)
 
 
@@ -372,21 +394,21 @@ def _look(index: int) -> dict[str, Any]:
 def _curve(ax: Axes, lines: pd.DataFrame, index: int) -> None:
     """Radius and error of one curve; a missing median is NaN and leaves a gap."""
     look = _look(index)
-    eps = lines["eps"].to_numpy(dtype=float)
+    x = lines["x"].to_numpy(dtype=float)
     radius, error = _finite(lines["radius_median"]), _finite(lines["error_median"])
-    _band(ax, eps, radius, lines["radius_q25"], lines["radius_q75"], look["color"])
-    _band(ax, eps, error, lines["error_q25"], lines["error_q75"], look["color"])
-    ax.plot(eps, error, color=look["color"], linestyle=(0, (3.5, 1.8)), linewidth=1.1)
-    ax.plot(eps, radius, **look, zorder=3)
+    _band(ax, x, radius, lines["radius_q25"], lines["radius_q75"], look["color"])
+    _band(ax, x, error, lines["error_q25"], lines["error_q75"], look["color"])
+    ax.plot(x, error, color=look["color"], linestyle=(0, (3.5, 1.8)), linewidth=1.1)
+    ax.plot(x, radius, **look, zorder=3)
     if _has_sharper(lines):
         sharper = _finite(lines["sharper"])
-        ax.plot(eps, sharper, color=look["color"], **_DOTTED, zorder=2)
-        _points(ax, eps[_alone(sharper)], sharper[_alone(sharper)], color=look["color"], marker=".", markersize=5)
+        ax.plot(x, sharper, color=look["color"], **_DOTTED, zorder=2)
+        _points(ax, x[_alone(sharper)], sharper[_alone(sharper)], color=look["color"], marker=".", markersize=5)
     if _has_attacks(lines):
-        _points(ax, eps, _finite(lines["attacked"]), color=look["color"], **_ATTACKED)
+        _points(ax, x, _finite(lines["attacked"]), color=look["color"], **_ATTACKED)
     hollow = (lines["vacuous"] > 0).to_numpy() & np.isfinite(radius)
-    _points(ax, eps[hollow], radius[hollow], **look, markerfacecolor="white", zorder=4)
-    _points(ax, eps[_alone(error)], error[_alone(error)], color=look["color"], marker="_", markersize=6)
+    _points(ax, x[hollow], radius[hollow], **look, markerfacecolor="white", zorder=4)
+    _points(ax, x[_alone(error)], error[_alone(error)], color=look["color"], marker="_", markersize=6)
 
 
 def _has_sharper(lines: pd.DataFrame) -> bool:
@@ -414,22 +436,22 @@ def _alone(values: np.ndarray) -> np.ndarray:
     return there[1:-1] & ~there[:-2] & ~there[2:]
 
 
-def _band(ax: Axes, eps: np.ndarray, median: np.ndarray, low: pd.Series, high: pd.Series, color: str) -> None:
+def _band(ax: Axes, x: np.ndarray, median: np.ndarray, low: pd.Series, high: pd.Series, color: str) -> None:
     """The interquartile range; an upper quartile of +infinity reaches the top edge."""
     top = ax.get_ylim()[1]
     bottom = np.where(np.isfinite(median), low.to_numpy(dtype=float), np.nan)
     above = np.where(np.isfinite(median), np.minimum(high.to_numpy(dtype=float), top), np.nan)
-    ax.fill_between(eps, bottom, above, color=color, alpha=0.13, linewidth=0)
+    ax.fill_between(x, bottom, above, color=color, alpha=0.13, linewidth=0)
     alone = _alone(median)
-    ax.vlines(eps[alone], bottom[alone], above[alone], color=color, alpha=0.3, linewidth=2.5)
+    ax.vlines(x[alone], bottom[alone], above[alone], color=color, alpha=0.3, linewidth=2.5)
 
 
 def _gap_marks(ax: Axes, lines: pd.DataFrame, index: int, height: float) -> None:
     """Marks along the top edge, one row a curve."""
     for status, marker in _GAPS.items():
-        eps = lines.loc[lines["status"] == status, "eps"].to_numpy(dtype=float)
+        x = lines.loc[lines["status"] == status, "x"].to_numpy(dtype=float)
         style = {"marker": marker, "color": _look(index)["color"], "markersize": 4.5, "markeredgewidth": 1.2}
-        _points(ax, eps, np.full(len(eps), height), **style, transform=ax.get_xaxis_transform())
+        _points(ax, x, np.full(len(x), height), **style, transform=ax.get_xaxis_transform())
 
 
 _GAPS = {"abstains": "x", "infeasible": "_"}

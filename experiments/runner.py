@@ -270,7 +270,6 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
     config = plan.config
     folder = plan.out / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    training = config.train
     rule = {"bounds": config.bounds, "far": config.far, "center": "sample", "smoothing": "center"}
     leading = [replace(cell, rows=_of_rule(cell.rows, rule)) for cell in done]
     notes = list(dict.fromkeys(filter(None, (plan.data.note, *(cell.note for cell in done)))))
@@ -279,7 +278,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
         "experiment": config.name,
         "title": config.title,
         "metrics": list(config.metrics),
-        "curve": "training" if len(training.noise) > 1 else "sigma" if config.grid.sigma else "h",
+        "curve": _curve(config),
         "rule": rule,
         "budget": config.budget,
         "reduced": _reduced(config),
@@ -300,6 +299,15 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
     write_atomically(folder / "certificates.csv", csv_lines(rows, header=True))
     write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
     return folder
+
+
+def _curve(config: Config) -> str:
+    """What the curves of the figures stand for; several h at one eps are drawn against h."""
+    if len(config.train.noise) > 1:
+        return "training"
+    if config.grid.h is None:
+        return "sigma"
+    return "eps" if len(config.grid.h) > 2 and len(config.grid.eps or []) == 1 else "h"
 
 
 def _of_rule(rows: Iterable[Row], rule: Mapping[str, str]) -> list[Row]:

@@ -50,7 +50,7 @@ SUMMARY_COLUMNS += ("error_points", "seconds_median", "status")
 _IDENTITY = ["cell", "point", *KEYS]
 _KIND_NAMES = {float: "a number", int: "an integer"}
 _MANIFEST_TYPES = {"experiment": str, "title": str, "metrics": list, "curve": str, "rule": dict}
-_CURVES = ("h", "sigma", "training")
+_CURVES = ("h", "sigma", "training", "eps")
 _RULE_ORDER = ("paper", "exact", "doubled", "measured", "sample", "free", "certified", "center", "mean")
 _MOST_RULES = 4
 

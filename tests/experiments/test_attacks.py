@@ -162,7 +162,7 @@ def test_the_figure_and_the_end_table_show_what_was_found(run_small):
     lead = plots._of_rule(rows, ["tv"], manifest["rule"])
     (line,) = plots._with_attacks(summary_of(lead), found).to_dict("records")
     assert line["attacked"] == quantile(found["movement"], 0.5) < line["radius_median"]
-    drawn, curves = plots._with_curves(plots._with_attacks(summary_of(lead), found), manifest["curve"])
+    drawn, curves = plots._with_curves(plots._with_attacks(summary_of(lead), found), plots.LAYOUTS[manifest["curve"]])
     assert "moved by attack (median)" in [h.get_label() for h in plots._legend_handles(drawn, curves)]
     screen = io.StringIO()
     Console(file=screen, width=200).print(render(summary_of(rows), manifest))

@@ -123,3 +123,19 @@ def test_a_generator_of_other_latents_is_refused_in_one_line(tmp_path):
 def test_tv_cifar10_at_smoke_on_the_real_files(tmp_path, data_folder):
     rows = run_real("tv_cifar10", data_folder, tmp_path, "grid.eps=[0.4]", "models=[reconstructor]")
     assert (rows["outcome"] == "certified").any()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "curve"),
+    [
+        (["grid.eps=[0.4]", "grid.h=[1,2]"], "h"),
+        (["grid.eps=[0.4]", "grid.h=[1,1.5,2]"], "eps"),
+        (["grid.eps=[0.4,0.6]", "grid.h=[1,1.5,2]"], "h"),
+        (["grid.eps=[0.4]", "grid.h=null", "grid.sigma=[0.2]"], "sigma"),
+        (["train.noise=[matched,none]"], "training"),
+    ],
+)
+def test_what_the_curves_stand_for_follows_from_the_grid(overrides, curve):
+    from centersmooth_experiments.runner import _curve
+
+    assert _curve(compose("budget=smoke", *overrides)) == curve

@@ -77,10 +77,11 @@ def experiment(tmp_path):
 def figure_of(folder, metric="tv"):
     """The figure as `draw` makes it, before it is saved."""
     manifest, rows = read_manifest(folder), read_rows(folder)
-    summary, curves = plots._with_curves(summarise(rows), manifest["curve"])
+    layout = plots.LAYOUTS[manifest["curve"]]
+    summary, curves = plots._with_curves(summarise(rows), layout)
     with plots.style():
         lines = summary[summary["metric"] == metric]
-        return plots._figure(lines, metric, curves, plots.footer_lines(rows, manifest))
+        return plots._figure(lines, metric, curves, layout, plots.footer_lines(rows, manifest))
 
 
 def drawn(ax, color, linestyle="-"):
@@ -119,8 +120,8 @@ def test_the_sharper_rule_is_a_dotted_curve_beside_the_papers(tmp_path):
     assert set(merged["status"]) == {"ok", "abstains", "infeasible"}
 
     with plots.style():
-        summary, curves = plots._with_curves(merged, "h")
-        figure = plots._figure(summary, "tv", curves, [])
+        summary, curves = plots._with_curves(merged, plots.LAYOUTS["h"])
+        figure = plots._figure(summary, "tv", curves, plots.LAYOUTS["h"], [])
     dotted = [line for line in figure.axes[0].lines if line.get_linewidth() == plots._DOTTED["linewidth"]]
     assert [line.get_ydata().tolist() for line in dotted] == [[0.5] * 3, [0.75] * 3, [1.0]]
     assert "sharper (exact, measured)" in legend_of(figure)
@@ -337,3 +338,13 @@ assert not {"torch", "centersmooth", "matplotlib.pyplot"} & set(sys.modules)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\n") == 2
     assert done.stderr == ""
+
+
+def test_several_h_at_one_eps_are_drawn_against_h(tmp_path):
+    rows = rows_of({(h, 0.4): [radius] for h, radius in ((1.0, 4.0), (2.0, 3.0), (3.0, 2.0))})
+    summary, curves = plots._with_curves(summarise(rows), plots.LAYOUTS["eps"])
+    assert [curve.label for curve in curves] == ["ε = 0.4"]
+    figure = plots._figure(summary, "tv", curves, plots.LAYOUTS["eps"], [])
+    ax = figure.axes[0]
+    assert ax.get_xlabel().startswith("h = ")
+    assert [3.0, 2.0] in [list(line.get_xydata()[-1]) for line in ax.lines if len(line.get_xydata())]

@@ -108,7 +108,7 @@ def test_the_end_table_and_the_figure_say_what_it_is(finished):
 
 def test_the_figures_line_is_the_median_of_its_points():
     ax = Figure().subplots()
-    slip = pd.DataFrame({"model": "net", "dataset": "d", "metric": "tv", "curve": 2.0, "eps": [0.1] * 3 + [0.3] * 2})
+    slip = pd.DataFrame({"model": "net", "dataset": "d", "metric": "tv", "curve": 2.0, "x": [0.1] * 3 + [0.3] * 2})
     plots._unit_slip(ax, slip.assign(**{SLIP_NUMBER: [1.0, 5.0, 2.0, 7.0, 8.0]}), "net", "d")
     (line,) = ax.lines
     assert line.get_xydata().tolist() == [[0.1, 2.0], [0.3, 7.0]]
