@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ import torch
 from centersmooth import Attack, Budget, GaussianNoise, RandomStream, RequestError
 from centersmooth.bounds import BOUNDS, EXACT, Bounds
 from centersmooth.evidence import kept_ranks
+from centersmooth.metrics.base import TILE_ENTRIES
+from centersmooth.quantiles import near_ranks, place_ranks
 from centersmooth.rules import center_problem, radius_problem
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth_experiments.cells import Cell
@@ -190,18 +191,22 @@ class Cost:
         From a short measurement on this machine.
     disk : int
         Bytes of its evidence and checkpoint.
+    memory : int
+        Bytes held at the peak of one point, the process itself included.
     """
 
     passes: int
     training_images: int
     seconds: float
     disk: int
+    memory: int
 
 
 class _Probe(NamedTuple):
-    """What a moment with a model tells: its speed, and the bytes of one output and of its parameters."""
+    """What a moment with a model tells: its speed, and the bytes of one input, of one output and of its parameters."""
 
     passes_per_second: float
+    input_bytes: int
     output_bytes: int
     model_bytes: int
 
@@ -219,24 +224,28 @@ def estimate(plan: Plan) -> list[Cost]:
         probe = probes[cell.model]
         seconds = (passes + TRAINING_WEIGHT * training) / probe.passes_per_second
         disk = _evidence_bytes(plan, cell, probe) + (probe.model_bytes if training else 0)
-        costs.append(Cost(passes, training, seconds, disk))
+        costs.append(Cost(passes, training, seconds, disk, _memory_bytes(plan, probe)))
     return costs
 
 
 def _evidence_bytes(plan: Plan, cell: CellPlan, probe: _Probe) -> int:
     """Of all points: kept distances and a center for each metric, a base output; centers.npz repeats the outputs."""
-    metrics = len(cell.spec.metrics) or len(plan.config.metrics)
-    distances = metrics * len(kept_ranks(plan.budget.m)) * 8
+    metrics, budget = len(cell.spec.metrics) or len(plan.config.metrics), plan.budget
+    table = len(near_ranks(budget.n)) * len(place_ranks(budget.n0 or budget.n)) * 4
+    distances = metrics * (len(kept_ranks(budget.m)) * 8 + table)
     return len(plan.points) * (distances + 2 * (metrics + 1) * probe.output_bytes)
 
 
-def memory_estimate(plan: Plan) -> int:
-    """Bytes held at the peak of one point: outputs, features, one distance matrix and its source, sorted distances.
+def _memory_bytes(plan: Plan, probe: _Probe) -> int:
+    """Outputs, two copies of their features in float64, distances of all pairs, two tiles, a batch, the process.
 
-    On top of about 600 MiB of the process with PyTorch alone.
+    The process with PyTorch alone holds about 600 MiB.
     """
-    n, values = plan.budget.n, math.prod(plan.data.shape)
-    return 600 * 2**20 + n * values * (4 + 2 * 8 + 8) + n * n * 8 + plan.budget.m * 8 * 8
+    budget, config = plan.budget, plan.config
+    outputs = (budget.n0 or budget.n) * probe.output_bytes * 5
+    pairs = budget.n * (2 * budget.n0 if budget.n0 else budget.n) * 4 + 2 * TILE_ENTRIES * 8
+    batch = config.batch_size * (2 * probe.input_bytes + probe.output_bytes)
+    return 600 * 2**20 + probe.model_bytes + outputs + pairs + batch + 8 * 8 * budget.m
 
 
 def _probe(plan: Plan, cell: CellPlan) -> _Probe:
@@ -254,4 +263,6 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
         if config.device == "cuda":
             torch.cuda.synchronize()
     seconds = time.perf_counter() - started
-    return _Probe(count / seconds, output.nbytes, sum(tensor.nbytes for tensor in model.state_dict().values()))
+    return _Probe(
+        count / seconds, x.nbytes, output.nbytes, sum(tensor.nbytes for tensor in model.state_dict().values())
+    )

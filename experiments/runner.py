@@ -34,7 +34,6 @@ from centersmooth_experiments.plan import (
     Plan,
     estimate,
     make_plan,
-    memory_estimate,
 )
 from centersmooth_experiments.progress import Display, duration
 from centersmooth_experiments.provenance import provenance
@@ -415,7 +414,7 @@ def dry_run(config: Config, display: Display) -> None:
     display.console.print(table)
     total = sum(cost.seconds for cost in costs)
     passes = sum(cost.passes for cost in costs)
-    memory, disk = memory_estimate(plan) / 2**20, sum(cost.disk for cost in costs) / 2**20
+    memory, disk = max(cost.memory for cost in costs) / 2**20, sum(cost.disk for cost in costs) / 2**20
     display.console.print(
         f"{len(costs)} cells, {passes:,} forward passes over {len(plan.points)} points, about {duration(total)} "
         f"on {config.device} if nothing is done yet (timed just now), about {memory:,.0f} MiB of memory and "
