@@ -231,8 +231,8 @@ def attack_note(rows: Sequence[Row]) -> str:
 def _shares(rows: Sequence[Row], metric: str) -> str:
     """Found over certified, from the least point to the greatest."""
     own = [row for row in rows if row["metric"] == metric and row["movement"] and float(row["certified"])]
-    shares = sorted(number(float(row["movement"]) / float(row["certified"]), 2) for row in own)
-    return " to ".join(dict.fromkeys((*shares[:1], *shares[-1:]))) or "–"
+    shares = sorted(float(row["movement"]) / float(row["certified"]) for row in own)
+    return " to ".join(dict.fromkeys(number(share, 2) for share in (*shares[:1], *shares[-1:]))) or "–"
 
 
 def of_rule(rows: Iterable[Row], rule: Mapping[str, str]) -> list[Row]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -78,11 +78,18 @@ class Study:
         return bool(self.manifest["reduced"])
 
     @property
+    def conditions(self) -> list[str]:
+        """What a reader has to know before comparing, in a few words: budget, points, rule, stand-ins."""
+        bounds, points = self.manifest["rule"]["bounds"], self.manifest.get("points")
+        conditions = [f"{self.manifest['budget'] or 'own'} counts"] if self.reduced else []
+        conditions += [f"{points} point{'s' * (points != 1)}"] if points else []
+        conditions += [f"{bounds} bounds"] * (bounds != "paper")
+        return conditions + ["stand-in"] * any("stand" in note for note in self.manifest["notes"])
+
+    @property
     def marks(self) -> list[str]:
-        """What a reader has to know before comparing: reduced counts, another rule than the paper's, stand-ins."""
-        bounds = self.manifest["rule"]["bounds"]
-        marks = ["reduced counts"] * self.reduced + [f"{bounds} bounds"] * (bounds != "paper")
-        return [*marks, *map(str, self.manifest["notes"])]
+        """The same with every note of the manifest in full."""
+        return [*["reduced counts"] * self.reduced, *self.conditions, *map(str, self.manifest["notes"])]
 
     def drawn(self, metric: str | None = None) -> pd.DataFrame:
         """The lines of the rule the figures draw, of one metric or all, with the kind of training."""
@@ -160,9 +167,9 @@ class Sharpening:
     eps : tuple of float
         The settings compared.
     ratios : tuple of float
-        Of median radii, ours over the paper's; 0 where the paper's rule has no median.
-    paper_infeasible : bool
-        The paper's rule cannot certify from these counts at all.
+        Of median radii, ours over the paper's, where both have one.
+    paper_abstains, paper_infeasible : int
+        How many further settings only ours has a median at: the paper's rule abstains there, or needs more draws.
     """
 
     study: Study
@@ -170,7 +177,8 @@ class Sharpening:
     h: float
     eps: tuple[float, ...]
     ratios: tuple[float, ...]
-    paper_infeasible: bool
+    paper_abstains: int
+    paper_infeasible: int
 
 
 def sharpenings(studies: Sequence[Study]) -> list[Sharpening]:
@@ -185,9 +193,10 @@ def _sharpenings_of(study: Study) -> Iterator[Sharpening]:
     both = ours.merge(papers, on=keys, suffixes=("", "_paper"))
     both = both[both["metric"].isin(study.manifest["metrics"]) & (both["status"] == "ok")]
     for (metric, h), lines in both.groupby(["metric", "h"]):
-        ratios = tuple(lines["radius_median"] / lines["radius_median_paper"].fillna(math.inf))
-        infeasible = bool((lines["status_paper"] == "infeasible").all())
-        yield Sharpening(study, str(metric), float(h), tuple(sorted(set(lines["eps"]))), ratios, infeasible)
+        comparable = lines[lines["status_paper"] == "ok"]
+        ratios = tuple(comparable["radius_median"] / comparable["radius_median_paper"])
+        without = [int((lines["status_paper"] == status).sum()) for status in ("abstains", "infeasible")]
+        yield Sharpening(study, str(metric), float(h), tuple(sorted(set(lines["eps"]))), ratios, *without)
 
 
 def _of_rule(lines: pd.DataFrame, rule: Mapping[str, str]) -> pd.DataFrame:
@@ -197,12 +206,20 @@ def _of_rule(lines: pd.DataFrame, rule: Mapping[str, str]) -> pd.DataFrame:
 
 
 def judge(studies: Sequence[Study]) -> list[Claim]:
-    """Every claim of the paper with what the studies of its experiments say of it; other studies have no say."""
+    """Every claim of the paper with what the studies of its experiments say of it; other studies have no say.
+
+    A run at smoke counts is quoted and decides nothing.
+    """
     papers = [study for study in studies if study.name in PAPER_EXPERIMENTS]
     return [
-        Claim(text, source, tuple(finding for study in papers for finding in look(study)))
+        Claim(text, source, tuple(_weighed(finding) for study in papers for finding in look(study)))
         for text, source, look in _CLAIMS
     ]
+
+
+def _weighed(finding: Finding) -> Finding:
+    smoke = finding.sampled and finding.study.manifest["budget"] == "smoke"
+    return replace(finding, holds=None) if smoke else finding
 
 
 def _both_rise(study: Study) -> Iterator[Finding]:
@@ -237,7 +254,7 @@ def _error_below_radius(study: Study) -> Iterator[Finding]:
     lines = lines[lines["status"] == "ok"]
     ratios = lines["error_median"] / lines["radius_median"]
     if len(ratios):
-        text = f"error/radius from {number(ratios.min(), 2)} to {number(ratios.max(), 2)} over {len(ratios)} settings"
+        text = f"error/radius {_range(ratios)} over {len(ratios)} setting{'s' * (len(ratios) > 1)}"
         yield Finding(study, bool(ratios.max() <= WELL_BELOW), text)
 
 
@@ -252,10 +269,7 @@ def _larger_h_is_smaller(study: Study) -> Iterator[Finding]:
     ]
     if comparisons and study.manifest["curve"] in ("h", "eps"):
         smaller = sum(ratio < 1 for ratio in comparisons)
-        text = (
-            f"smaller in {smaller} of {len(comparisons)} comparisons, "
-            f"ratios {number(min(comparisons), 2)} to {number(max(comparisons), 2)}"
-        )
+        text = f"smaller in {smaller} of {len(comparisons)} comparisons, ratios {_range(comparisons)}"
         yield Finding(study, smaller == len(comparisons), text)
 
 
@@ -264,10 +278,24 @@ def _jaccard_below_bound(study: Study) -> Iterator[Finding]:
     lines = lines[(lines["h"] == 2) & (lines["status"] != "infeasible")]
     if len(lines):
         radii = ", ".join(
-            f"{number(r, 2)} at {number(e)}" for e, r in zip(lines["eps"], lines["radius_median"], strict=True)
+            f"{_median(r)} at {number(e)}" for e, r in zip(lines["eps"], lines["radius_median"], strict=True)
         )
         text = f"certified, by eps: {radii}" + _slip(study)
         yield Finding(study, bool((lines["radius_median"] < JACCARD_BOUND).all()), text)
+
+
+def _median(value: float) -> str:
+    return number(value, 2) if math.isfinite(value) else "abstains"
+
+
+def _range(values: Sequence[float] | pd.Series) -> str:
+    """From the least to the largest, in two digits; what is infinite is an abstention.
+
+    >>> _range([0.5, 0.25]), _range([2.0]), _range([1.0, math.inf])
+    ('0.25 to 0.5', '2', '1 to abstains')
+    """
+    low, high = _median(min(values)), _median(max(values))
+    return low if low == high else f"{low} to {high}"
 
 
 def _slip(study: Study) -> str:
@@ -276,7 +304,7 @@ def _slip(study: Study) -> str:
     if slips.empty:
         return ""
     medians = slips[slips["h"] == 2].groupby("eps")[SLIP_NUMBER].agg(lambda values: quantile(values, 0.5))
-    values = ", ".join(f"{number(value, 2)} at {number(eps)}" for eps, value in medians.items())
+    values = ", ".join(f"{_median(value)} at {number(eps)}" for eps, value in medians.items())
     return f"; not a certificate, with the released code's unit slip: {values}"
 
 
@@ -290,10 +318,7 @@ def _training_noise_helps(study: Study) -> Iterator[Finding]:
         both = pairs[f"{name}_median"].dropna() if f"{name}_median" in pairs else pd.DataFrame()
         if {"with noise", "without noise"} <= set(both.columns) and len(both):
             ratios = both["with noise"] / both["without noise"]
-            text = (
-                f"{name} lower in {int((ratios < 1).sum())} of {len(ratios)} settings, "
-                f"with/without {number(ratios.min(), 2)} to {number(ratios.max(), 2)}"
-            )
+            text = f"{name} lower in {int((ratios < 1).sum())} of {len(ratios)} settings, with/without {_range(ratios)}"
             yield Finding(study, bool((ratios < 1).all()), text)
 
 
@@ -302,9 +327,9 @@ def _below_l2_baselines(study: Study) -> Iterator[Finding]:
     lines = lines[(lines["h"] == 1) & (lines["status"] != "infeasible")]
     baselines = [line for line in study.manifest["baselines"] if line["metric"] == "l2" and line["h"] == 1]
     if len(lines) and baselines:
-        low, high = lines["radius_median"].min(), lines["radius_median"].max()
+        high = lines["radius_median"].max()
         quoted = ", ".join(f"{line['label']} {number(line['value'])}" for line in baselines)
-        text = f"median radii {number(low, 3)} to {number(high, 3)}; {quoted}"
+        text = f"median radii {_range(lines['radius_median'])}; {quoted}"
         yield Finding(study, bool(high < baselines[0]["value"]), text)
 
 
@@ -316,7 +341,7 @@ def _minutes_a_point(study: Study) -> Iterator[Finding]:
     device = study.manifest["hardware"]["device"]
     counts = study.manifest.get("counts", {})
     draws = f", {counts['n']:,} + {max(counts['n'], counts['m']):,} draws" if counts else ""
-    text = f"{number(seconds.min(), 2)} to {number(seconds.max(), 2)} s a point on {device}{draws}"
+    text = f"{_range(seconds)} s a point on {device}{draws}"
     yield Finding(study, bool(seconds.max() <= SECONDS_A_POINT[1]) if comparable else None, text)
 
 
@@ -339,7 +364,7 @@ _CLAIMS: tuple[tuple[str, str, _Look], ...] = (
     ("The l2 radius at h = 1 stays below the paper's baseline for the mean", "figure 6", _below_l2_baselines),
     ("A point takes 1 to 3 minutes on one RTX 2080 Ti", "section 5", _minutes_a_point),
     (
-        "1458 and 5766 are the largest distances of two MNIST and two CIFAR-10 images",
+        "1458 and 5766 are the largest distances of two images of the size of MNIST's and of CIFAR-10's",
         "section 5.3",
         _largest_total_variation,
     ),

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.weights import first_line
 
 PIXELS = "pixels in [0, 1]"
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -132,7 +134,7 @@ class FileSource:
                 return [(i, (self.path / self.names[i]).read_bytes()) for i in indices]
             with zipfile.ZipFile(self.path) as archive:
                 return [(i, archive.read(self.names[i])) for i in indices]
-        except (OSError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
             raise RunError(
                 f"{self.path} is damaged ({error}): fetch it again, or set data.path to a good copy"
             ) from error
@@ -228,15 +230,25 @@ def _cifar10(path: str | None, seed: int) -> DataSet:
     """The original batches where torchvision left them, else one folder or archive of images a split."""
     folder = _folder(path) or _download("CIFAR10")
     if (folder / "cifar-10-batches-py").is_dir():
-        from torchvision.datasets import CIFAR10
-
-        splits = [torch.from_numpy(CIFAR10(folder, train=train).data).permute(0, 3, 1, 2) for train in (True, False)]
-        return DataSet("cifar10", ArraySource("test", splits[1]), ArraySource("train", splits[0]))
+        train, test = (ArraySource(split, _cifar10_batches(folder, split == "train")) for split in ("train", "test"))
+        return DataSet("cifar10", test, train)
     train, test = (_find_images(folder, "CIFAR-10", CIFAR10_PLACES, split) for split in ("train", "test"))
     note = (
         "CIFAR-10 images from image files (re-compressed where these are JPEG): close to the original pixels, not equal"
     )
     return DataSet("cifar10", test, train, note=note)
+
+
+def _cifar10_batches(folder: Path, train: bool) -> Tensor:
+    from torchvision.datasets import CIFAR10
+
+    try:
+        return torch.from_numpy(CIFAR10(folder, train=train).data).permute(0, 3, 1, 2)
+    except (OSError, RuntimeError, EOFError) as error:
+        raise RunError(
+            f"{folder / 'cifar-10-batches-py'} is incomplete or damaged ({first_line(error)}): fetch it again, or set "
+            "data.path to a good copy"
+        ) from error
 
 
 def _celeba(path: str | None, seed: int) -> DataSet:
@@ -246,8 +258,13 @@ def _celeba(path: str | None, seed: int) -> DataSet:
     if whole.is_dir():
         source = FileSource.open(whole)
         test = tuple(name for name in source.names if Path(name).stem >= CELEBA_FIRST_TEST_IMAGE)
+        if not test:
+            raise RunError(
+                f"{whole} holds no image of CelebA's test split, {CELEBA_FIRST_TEST_IMAGE}.jpg and up: put them there, "
+                "or set data.path to a folder or archive of the images to certify"
+            )
         return DataSet("celeba", FileSource(whole, test), publishable=False)
-    if folder.is_file() or any(folder.glob("*.jpg")):
+    if path is not None and not any((folder / name).exists() for name in ("celeba_test", "celeba_test.zip")):
         return DataSet("celeba", FileSource.open(folder), publishable=False)
     found = _find_images(folder, "CelebA", ("celeba_{split}",), "test")
     return DataSet("celeba", found, publishable=False)
@@ -324,11 +341,17 @@ def _files(path: str | None, seed: int) -> DataSet:
 def _read_array(path: Path) -> Tensor:
     try:
         array = np.load(path, allow_pickle=False)
-        return torch.from_numpy(array.astype(np.float32))
     except (OSError, ValueError, EOFError) as error:
+        raise RunError(f"{path} is no readable array of numbers ({first_line(error)}): use numpy.save") from error
+    if array.ndim < 2 or array.dtype.kind not in "fiub":
         raise RunError(
-            f"{path} is no readable array of numbers ({str(error).splitlines()[0]}): use numpy.save"
-        ) from error
+            f"{path} holds {array.dtype} of shape {array.shape}: expected real numbers of shape (count, ...), an input "
+            "a row"
+        )
+    numbers = torch.from_numpy(array.astype(np.float32))
+    if not bool(torch.isfinite(numbers).all()):
+        raise RunError(f"{path} holds NaN, infinity or numbers beyond float32: expected finite inputs")
+    return numbers
 
 
 DATA: dict[str, Callable[[str | None, int], DataSet]] = {
@@ -390,7 +413,7 @@ def _read_idx(path: Path) -> Tensor:
     """Images of an IDX file, gzipped or not: a header of big-endian integers, then bytes."""
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise RunError(f"{path} cannot be read ({error}): fetch it again, or set data.path to a good copy") from error
     magic, count, rows, columns = np.frombuffer(raw[:16].ljust(16, b"\0"), dtype=">i4").tolist()
     if magic != 2051 or len(raw) != 16 + count * rows * columns:

@@ -376,7 +376,7 @@ def _unit_slip(ax: Axes, slip: pd.DataFrame | None, model: str, dataset: str) ->
     own = slip[(slip["model"] == model) & (slip["dataset"] == dataset)]
     for _, lines in own.groupby("curve"):
         medians = lines.groupby("x")[SLIP_NUMBER].agg(lambda values: quantile(values, 0.5))
-        ax.plot(medians.index.to_numpy(dtype=float), medians.to_numpy(dtype=float), **_SLIP_LOOK)
+        ax.plot(medians.index.to_numpy(dtype=float), _finite(medians), **_SLIP_LOOK)
 
 
 def _slip_handles(slip: pd.DataFrame | None) -> list[Artist]:

@@ -196,21 +196,28 @@ def sharper_markdown(found: Sequence[Sharpening]) -> str:
     """How much smaller certificates get, as a Markdown table, for the README."""
     lines = ["| experiment | metric | h | eps | median radius, ours / paper's |", "|---|---|---|---|---|"]
     for one in found:
-        eps = ", ".join(map(number, one.eps))
-        lines.append(f"| `{one.study.name}` | {one.metric} | {number(one.h)} | {eps} | {ratio_text(one)} |")
+        eps, conditions = ", ".join(map(number, one.eps)), ", ".join(one.study.conditions)
+        lines.append(
+            f"| `{one.study.name}` ({conditions}) | {one.metric} | {number(one.h)} | {eps} | {ratio_text(one)} |"
+        )
     return "\n".join(lines) + "\n"
 
 
 def ratio_text(one: Sharpening) -> str:
-    """The ratios of a comparison in words; the paper's rule may have no median to compare with."""
-    if one.paper_infeasible:
-        return "the paper's rule cannot certify from these counts"
-    low, high = number(min(one.ratios), 3), number(max(one.ratios), 3)
-    return low if low == high else f"{low} to {high}"
+    """The ratios of a comparison in words, and at how many settings the paper's rule has nothing to compare with."""
+    parts = []
+    if one.ratios:
+        low, high = number(min(one.ratios), 3), number(max(one.ratios), 3)
+        parts.append(low if low == high else f"{low} to {high}")
+    for count, what in ((one.paper_abstains, "abstains"), (one.paper_infeasible, "needs more draws")):
+        if count:
+            parts.append(f"the paper's rule {what} at {count} setting{'s' * (count > 1)} that ours certifies")
+    return "; ".join(parts)
 
 
 def _finding_line(finding: Finding) -> str:
-    return f"`{finding.study.name}`: {finding.text}"
+    conditions = f" ({', '.join(finding.study.conditions)})" if finding.sampled else ""
+    return f"`{finding.study.name}`{conditions}: {finding.text}"
 
 
 if __name__ == "__main__":

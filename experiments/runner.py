@@ -386,6 +386,8 @@ def _report(folder: Path, display: Display) -> list[Path]:
     manifest = json.loads((folder / "manifest.json").read_text())
     summary = summarise(read_rows(folder))
     write_summary(summary, folder / "summary.csv")
+    for stale in folder.glob("radius_*"):
+        stale.unlink()
     figures = [*draw(folder), *draw_panels(folder)]
     display.console.print(render(summary, manifest))
     extra = [folder / name for name in (SLIP_FILE, ATTACK_FILE) if (folder / name).is_file()]

@@ -169,13 +169,14 @@ def read_unit_slip(folder: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``model, dataset, metric, point, h, sigma, eps`` and `SLIP_NUMBER`, a number a line.
+        ``model, dataset, metric, point, h, sigma, eps`` and `SLIP_NUMBER`: +infinity where the paper's rule abstains,
+        so that medians count it as they do elsewhere.
     """
     path = Path(folder) / SLIP_FILE
     columns = ["model", "dataset", "metric", "point", "h", "sigma", "eps", SLIP_NUMBER]
     if not path.is_file():
         return pd.DataFrame(columns=columns)
-    return pd.read_csv(path, usecols=columns).dropna()
+    return pd.read_csv(path, usecols=columns).fillna({SLIP_NUMBER: math.inf})
 
 
 def read_attacks(folder: str | Path) -> pd.DataFrame:

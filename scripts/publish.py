@@ -35,7 +35,7 @@ def publish(experiment: str, runs: Path, results: Path) -> Path:
     manifest["panels"] = [panel for panel in manifest.get("panels", []) if panel["publish"]]
     target = results / experiment / f"{manifest['budget']}-{manifest['device']}"
     target.mkdir(parents=True, exist_ok=True)
-    for old in target.glob("panel_*"):
+    for old in target.iterdir():
         old.unlink()
     for path in _files(source, manifest["panels"]):
         shutil.copyfile(path, target / path.name)

@@ -3,7 +3,8 @@
 Usage: python scripts/reproduce_all.py BUDGET [KEY=VALUE ...]
 
 First each experiment says what it would cost (``cs-run --dry-run``), then each runs; done cells are skipped. A table at
-the end says what did not run and why. Exit code 0 if everything ran, else 1.
+the end says what did not run and why. Exit code 0 if everything ran, 130 if it was
+interrupted, else 1; the same command then continues.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from centersmooth_experiments.cli import experiments
 from centersmooth_experiments.progress import duration
 
 CS_RUN = [sys.executable, "-c", "from centersmooth_experiments.cli import main; main()"]
-ENDINGS = {0: "done", 1: "done, some points failed", 2: "not run", 130: "interrupted", 143: "interrupted"}
+NOT_STARTED = -1
+ENDINGS = {
+    NOT_STARTED: "not started",
+    0: "done",
+    1: "done, some points failed",
+    2: "not run",
+    130: "interrupted",
+    143: "interrupted",
+}
 
 
 @dataclass(frozen=True)
@@ -49,23 +58,37 @@ def run(name: str, settings: list[str]) -> Result:
     return Result(name, done.returncode, time.monotonic() - started, reason)
 
 
+def run_all(names: list[str], settings: list[str]) -> list[Result]:
+    """Every experiment in turn; those after an interruption are named as not started."""
+    results: list[Result] = []
+    try:
+        for name in names:
+            results.append(run(name, settings))
+            if results[-1].code in (130, 143):
+                break
+    except KeyboardInterrupt:
+        results.append(Result(names[len(results)], 130, 0.0, ""))
+    return results + [Result(name, NOT_STARTED, 0.0, "") for name in names[len(results) :]]
+
+
 def main(arguments: list[str]) -> int:
-    console = Console()
+    console = Console(markup=False)
     settings = [f"budget={arguments[0] if arguments else 'auto'}", *arguments[1:]]
     names = [name for name in experiments() if name != "custom"]
-    for name in names:
-        console.print(f"[bold]{name}[/]: {estimate(name, settings)}", highlight=False)
-    results = []
-    for name in names:
-        results.append(run(name, settings))
-        if results[-1].code in (130, 143):
-            break
+    try:
+        for name in names:
+            console.print(f"{name}: {estimate(name, settings)}", highlight=False)
+    except KeyboardInterrupt:
+        console.print("stopped before any experiment was started")
+        return 130
+    results = run_all(names, settings)
     table = Table("experiment", "ended", "time", "why not", title="reproduce-all")
     for result in results:
         ending = ENDINGS.get(result.code, f"exit code {result.code}")
         table.add_row(result.name, ending, duration(result.seconds), result.reason)
     console.print(table)
-    return 0 if all(result.code == 0 for result in results) and len(results) == len(names) else 1
+    codes = {result.code for result in results}
+    return 130 if NOT_STARTED in codes or 130 in codes else 0 if codes == {0} else 1
 
 
 if __name__ == "__main__":

@@ -158,3 +158,67 @@ def test_damaged_images_are_named(cifar, damage):
 def test_real_cifar10(data_folder):
     data = load_data("cifar10", str(data_folder))
     assert (len(data.train), len(data.test), data.shape) == (50_000, 10_000, (3, 32, 32))
+
+
+def zip_of(path, *names):
+    import io
+    import zipfile
+
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(24 * 24 * 3, dtype=np.uint8).reshape(24, 24, 3)).save(buffer, "png")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, buffer.getvalue())
+    return path
+
+
+def test_compressed_bytes_that_are_damaged(tmp_path, mnist):
+    packed = mnist / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
+    packed.write_bytes(packed.read_bytes()[:40] + b"\xff" * 200 + packed.read_bytes()[240:])
+    with pytest.raises(RunError, match=r"t10k-images-idx3-ubyte.gz cannot be read .* fetch it again"):
+        load_data("mnist", str(mnist))
+    archive = zip_of(tmp_path / "faces.zip", "a.png")
+    content = archive.read_bytes()
+    archive.write_bytes(content[:40] + b"\xff" * 9 + content[49:])
+    data = load_data("files", str(archive))
+    with pytest.raises(RunError, match=r"faces.zip is damaged"):
+        data.images(data.test, [0])
+
+
+def test_an_incomplete_cifar_folder(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(RunError, match=r"cifar-10-batches-py is incomplete or damaged"):
+        load_data("cifar10", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.array(3.0), "expected real numbers of shape"),
+        (np.ones(3), "expected real numbers of shape"),
+        (np.ones((3, 2), dtype=complex), "holds complex128"),
+        (np.array([[1.0, np.nan]]), "holds NaN"),
+        (np.array([[1e300, 1.0]]), "beyond float32"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_arrays_that_are_no_inputs(tmp_path, array, words):
+    np.save(tmp_path / "x.npy", array)
+    with pytest.raises(RunError, match=words):
+        load_data("files", str(tmp_path / "x.npy"))
+
+
+def test_faces_from_a_folder_of_any_images(tmp_path):
+    (tmp_path / "deep").mkdir()
+    Image.new("RGB", (24, 24)).save(tmp_path / "deep" / "a.png")
+    assert len(load_data("celeba", str(tmp_path)).test) == 1
+    with pytest.raises(RunError, match="nowhere cannot be read as a folder or zip archive"):
+        load_data("celeba", str(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="empty holds no image"):
+        load_data("celeba", str(tmp_path / "empty"))
+    whole = tmp_path / "root" / "celeba" / "img_align_celeba"
+    whole.mkdir(parents=True)
+    Image.new("RGB", (24, 24)).save(whole / "000001.jpg")
+    with pytest.raises(RunError, match="holds no image of CelebA's test split"):
+        load_data("celeba", str(tmp_path / "root"))

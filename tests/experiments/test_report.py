@@ -175,11 +175,28 @@ def test_where_only_one_rule_certifies(tmp_path):
     ours = rows.assign(bounds="exact", far="measured", certified=3.0, outcome="certified")
     pd.concat([rows, ours]).to_csv(study.folder / "certificates.csv", index=False)
     (found,) = sharpenings([Study.read(study.folder)])
-    assert (found.ratios, found.paper_infeasible) == ((0.0,), False)
+    assert (found.ratios, found.paper_abstains, found.paper_infeasible) == ((), 1, 0)
+    assert report.ratio_text(found) == "the paper's rule abstains at 1 setting that ours certifies"
     pd.concat([rows.assign(outcome="infeasible"), ours]).to_csv(study.folder / "certificates.csv", index=False)
     (found,) = sharpenings([Study.read(study.folder)])
-    assert "cannot certify" in report.ratio_text(found)
+    assert report.ratio_text(found) == "the paper's rule needs more draws at 1 setting that ours certifies"
     assert sharpenings([with_sharper_rule(study_in(tmp_path / "b", {(1.0, 0.2): (2.0, 1.0)}), None)]) == []
+
+
+def test_a_smoke_run_is_quoted_and_decides_nothing(tmp_path):
+    claims = judge([study_in(tmp_path / "a", RISING, reduced=True, budget="smoke")])
+    (larger,) = [claim for claim in claims if claim.text.startswith("A larger")]
+    assert (larger.verdict, len(larger.findings)) == ("not measured", 1)
+
+
+def test_findings_say_under_what_conditions(tmp_path):
+    notes = ["a small network stands in for a large one", "NOT a certificate: 3"]
+    rule = RULE | {"bounds": "exact"}
+    study = study_in(tmp_path / "a", RISING, reduced=True, budget="cpu", points=1, notes=notes)
+    assert study.conditions == ["cpu counts", "1 point", "stand-in"]
+    assert "`tv_mnist` (cpu counts, 1 point, stand-in): smaller" in report.markdown(judge([study]))
+    (tmp_path / "a" / "manifest.json").write_text(json.dumps(study.manifest | {"rule": rule, "points": 7}))
+    assert Study.read(tmp_path / "a").conditions == ["cpu counts", "7 points", "exact bounds", "stand-in"]
 
 
 class Outside(HTMLParser):
