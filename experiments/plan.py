@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
+from torch import Tensor
 
-from centersmooth import Attack, Budget, GaussianNoise, RandomStream, RequestError
+from centersmooth import Attack, Budget, GaussianNoise, Metric, RandomStream, RequestError
 from centersmooth.bounds import BOUNDS, EXACT, Bounds
 from centersmooth.evidence import kept_ranks
 from centersmooth.metrics.base import TILE_ENTRIES
@@ -21,12 +21,15 @@ from centersmooth_experiments.cells import Cell
 from centersmooth_experiments.config import Config, GridPoint, grid_pairs
 from centersmooth_experiments.data import DataSet, load_data
 from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.metrics import check_metric_names
+from centersmooth_experiments.metrics import build_metrics, check_metric_names
 from centersmooth_experiments.models import ModelSpec, model_spec
 from centersmooth_experiments.training import Training, training_of
 
 TRAINING_WEIGHT = 3
 """A training step on an image counts as this many forward passes."""
+
+_PROBE_BLOCKS, _PROBE_SECONDS = 9, 1.0
+"""How long a model is timed for an estimate."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class CellPlan:
     sigma: float
     pairs: tuple[GridPoint, ...]
     training: Training | None
+
+    def metric_names(self, config: Config) -> tuple[str, ...]:
+        """All metrics of a registered model, and the user's own."""
+        own = tuple(name for name in config.metrics if ":" in name)
+        return (*self.spec.metrics, *own) if self.spec.metrics else tuple(config.metrics)
 
     def cell(self, config: Config, budget: Budget, data_digest: str, weights: str, metric_weights: str) -> Cell:
         """The cell, once the weights are known."""
@@ -203,11 +211,12 @@ class Cost:
 
 
 class _Probe(NamedTuple):
-    """What a moment with a model tells: its speed, and the bytes of one input, of one output and of its parameters."""
+    """What a moment with a model tells: its speed, and bytes of an input, an output, its features, the parameters."""
 
     passes_per_second: float
     input_bytes: int
     output_bytes: int
+    feature_bytes: int
     model_bytes: int
 
 
@@ -237,32 +246,43 @@ def _evidence_bytes(plan: Plan, cell: CellPlan, probe: _Probe) -> int:
 
 
 def _memory_bytes(plan: Plan, probe: _Probe) -> int:
-    """Outputs, two copies of their features in float64, distances of all pairs, two tiles, a batch, the process.
+    """Outputs kept with their features, twice; distances of all pairs, two tiles of them; a batch; the process.
 
     The process with PyTorch alone holds about 600 MiB.
     """
     budget, config = plan.budget, plan.config
-    outputs = (budget.n0 or budget.n) * probe.output_bytes * 5
+    kept = (budget.n0 or budget.n) * (probe.output_bytes + 2 * probe.feature_bytes)
     pairs = budget.n * (2 * budget.n0 if budget.n0 else budget.n) * 4 + 2 * TILE_ENTRIES * 8
     batch = config.batch_size * (2 * probe.input_bytes + probe.output_bytes)
-    return 600 * 2**20 + probe.model_bytes + outputs + pairs + batch + 8 * 8 * budget.m
+    block = 3 * config.forward_block * probe.feature_bytes
+    return 600 * 2**20 + probe.model_bytes + kept + pairs + batch + block + 8 * 8 * budget.m
 
 
 def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     config = plan.config
     model = cell.spec.build(plan.data, config.weights).to(config.device)
+    metrics = build_metrics(cell.metric_names(config), config.weights, config.device)
+    sources = list(dict.fromkeys(metric.source for metric in metrics.values()))
     sampler = Sampler(model, GaussianNoise(cell.sigma), config.forward_block, config.forward_block)
     x = model.inputs(plan.data.images(plan.data.test, [0]).to(config.device))[0]
-    count = 8 * config.forward_block
     with evaluating(model):
-        for _ in range(3):
-            output = sampler.base_output(x)
-        started = time.perf_counter()
-        for _ in sampler.draw(x, count, RandomStream(0), "timing"):
-            pass
-        if config.device == "cuda":
-            torch.cuda.synchronize()
-    seconds = time.perf_counter() - started
-    return _Probe(
-        count / seconds, x.nbytes, output.nbytes, sum(tensor.nbytes for tensor in model.state_dict().values())
-    )
+        output = sampler.base_output(x)
+        features = [metric.features(output[None]) for metric in sources]
+        rate = _passes_per_second(sampler, x, sources, features)
+    model_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
+    return _Probe(rate, x.nbytes, output.nbytes, max(part.nbytes for part in features), model_bytes)
+
+
+def _passes_per_second(sampler: Sampler, x: Tensor, metrics: Sequence[Metric], references: Sequence[Tensor]) -> float:
+    """Draws with their distances to one output, in about a second; the first block does not count."""
+    done, started = 0, time.perf_counter()
+    for block, outputs in enumerate(sampler.draw(x, _PROBE_BLOCKS * sampler.forward_block, RandomStream(0), "timing")):
+        for metric, reference in zip(metrics, references, strict=True):
+            float(metric.pairwise(metric.features(outputs), reference).sum())
+        if block == 0:
+            started = time.perf_counter()
+            continue
+        done += len(outputs)
+        if time.perf_counter() - started > _PROBE_SECONDS:
+            break
+    return done / (time.perf_counter() - started)

@@ -95,7 +95,7 @@ def run(config: Config, display: Display, command: str) -> RunResult:
     with display.running(_units(plan)):
         for cell_plan in plan.cells:
             model, weights = _obtain(plan, cell_plan, display)
-            metrics = build_metrics(_metric_names(cell_plan, config), config.weights, config.device)
+            metrics = build_metrics(cell_plan.metric_names(config), config.weights, config.device)
             weights_of_metrics = _check_and_identify(plan, cell_plan, model, metrics)
             cell = cell_plan.cell(config, plan.budget, data_digest, weights, weights_of_metrics)
             with held(plan.out / cell.name / ".lock", f"the cell {cell.name}"):
@@ -108,12 +108,6 @@ def run(config: Config, display: Display, command: str) -> RunResult:
     folder = _write_experiment(plan, done, command, facts)
     wrong = broken([row for cell in done for row in cell.attacks], len(plan.attacked))
     return RunResult(folder, _report(folder, display), failed, wrong)
-
-
-def _metric_names(cell_plan: CellPlan, config: Config) -> tuple[str, ...]:
-    """All metrics of a registered model, and the user's own."""
-    own = tuple(name for name in config.metrics if ":" in name)
-    return (*cell_plan.spec.metrics, *own) if cell_plan.spec.metrics else tuple(config.metrics)
 
 
 def _check_and_identify(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric]) -> str:

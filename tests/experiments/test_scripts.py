@@ -1,0 +1,63 @@
+"""`make publish` and `make reproduce-all`: what they leave, and what they say when they are stopped."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = str(Path(__file__).parents[2] / "scripts")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    yield importlib.import_module
+    for name in ("publish", "reproduce_all"):
+        sys.modules.pop(name, None)
+
+
+def test_publishing_leaves_nothing_of_an_earlier_result(run_small, tmp_path, script):
+    publish = script("publish").publish
+    results = tmp_path / "results"
+    run_small("metrics=[tv,l2]")
+    target = publish("tv_digits", tmp_path / "runs", results)
+    assert (target / "radius_l2.png").is_file()
+    (target / "attack.csv").write_text("old")
+    run_small("metrics=[tv]")
+    assert publish("tv_digits", tmp_path / "runs", results) == target
+    names = {path.name for path in target.iterdir()}
+    assert {"certificates.csv", "summary.csv", "manifest.json", "radius_tv.png", "radius_tv.pdf"} <= names
+    assert not {"radius_l2.png", "radius_l2.pdf", "attack.csv"} & names
+    assert json.loads((target / "manifest.json").read_text())["metrics"] == ["tv"]
+
+
+def ended(script, monkeypatch, endings):
+    """Codes of a run of all experiments in which each ends as given: an exit code, or an exception."""
+    reproduce_all = script("reproduce_all")
+    left = list(endings)
+
+    def run(name, settings):
+        ending = left.pop(0)
+        if isinstance(ending, type):
+            raise ending
+        return reproduce_all.Result(name, ending, 1.0, "")
+
+    monkeypatch.setattr(reproduce_all, "run", run)
+    results = reproduce_all.run_all(["a", "b", "c"], [])
+    assert [result.name for result in results] == ["a", "b", "c"]
+    return [result.code for result in results], reproduce_all.NOT_STARTED
+
+
+def test_one_failure_stops_nothing_else(script, monkeypatch):
+    codes, _ = ended(script, monkeypatch, [2, 0, 1])
+    assert codes == [2, 0, 1]
+
+
+@pytest.mark.parametrize("ending", [130, 143, KeyboardInterrupt])
+def test_an_interruption_names_what_was_not_started(script, monkeypatch, ending):
+    codes, not_started = ended(script, monkeypatch, [0, ending])
+    assert codes == [0, 143 if ending == 143 else 130, not_started]
