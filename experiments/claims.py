@@ -81,7 +81,7 @@ class Study:
     def conditions(self) -> list[str]:
         """What a reader has to know before comparing, in a few words: budget, points, rule, stand-ins."""
         bounds, points = self.manifest["rule"]["bounds"], self.manifest.get("points")
-        conditions = [f"{self.manifest['budget'] or 'own'} counts"] if self.reduced else []
+        conditions = ["smoke counts" if self.manifest["budget"] == "smoke" else "reduced counts"] * self.reduced
         conditions += [f"{points} point{'s' * (points != 1)}"] if points else []
         conditions += [f"{bounds} bounds"] * (bounds != "paper")
         return conditions + ["stand-in"] * any("stand" in note for note in self.manifest["notes"])
@@ -89,7 +89,7 @@ class Study:
     @property
     def marks(self) -> list[str]:
         """The same with every note of the manifest in full."""
-        return [*["reduced counts"] * self.reduced, *self.conditions, *map(str, self.manifest["notes"])]
+        return [*self.conditions, *map(str, self.manifest["notes"])]
 
     def drawn(self, metric: str | None = None) -> pd.DataFrame:
         """The lines of the rule the figures draw, of one metric or all, with the kind of training."""

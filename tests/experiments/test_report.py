@@ -193,10 +193,10 @@ def test_findings_say_under_what_conditions(tmp_path):
     notes = ["a small network stands in for a large one", "NOT a certificate: 3"]
     rule = RULE | {"bounds": "exact"}
     study = study_in(tmp_path / "a", RISING, reduced=True, budget="cpu", points=1, notes=notes)
-    assert study.conditions == ["cpu counts", "1 point", "stand-in"]
-    assert "`tv_mnist` (cpu counts, 1 point, stand-in): smaller" in report.markdown(judge([study]))
+    assert study.conditions == ["reduced counts", "1 point", "stand-in"]
+    assert "`tv_mnist` (reduced counts, 1 point, stand-in): smaller" in report.markdown(judge([study]))
     (tmp_path / "a" / "manifest.json").write_text(json.dumps(study.manifest | {"rule": rule, "points": 7}))
-    assert Study.read(tmp_path / "a").conditions == ["cpu counts", "7 points", "exact bounds", "stand-in"]
+    assert Study.read(tmp_path / "a").conditions == ["reduced counts", "7 points", "exact bounds", "stand-in"]
 
 
 class Outside(HTMLParser):
