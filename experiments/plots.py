@@ -56,7 +56,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 SHARPER = {"bounds": "exact", "far": "measured", "center": "sample", "smoothing": "center"}
 """The rule drawn beside the paper's, as a thin dotted curve of the same colour."""
 
-_DOTTED = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0}
+_DOTTED = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0, "marker": ".", "markersize": 4}
 _ATTACKED = {"marker": "+", "markersize": 6, "markeredgewidth": 1.2, "zorder": 4}
 _MARKERS = "osD^vPX"
 _INK = "#333333"
@@ -403,7 +403,6 @@ def _curve(ax: Axes, lines: pd.DataFrame, index: int) -> None:
     if _has_sharper(lines):
         sharper = _finite(lines["sharper"])
         ax.plot(x, sharper, color=look["color"], **_DOTTED, zorder=2)
-        _points(ax, x[_alone(sharper)], sharper[_alone(sharper)], color=look["color"], marker=".", markersize=5)
     if _has_attacks(lines):
         _points(ax, x, _finite(lines["attacked"]), color=look["color"], **_ATTACKED)
     hollow = (lines["vacuous"] > 0).to_numpy() & np.isfinite(radius)
@@ -454,7 +453,7 @@ def _gap_marks(ax: Axes, lines: pd.DataFrame, index: int, height: float) -> None
         _points(ax, x, np.full(len(x), height), **style, transform=ax.get_xaxis_transform())
 
 
-_GAPS = {"abstains": "x", "infeasible": "_"}
+_GAPS = {"abstains": "x", "infeasible": "|"}
 
 
 def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve]) -> list[Artist]:

@@ -168,7 +168,7 @@ def test_lines_are_the_medians_with_gaps(experiment):
         for line in ax.lines
         if line.get_transform() == ax.get_xaxis_transform()
     }
-    assert marks == {("x", vermilion): [0.4], ("_", green): [0.2]}
+    assert marks == {("x", vermilion): [0.4], ("|", green): [0.2]}
     hollow = [line.get_xdata().tolist() for line in ax.lines if line.get_markerfacecolor() == "white"]
     assert hollow == [[0.6]]
     assert ax.get_ylim()[0] == 0
