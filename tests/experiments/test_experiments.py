@@ -64,6 +64,18 @@ def run_real(name: str, data_folder, out, *overrides: str):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("data", ["mnist", "cifar10"])
+def test_figures_6_to_8_at_smoke_share_their_cells(tmp_path, data_folder, data):
+    small = ("models=[autoencoder]", "grid.eps=[0.4]", "points.count=1")
+    metrics = {"l2": "l2", "angular": "angular", "ablation": "tv"}
+    rows = {kind: run_real(f"{kind}_{data}", data_folder, tmp_path, *small) for kind in metrics}
+    assert {kind: set(found["metric"]) for kind, found in rows.items()} == {k: {v} for k, v in metrics.items()}
+    assert set(rows["ablation"]["train_sigma"]) == {0.0, 0.4}
+    assert len(list(tmp_path.glob(f"autoencoder-{data}-*"))) == 2  # trained with and without noise; no third
+    assert [line["h"] for line in read_manifest(tmp_path / f"l2_{data}")["baselines"]] == [1.0, 1.0]
+
+
+@pytest.mark.slow
 def test_jaccard_celeba_at_smoke_on_a_real_face(tmp_path, data_folder):
     pytest.importorskip("facenet_pytorch", reason="pip install 'centersmooth[faces]'")
     rows = run_real("jaccard_celeba", data_folder, tmp_path, "grid.eps=[0.1]", "m=700")
