@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -132,8 +133,8 @@ def _require_writable(out: Path) -> None:
     """Find out before hours of work, not after."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / ".writable", b"")
-        (out / ".writable").unlink()
+        with tempfile.TemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise RunError(f"out is '{out}' and cannot be written ({error.strerror}): set out=FOLDER") from error
 
