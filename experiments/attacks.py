@@ -13,8 +13,6 @@ that is below `FALSE_ALARM` over the number of settings looked at: true certific
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom
 from torch import Tensor
 
 from centersmooth import Attack, ModelError, Outcome, RandomStream
@@ -34,9 +31,9 @@ from centersmooth.bounds import BOUNDS
 from centersmooth.sampling import Sampler
 from centersmooth_experiments.cells import Cell
 from centersmooth_experiments.files import digest_of, write_atomically
-from centersmooth_experiments.rows import Row, text
+from centersmooth_experiments.rows import Row, csv_lines, text
 from centersmooth_experiments.store import CellStore
-from centersmooth_experiments.tables import KEYS, RULE, number
+from centersmooth_experiments.tables import KEYS, number
 
 FALSE_ALARM = 1e-6
 """How often a run may fail though every certificate is true."""
@@ -164,11 +161,7 @@ def _row(row: Row, judged: Sequence[Judged], attack: Attack, cell: Cell) -> Row:
 
 def attack_table(rows: Iterable[Row]) -> bytes:
     """`tables.ATTACK_FILE` as bytes."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue().encode()
+    return csv_lines(rows, header=True, columns=COLUMNS)
 
 
 def chance(beyond: int, points: int, runs: int, alpha1: float, alpha2: float) -> float:
@@ -179,6 +172,8 @@ def chance(beyond: int, points: int, runs: int, alpha1: float, alpha2: float) ->
     >>> chance(4, 1, 4, 0.005, 0.005) < 0.00501, chance(12, 10, 4, 0.005, 0.005) < 1e-4
     (True, True)
     """
+    from scipy.stats import binom  # slow to import, and only attacks need it
+
     one_point = (1 - alpha2) * binom.pmf(np.arange(runs + 1), runs, alpha1)
     one_point[-1] += alpha2
     total = reduce(np.convolve, [one_point] * points)
@@ -233,8 +228,3 @@ def _shares(rows: Sequence[Row], metric: str) -> str:
     own = [row for row in rows if row["metric"] == metric and row["movement"] and float(row["certified"])]
     shares = sorted(float(row["movement"]) / float(row["certified"]) for row in own)
     return " to ".join(dict.fromkeys(number(share, 2) for share in (*shares[:1], *shares[-1:]))) or "–"
-
-
-def of_rule(rows: Iterable[Row], rule: Mapping[str, str]) -> list[Row]:
-    """Those of one rule."""
-    return [row for row in rows if all(row[part] == rule[part] for part in RULE)]

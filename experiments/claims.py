@@ -10,7 +10,7 @@ Source: Kumar and Goldstein, *Center Smoothing*, NeurIPS 2021, section 5 and fig
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +19,11 @@ from typing import Any
 import pandas as pd
 
 from centersmooth_experiments.tables import (
-    RULE,
+    PAPER_RULE,
+    SHARPER_RULE,
     SLIP_NUMBER,
     number,
+    of_rule,
     quantile,
     read_manifest,
     read_rows,
@@ -94,7 +96,7 @@ class Study:
     def drawn(self, metric: str | None = None) -> pd.DataFrame:
         """The lines of the rule the figures draw, of one metric or all, with the kind of training."""
         lines = self.summary[self.summary["metric"].isin([metric] if metric else self.manifest["metrics"])]
-        lines = _of_rule(lines, self.manifest["rule"])
+        lines = of_rule(lines, self.manifest["rule"])
         kinds = [training_kind(*pair) for pair in zip(lines["train_sigma"], lines["sigma"], strict=True)]
         return lines.assign(training=kinds)
 
@@ -151,10 +153,6 @@ class Claim:
         return bool(deciding) and all(finding.reduced for finding in deciding)
 
 
-PAPER_RULE = {"bounds": "paper", "far": "doubled", "center": "sample", "smoothing": "center"}
-SHARPER_RULE = PAPER_RULE | {"bounds": "exact", "far": "measured"}
-
-
 @dataclass(frozen=True)
 class Sharpening:
     """The library's own rule against the paper's, on the same draws of one study, metric and h.
@@ -189,7 +187,7 @@ def sharpenings(studies: Sequence[Study]) -> list[Sharpening]:
 def _sharpenings_of(study: Study) -> Iterator[Sharpening]:
     keys = ["model", "dataset", "train_sigma", "metric", "h", "eps"]
     columns = [*keys, "radius_median", "status"]
-    ours, papers = (_of_rule(study.summary, rule)[columns] for rule in (SHARPER_RULE, PAPER_RULE))
+    ours, papers = (of_rule(study.summary, rule)[columns] for rule in (SHARPER_RULE, PAPER_RULE))
     both = ours.merge(papers, on=keys, suffixes=("", "_paper"))
     both = both[both["metric"].isin(study.manifest["metrics"]) & (both["status"] == "ok")]
     for (metric, h), lines in both.groupby(["metric", "h"]):
@@ -197,12 +195,6 @@ def _sharpenings_of(study: Study) -> Iterator[Sharpening]:
         ratios = tuple(comparable["radius_median"] / comparable["radius_median_paper"])
         without = [int((lines["status_paper"] == status).sum()) for status in ("abstains", "infeasible")]
         yield Sharpening(study, str(metric), float(h), tuple(sorted(set(lines["eps"]))), ratios, *without)
-
-
-def _of_rule(lines: pd.DataFrame, rule: Mapping[str, str]) -> pd.DataFrame:
-    for part in RULE:
-        lines = lines[lines[part] == rule[part]]
-    return lines
 
 
 def judge(studies: Sequence[Study]) -> list[Claim]:
@@ -337,7 +329,7 @@ def _minutes_a_point(study: Study) -> Iterator[Finding]:
     seconds = study.drawn()["seconds_median"].dropna()
     if not len(seconds):
         return
-    comparable = study.manifest["device"] == "cuda" and not study.manifest["reduced"]
+    comparable = study.manifest["device"] == "cuda" and not study.reduced
     device = study.manifest["hardware"]["device"]
     counts = study.manifest.get("counts", {})
     draws = f", {counts['n']:,} + {max(counts['n'], counts['m']):,} draws" if counts else ""

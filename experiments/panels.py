@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from centersmooth_experiments.files import write_atomically
 from centersmooth_experiments.plots import METRIC_LABELS, PALETTE, footer_lines, save, style
-from centersmooth_experiments.tables import RULE, number, read_manifest, read_rows
+from centersmooth_experiments.tables import number, of_rule, read_manifest, read_rows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -216,9 +216,7 @@ def _rows_of(rows: pd.DataFrame, panel: Mapping[str, Any], rule: Mapping[str, st
     keep = np.ones(len(rows), dtype=bool)
     for key in ("cell", "metric", "eps", "h"):
         keep &= (rows[key] == panel[key]).to_numpy(dtype=bool)
-    for part in RULE:
-        keep &= (rows[part] == rule[part]).to_numpy(dtype=bool)
-    return rows[keep].set_index("point", drop=False)
+    return of_rule(rows[keep], rule).set_index("point", drop=False)
 
 
 def footer(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> list[str]:

@@ -20,8 +20,10 @@ import numpy as np
 from centersmooth_experiments.tables import (
     KEYS,
     RULE,
+    SHARPER_RULE,
     SLIP_NUMBER,
     number,
+    of_rule,
     quantile,
     read_attacks,
     read_manifest,
@@ -52,9 +54,6 @@ _NAMES |= {"dcgan": "DCGAN"}
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale for a line."""
-
-SHARPER = {"bounds": "exact", "far": "measured", "center": "sample", "smoothing": "center"}
-"""The rule drawn beside the paper's, as a thin dotted curve of the same colour."""
 
 _DOTTED = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0, "marker": ".", "markersize": 4}
 _ATTACKED = {"marker": "+", "markersize": 6, "markeredgewidth": 1.2, "zorder": 4}
@@ -136,13 +135,14 @@ def draw(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder)
     manifest, every_rule = read_manifest(folder), read_rows(folder)
-    rows = _of_rule(every_rule, manifest["metrics"], manifest["rule"])
+    rows = _of_figures(every_rule, manifest["metrics"], manifest["rule"])
     if rows.empty:
         rule = ", ".join(f"{part}={manifest['rule'][part]}" for part in RULE)
         metrics = ", ".join(manifest["metrics"]) or "none"
         raise ValueError(f"{folder}: expected rows of the rule and metrics to be drawn ({rule}; {metrics}), found none")
-    sharper = _of_rule(every_rule, manifest["metrics"], SHARPER) if manifest["rule"] != SHARPER else rows[:0]
-    attacks = _of_rule(read_attacks(folder), manifest["metrics"], manifest["rule"])
+    drawn = manifest["rule"]
+    sharper = _of_figures(every_rule, manifest["metrics"], SHARPER_RULE) if drawn != SHARPER_RULE else rows[:0]
+    attacks = _of_figures(read_attacks(folder), manifest["metrics"], manifest["rule"])
     summary = _with_attacks(_with_sharper(summarise(rows), summarise(sharper)), attacks)
     layout = LAYOUTS[manifest["curve"]]
     summary, curves = _with_curves(summary, layout)
@@ -160,15 +160,12 @@ def draw(folder: str | Path) -> list[Path]:
     return written
 
 
-def _of_rule(rows: pd.DataFrame, metrics: Sequence[str], rule: Mapping[str, str]) -> pd.DataFrame:
-    keep = rows["metric"].isin(metrics)
-    for part in RULE:
-        keep &= rows[part] == rule[part]
-    return rows[keep]
+def _of_figures(rows: pd.DataFrame, metrics: Sequence[str], rule: Mapping[str, str]) -> pd.DataFrame:
+    return of_rule(rows[rows["metric"].isin(metrics)], rule)
 
 
 def _with_sharper(summary: pd.DataFrame, sharper: pd.DataFrame) -> pd.DataFrame:
-    """Each line's median radius under `SHARPER` as a column ``sharper``, NaN where there is none."""
+    """Each line's median radius under `SHARPER_RULE` as a column ``sharper``, NaN where there is none."""
     medians = dict(zip(_places(sharper), sharper["radius_median"], strict=True))
     return summary.assign(sharper=[medians.get(place, math.nan) for place in _places(summary)])
 

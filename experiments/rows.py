@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from centersmooth import Certificate, GaussianNoise, Metric, Outcome
@@ -121,10 +121,15 @@ def text(value: object) -> str:
     return "" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 
-def csv_lines(rows: Iterable[Row], *, header: bool) -> bytes:
-    """Rows as CSV, columns as in `COLUMNS`."""
+def rows_of_rule(rows: Iterable[Row], rule: Mapping[str, str]) -> list[Row]:
+    """Those of one rule, of a table of certificates or of attacks."""
+    return [row for row in rows if all(row[part] == value for part, value in rule.items())]
+
+
+def csv_lines(rows: Iterable[Row], *, header: bool, columns: Sequence[str] = COLUMNS) -> bytes:
+    """Rows as CSV; a column a row does not have is empty."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, restval="", lineterminator="\n")
+    writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")
     if header:
         writer.writeheader()
     writer.writerows(rows)

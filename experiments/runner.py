@@ -19,7 +19,7 @@ from centersmooth import GaussianNoise, Metric, ModelError, RandomStream
 from centersmooth.evidence import gather
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth.testing import check_own_metric
-from centersmooth_experiments.attacks import CellAttack, attack_note, attack_table, broken, of_rule
+from centersmooth_experiments.attacks import CellAttack, attack_note, attack_table, broken
 from centersmooth_experiments.baselines import l2_baselines
 from centersmooth_experiments.config import Config
 from centersmooth_experiments.errors import RunError
@@ -38,7 +38,7 @@ from centersmooth_experiments.plan import (
 )
 from centersmooth_experiments.progress import Display, duration
 from centersmooth_experiments.provenance import provenance
-from centersmooth_experiments.rows import PointResult, Row, csv_lines
+from centersmooth_experiments.rows import PointResult, Row, csv_lines, rows_of_rule
 from centersmooth_experiments.store import CellStore
 from centersmooth_experiments.tables import ATTACK_FILE, SLIP_FILE
 from centersmooth_experiments.training import obtain
@@ -265,7 +265,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
     folder = plan.out / config.name
     folder.mkdir(parents=True, exist_ok=True)
     rule = {"bounds": config.bounds, "far": config.far, "center": "sample", "smoothing": "center"}
-    leading = [replace(cell, rows=_of_rule(cell.rows, rule)) for cell in done]
+    leading = [replace(cell, rows=rows_of_rule(cell.rows, rule)) for cell in done]
     notes = list(dict.fromkeys(filter(None, (plan.data.note, *(cell.note for cell in done)))))
     tables = (_write_unit_slip(plan, folder, leading), _write_attacks(folder, done, rule))
     manifest = {
@@ -304,10 +304,6 @@ def _curve(config: Config) -> str:
     return "eps" if len(config.grid.h) > 2 and len(config.grid.eps or []) == 1 else "h"
 
 
-def _of_rule(rows: Iterable[Row], rule: Mapping[str, str]) -> list[Row]:
-    return [row for row in rows if all(row[part] == value for part, value in rule.items())]
-
-
 def _cell_entry(store: CellStore) -> dict[str, Any]:
     """A cell in the manifest: what its numbers rest on."""
     cell = store.cell
@@ -343,7 +339,7 @@ def _write_attacks(folder: Path, done: list[DoneCell], rule: Mapping[str, str]) 
         (folder / ATTACK_FILE).unlink(missing_ok=True)
         return ""
     write_atomically(folder / ATTACK_FILE, attack_table(rows))
-    return attack_note(of_rule(rows, rule))
+    return attack_note(rows_of_rule(rows, rule))
 
 
 def _save_panels(plan: Plan, folder: Path, leading: list[DoneCell]) -> list[dict[str, Any]]:

@@ -31,6 +31,10 @@ SLIP_NUMBER = "with_unit_slip_not_a_certificate"
 RULE = ("bounds", "far", "center", "smoothing")
 """The columns that name the rule by which a row was certified."""
 
+PAPER_RULE = {"bounds": "paper", "far": "doubled", "center": "sample", "smoothing": "center"}
+SHARPER_RULE = PAPER_RULE | {"bounds": "exact", "far": "measured"}
+"""The paper's rule, and the sharpest of the library for the same smoothed model."""
+
 KEYS = ("model", "dataset", "train_sigma", "metric", *RULE, "h", "sigma", "eps")
 """The columns that name one line of a summary."""
 
@@ -266,6 +270,11 @@ def _summary_of(group: pd.DataFrame) -> dict[str, Any]:
 def write_summary(summary: pd.DataFrame, path: str | Path) -> None:
     """Write a summary as CSV: shortest round-trip floats; empty where there is no number or an abstention."""
     summary.replace([math.inf, -math.inf], math.nan).to_csv(path, index=False, lineterminator="\n", encoding="utf-8")
+
+
+def of_rule(lines: pd.DataFrame, rule: Mapping[str, str]) -> pd.DataFrame:
+    """The lines of one rule, of a table of rows or a summary."""
+    return lines[(lines[list(RULE)] == [rule[part] for part in RULE]).all(axis=1)]
 
 
 def by_metric(summary: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:

@@ -16,15 +16,13 @@ has it apart from its interpolated quantile.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from centersmooth import Budget, GaussianNoise, Metric
 from centersmooth.bounds import PAPER
 from centersmooth.evidence import Evidence
 from centersmooth.rules import doubled_radii, radius_problem
-from centersmooth_experiments.rows import Row, text
+from centersmooth_experiments.rows import PointResult, Row, csv_lines, text
 from centersmooth_experiments.store import CellStore
 from centersmooth_experiments.tables import SLIP_NUMBER, number
 
@@ -63,17 +61,22 @@ def slip_lines(store: CellStore, rows: Iterable[Row]) -> list[Row]:
 
     ``certified`` is the valid radius, empty where there is none.
     """
-    return [{key: row[key] for key in COLUMNS if row.get(key)} | {SLIP_NUMBER: _number(store, row)} for row in rows]
+    rows = list(rows)
+    wanted = {int(row["point"]) for row in rows} & store.done()
+    kept = {point: store.load(point) for point in wanted}
+    return [
+        {key: row[key] for key in COLUMNS if row.get(key)} | {SLIP_NUMBER: _number(store, row, kept)} for row in rows
+    ]
 
 
-def _number(store: CellStore, row: Row) -> str:
-    kept = store.load(int(row["point"])) if int(row["point"]) in store.done() else None
-    if kept is None:
+def _number(store: CellStore, row: Row, kept: Mapping[int, PointResult | None]) -> str:
+    result = kept.get(int(row["point"]))
+    if result is None:
         return ""
     name = row["metric"]
     return text(
         slipped_radius(
-            kept.evidence[name],
+            result.evidence[name],
             float(row["eps"]),
             float(row["sigma"]),
             store.metrics[name],
@@ -85,11 +88,7 @@ def _number(store: CellStore, row: Row) -> str:
 
 def slip_table(lines: Iterable[Row]) -> bytes:
     """`tables.SLIP_FILE` as bytes."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return buffer.getvalue().encode()
+    return csv_lines(lines, header=True, columns=COLUMNS)
 
 
 def slip_note(lines: Sequence[Row]) -> str:

@@ -158,8 +158,8 @@ def test_the_note_gives_shares_of_the_certificate():
 def test_the_figure_and_the_end_table_show_what_was_found(run_small):
     folder = run_small(*QUICK).folder
     manifest, rows = read_manifest(folder), read_rows(folder)
-    found = plots._of_rule(read_attacks(folder), ["tv"], manifest["rule"])
-    lead = plots._of_rule(rows, ["tv"], manifest["rule"])
+    found = plots._of_figures(read_attacks(folder), ["tv"], manifest["rule"])
+    lead = plots._of_figures(rows, ["tv"], manifest["rule"])
     (line,) = plots._with_attacks(summary_of(lead), found).to_dict("records")
     assert line["attacked"] == quantile(found["movement"], 0.5) < line["radius_median"]
     drawn, curves = plots._with_curves(plots._with_attacks(summary_of(lead), found), plots.LAYOUTS[manifest["curve"]])

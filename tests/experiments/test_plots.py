@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from centersmooth_experiments import plot_cli, plots
-from centersmooth_experiments.tables import COLUMNS, read_manifest, read_rows, summarise
+from centersmooth_experiments.tables import COLUMNS, SHARPER_RULE, read_manifest, read_rows, summarise
 
 MANIFEST = {
     "experiment": "tv_digits",
@@ -112,9 +112,9 @@ def test_the_sharper_rule_is_a_dotted_curve_beside_the_papers(tmp_path):
     """Also where the paper's rule abstains or is infeasible; not where it is the rule drawn."""
     sharper = {(h, eps): [0.25 * h, 0.5 * h, 0.75 * h] for h, eps in GRID}
     both = pd.concat([rows_of(GRID), rows_of(sharper, bounds="exact", far="measured")])
-    rows, rule = both.reset_index(drop=True), plots.SHARPER
+    rows, rule = both.reset_index(drop=True), SHARPER_RULE
     folder = write(tmp_path / "a", rows)
-    main, side = (summarise(plots._of_rule(read_rows(folder), ["tv"], r)) for r in (MANIFEST["rule"], rule))
+    main, side = (summarise(plots._of_figures(read_rows(folder), ["tv"], r)) for r in (MANIFEST["rule"], rule))
     merged = plots._with_sharper(main, side)
     assert merged["sharper"].tolist() == [0.5 * h for h in merged["h"]]
     assert set(merged["status"]) == {"ok", "abstains", "infeasible"}
