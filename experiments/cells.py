@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from centersmooth import Budget
 from centersmooth_experiments.files import digest_of
 
-METHOD_VERSION = 4
+METHOD_VERSION = 5
 """Raised whenever a change makes any cell's numbers differ; declared in the CHANGELOG."""
 
 
