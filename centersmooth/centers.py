@@ -66,7 +66,11 @@ def least_median_center(metric: Metric, outputs: Tensor, features: Tensor) -> Ce
     k, others = half_count(len(features)), len(features) - 1
     # Of a row without the point itself, the k-th smallest is at most the (k+1)-th of the whole row.
     ranks = np.append(k, near_ranks(others) + 1)
-    nearest = np.concatenate([smallest(_valid(metric, tile), ranks) for tile in metric.self_rows(features)])
+    nearest = np.empty((len(features), len(ranks)))
+    done = 0
+    for tile in metric.self_rows(features):
+        nearest[done : done + len(tile)] = smallest(_valid(metric, tile), ranks)
+        done += len(tile)
     best = int(nearest[:, 0].argmin())
     chosen = features[best : best + 1]
     # The tiles may round differently from `pairwise`, which is what fresh draws are compared by: measure once more.

@@ -152,14 +152,13 @@ def _find_centers(
         }
     candidates = torch.cat(list(sampler.draw(x, budget.n0, stream, "candidates", progress=progress)))
     features = {metric: features_in_blocks(metric, candidates, block) for metric in metrics}
-    distances: dict[Metric, list[Tensor]] = {metric: [] for metric in metrics}
+    distances = {metric: x.new_empty((budget.n, budget.n0), dtype=torch.float64) for metric in metrics}
+    seen = 0
     for outputs in sampler.draw(x, budget.n, stream, "center", progress=progress):
-        for metric, parts in distances.items():
-            parts.append(metric.pairwise(metric.features(outputs), features[metric]))
-    return {
-        metric: best_candidate(metric, candidates, features[metric], torch.cat(parts))
-        for metric, parts in distances.items()
-    }
+        rows, seen = slice(seen, seen + len(outputs)), seen + len(outputs)
+        for metric, kept in distances.items():
+            kept[rows] = metric.pairwise(metric.features(outputs), features[metric])
+    return {metric: best_candidate(metric, candidates, features[metric], kept) for metric, kept in distances.items()}
 
 
 def _fresh_distances(
@@ -171,19 +170,23 @@ def _fresh_distances(
     far: bool,
     progress: Progress | None,
 ) -> dict[Metric, NDArray[np.float64]]:
-    """Distances of fresh draws to each center: all of them, or the first ``n`` where no center is worth more."""
-    distances: dict[Metric, list[Tensor]] = {metric: [] for metric in centers}
-    seen, tested = 0, False
-    for outputs in sampler.draw(x, budget.fresh_draws if far else budget.n, stream, "fresh", progress=progress):
-        for metric, parts in distances.items():
-            parts.append(metric.pairwise(metric.features(outputs), centers[metric].features)[:, 0])
-        seen += len(outputs)
-        if seen >= budget.n and not tested:
-            tested = True
-            within = {m: torch.cat(parts)[: budget.n] <= centers[m].radius for m, parts in distances.items()}
-            if not any(budget.accepts_center(int(inside.sum()), EXACT) for inside in within.values()):
+    """Distances of fresh draws to each center: all of them, or the first ``n`` where no center is worth more.
+
+    Written to where they stay: small tensors kept between the large ones of a forward pass would keep their memory
+    from being used again.
+    """
+    count = budget.fresh_draws if far else budget.n
+    distances = {metric: x.new_empty(count, dtype=torch.float64) for metric in centers}
+    seen = 0
+    for outputs in sampler.draw(x, count, stream, "fresh", progress=progress):
+        rows, seen = slice(seen, seen + len(outputs)), seen + len(outputs)
+        for metric, kept in distances.items():
+            kept[rows] = metric.pairwise(metric.features(outputs), centers[metric].features)[:, 0]
+        if rows.start < budget.n <= seen:
+            within = (kept[: budget.n] <= centers[metric].radius for metric, kept in distances.items())
+            if not any(budget.accepts_center(int(inside.sum()), EXACT) for inside in within):
                 break
-    return {metric: _to_numpy(metric, torch.cat(parts)) for metric, parts in distances.items()}
+    return {metric: _to_numpy(metric, kept[:seen]) for metric, kept in distances.items()}
 
 
 def _to_numpy(metric: Metric, distances: Tensor) -> NDArray[np.float64]:
