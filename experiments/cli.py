@@ -130,6 +130,11 @@ def _task(raw: Any, console: Console, command: str) -> int:
     if config.dry_run:
         dry_run(config, display)
         return 0
+    if config.recommend:
+        from centersmooth_experiments.recommend import recommend
+
+        recommend(config, display)
+        return 0
     started = time.monotonic()
     result = run(config, display, command)
     console.print(f"{config.name}, budget {config.budget}, done in {duration(time.monotonic() - started)}:")

@@ -101,6 +101,7 @@ class Config:
     weights: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(WEIGHTS))
     model: str | None = None
     metric: str | None = None
+    recommend: bool = False
     dry_run: bool = False
 
 
@@ -119,6 +120,7 @@ KEYS = {
     "attack": "pgd or search: move certified outputs as far as possible, beside the certificates in table and figure",
     "attacker.points, .steps, .restarts, .draws": "first points; gradient steps or queries, starts, draws of each",
     "attacker.runs": "runs of the smoothed model, on fresh draws, that judge an attacked input",
+    "recommend": "true: which sigma, n, m and delta to ask for, from a small pilot on points outside the request",
     "train.epochs, .images, .batch_size, .noise": "training schedule; noise=[matched,none] for the ablation",
     "model, metric": "your own: package.module:factory (experiment=custom; docs/custom.md)",
     "data.path": "folder that holds the data (else $CENTERSMOOTH_DATA, else downloaded)",
