@@ -31,7 +31,7 @@ from centersmooth_experiments.progress import Display, duration
 from centersmooth_experiments.runner import _input, _obtain
 from centersmooth_experiments.tables import number
 
-PILOT_POINTS = 3
+PILOT_POINTS = 5
 PILOT_DRAWS, PILOT_FRESH_DRAWS = 1_000, 4_000
 """At most; never more than the request has for the center and for the radius."""
 

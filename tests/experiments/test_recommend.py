@@ -90,7 +90,7 @@ def test_end_to_end_and_nothing_is_certified(tmp_path):
     eps = f"{config.grid.eps[0]:g}"
     assert said.count(" * ") == 2 * len(config.grid.eps), said
     assert eps in said
-    assert "test points 4, 5, 6" in said
+    assert "test points 4, 5, 6, 7, 8" in said
     assert "no certificates" in said
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoints"}
 
@@ -99,8 +99,8 @@ def test_points_before_the_request_serve_where_none_follow():
     plan = make_plan(compose(*SMALL, "points.start=2", "points.count=1"))
     total = len(plan.data.test)
     late = make_plan(compose(*SMALL, f"points.start={total - 1}", "points.count=1"))
-    assert pilot_points(plan) == [3, 4, 5]
-    assert pilot_points(late) == [0, 1, 2]
+    assert pilot_points(plan) == [3, 4, 5, 6, 7]
+    assert pilot_points(late) == [0, 1, 2, 3, 4]
     with pytest.raises(RunError, match=r"all \d+ of digits are: lower points.count"):
         pilot_points(make_plan(compose(*SMALL, f"points.count={total}")))
 
