@@ -1,0 +1,96 @@
+"""Break the library in small ways, one at a time; a test has to fail each time.
+
+Usage: pip install 'centersmooth[campaigns]' && python scripts/campaigns/mutants.py [STEP]
+
+mutmut changes one operator, number, name or default in the modules that certificates rest on (`[tool.mutmut]` in
+pyproject.toml) and runs the tests of the library that reach the function. Only every STEP-th mutant is tried, from a
+start drawn with a fixed seed; 1 tries all. The summary goes to `docs/campaigns/mutants.json`; survivors, with the
+changed lines, are explained in `docs/campaigns/mutants.md` or killed by a test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from mutmut.stats import status_by_exit_code
+
+ROOT = Path(__file__).parents[2]
+SEED = 0
+CAUGHT = ("killed", "timeout", "segfault", "suspicious")
+"""A mutant that never ends, or brings the process down, is noticed as surely as a failing test."""
+
+
+def mutmut(*arguments: str) -> str:
+    """Run mutmut in the repository, one test process at a time; its output."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mutmut", *arguments],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"mutmut {arguments[0]} failed: {(done.stdout + done.stderr)[-2000:]}")
+    return done.stdout
+
+
+def verdicts() -> dict[str, int | None]:
+    """Every mutant's name with mutmut's exit code; None where it has not been tried."""
+    found: dict[str, int | None] = {}
+    for path in sorted((ROOT / "mutants").rglob("*.meta")):
+        found |= json.loads(path.read_text())["exit_code_by_key"]
+    return found
+
+
+def sample(names: list[str], step: int) -> list[str]:
+    """Every ``step``-th name in order, so that each function has its share."""
+    return sorted(names)[random.Random(SEED).randrange(step) :: step]
+
+
+def changed_lines(name: str) -> list[str]:
+    """The lines a mutant takes away and puts in."""
+    lines = mutmut("show", name).splitlines()
+    return [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
+
+
+def summarise(tried: list[str], all_names: int, step: int) -> dict[str, Any]:
+    codes = verdicts()
+    status = {name: status_by_exit_code[codes[name]] for name in tried}
+    modules = Counter((name.rpartition(".")[0], status[name] in CAUGHT) for name in tried)
+    return {
+        "mutants": all_names,
+        "tried": len(tried),
+        "by ending": dict(sorted(Counter(status.values()).items())),
+        "caught of tried, by module": {
+            name: f"{modules[name, True]} of {modules[name, True] + modules[name, False]}"
+            for name in sorted({name for name, _ in modules})
+        },
+        "survivors": {name: changed_lines(name) for name in tried if status[name] not in CAUGHT},
+        "seed": SEED,
+        "command": f"python scripts/campaigns/mutants.py {step}",
+    }
+
+
+def main(step: int) -> None:
+    """Run the campaign: the first call of mutmut makes all mutants and times the tests, the second tries a sample."""
+    started = time.monotonic()
+    mutmut("run", "--max-children", "1", "centersmooth.bounds.x_half_count__mutmut_1")
+    names = list(verdicts())
+    tried = sample(names, step)
+    mutmut("run", "--max-children", "1", *tried)
+    summary = summarise(tried, len(names), step)
+    (ROOT / "docs" / "campaigns" / "mutants.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print(json.dumps(summary["by ending"]), f"{time.monotonic() - started:.0f} s")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
