@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 
 class CenterSmoothError(Exception):
     """Base of every error this library raises on purpose."""
@@ -17,3 +19,16 @@ class InfeasibleError(RequestError):
 
 class ModelError(CenterSmoothError, RuntimeError):
     """A model or a metric that broke the contract: NaN, randomness at test time, dependence on the batch."""
+
+
+class ForwardMemoryError(CenterSmoothError, MemoryError):
+    """Memory ran out in a call of the model on one block of inputs, the least that is ever asked of it."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out: of a device, of the host under PyTorch, or under anything else.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes do not fit"))
+    (True, False)
+    """
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from centersmooth.errors import ModelError, RequestError
+from centersmooth.errors import ForwardMemoryError, ModelError, RequestError, is_out_of_memory
 from centersmooth.noise import Noise
 
 Model = Callable[[Tensor], Tensor]
@@ -190,9 +190,11 @@ class Sampler:
     def _call(self, inputs: Tensor) -> Tensor:
         try:
             outputs = self.model(inputs)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise ForwardMemoryError(
+                    f"memory ran out in a call of the model on {len(inputs)} inputs: lower forward_block"
+                ) from error
             reason = f"{type(error).__name__} {(str(error).splitlines() or [''])[0]}"
             raise RequestError(
                 f"the model failed on a batch of shape {tuple(inputs.shape)}, {inputs.dtype}: {reason}"

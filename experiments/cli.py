@@ -151,20 +151,32 @@ def _is_expected(error: Exception) -> bool:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from centersmooth.errors import CenterSmoothError
+    from centersmooth.errors import CenterSmoothError, is_out_of_memory
     from centersmooth_experiments.errors import RunError
 
-    return isinstance(error, (RunError, CenterSmoothError, HydraException, OmegaConfBaseException, OSError))
+    expected = (RunError, CenterSmoothError, HydraException, OmegaConfBaseException, OSError)
+    return isinstance(error, expected) or is_out_of_memory(error)
 
 
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"{error.strerror}; what is finished is kept: make room, and the same command continues"
+    if _is_unexplained_memory(error):
+        return (
+            "memory ran out; what is finished is kept: lower train.batch_size if it was training, else forward_block "
+            "or n, and see cs-run --dry-run"
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = error.__cause__
     if cause is not None and type(error).__name__ == "ConfigCompositionException":
         lines += [line.strip() for line in str(cause).splitlines()[:1]]
     return "; ".join(lines[:2]) + ("" if lines else type(error).__name__)
+
+
+def _is_unexplained_memory(error: Exception) -> bool:
+    from centersmooth.errors import CenterSmoothError, is_out_of_memory
+
+    return is_out_of_memory(error) and not isinstance(error, CenterSmoothError)
 
 
 def config_folder() -> Path:

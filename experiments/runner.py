@@ -16,6 +16,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from centersmooth import GaussianNoise, Metric, ModelError, RandomStream
+from centersmooth.errors import is_out_of_memory
 from centersmooth.evidence import gather
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth.testing import check_own_metric
@@ -25,7 +26,7 @@ from centersmooth_experiments.config import Config
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.files import write_atomically
 from centersmooth_experiments.locks import held
-from centersmooth_experiments.memory import keep_freed_memory
+from centersmooth_experiments.memory import keep_freed_memory, smaller_batch
 from centersmooth_experiments.metrics import build_metrics, fingerprint, metric_facts, metric_weights_digest
 from centersmooth_experiments.models import model_digest
 from centersmooth_experiments.panels import PanelSource, draw_panels, save_panels
@@ -176,16 +177,32 @@ def _certify_cell(
         return []
     display.stage(f"certify {cell.model} on {cell.dataset}, sigma {cell.sigma:.3g}", passes * len(missing))
     store.record({"command": command, "points": missing, "batch_size": config.batch_size, **facts})
-    sampler = Sampler(model, GaussianNoise(cell.sigma), cell.forward_block, config.batch_size, store.output_range)
     failures = []
     with evaluating(model):
         for point in missing:
-            result = _certify_point(plan, model, store, sampler, point, display.advance)
+            result = _certify_in_memory(plan, model, store, point, display)
             store.save(result)
             if result.failure:
                 failures.append(result)
                 display.console.print(f"point {point} failed: {result.failure}", highlight=False)
     return failures
+
+
+def _certify_in_memory(plan: Plan, model: nn.Module, store: CellStore, point: int, display: Display) -> PointResult:
+    """Certify a point, in smaller batches where memory runs out; the rest of the run keeps what fits."""
+    cell, config = store.cell, plan.config
+    while True:
+        sampler = Sampler(model, GaussianNoise(cell.sigma), cell.forward_block, config.batch_size, store.output_range)
+        try:
+            return _certify_point(plan, model, store, sampler, point, display.advance)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            config.batch_size = smaller_batch(config.batch_size, cell.forward_block, error)
+        # Only here is what the failed attempt held released.
+        torch.cuda.empty_cache()
+        said = f"memory ran out on point {point}: again with batch_size={config.batch_size}, which changes no row"
+        display.console.print(said, highlight=False, soft_wrap=True)
 
 
 def _certify_point(
@@ -212,6 +229,9 @@ def _certify_point(
         result = PointResult(point, source, round(time.perf_counter() - started, 4), evidence)
     except ModelError as error:
         result = PointResult(point, source, round(time.perf_counter() - started, 4), {}, str(error))
+    except Exception:
+        advance(-seen)
+        raise
     advance(plan.budget.passes - seen)
     return result
 

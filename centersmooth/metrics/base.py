@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from centersmooth.errors import RequestError
+from centersmooth.errors import RequestError, is_out_of_memory
 
 TILE_ENTRIES = 2**23
 """Entries of one tile of a distance matrix: 64 MiB in float64."""
@@ -132,6 +132,8 @@ class DistanceFunction(Metric):
         try:
             distances = self.distance(a, row.expand_as(a))
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             reason = (str(error).splitlines() or [""])[0]
             raise RequestError(
                 f"the distance '{self.name}' failed on two batches of shape {tuple(a.shape)}: "

@@ -1,15 +1,27 @@
-"""Memory kept by the C library changes no number."""
+"""Memory kept by the C library changes no number, and memory that runs out costs no row."""
 
 from __future__ import annotations
 
+import csv
+import io
 import subprocess
 import sys
 
 import pytest
 import torch
+from rich.console import Console
+from support import SMALL, compose
 from torch import nn
 
+from centersmooth.errors import ForwardMemoryError
+from centersmooth.metrics import TotalVariation
+from centersmooth.sampling import Sampler
 from centersmooth_experiments import memory
+from centersmooth_experiments.cli import main as cs_run
+from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.models.autoencoder import Autoencoder
+from centersmooth_experiments.progress import Display
+from centersmooth_experiments.runner import run
 
 
 def test_outputs_are_the_same_before_and_after():
@@ -55,3 +67,92 @@ def test_a_draw_costs_eight_bytes_of_memory_and_not_its_output():
     """118,000 outputs are 370 MiB; small tensors kept between them once kept as much from being used again."""
     grown = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     assert int(grown.stdout) < 100
+
+
+def rows_and_words(out, *overrides):
+    said = io.StringIO()
+    folder = run(compose(*SMALL, f"out={out}", *overrides), Display(Console(file=said, width=300)), "test").folder
+    with open(folder / "certificates.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)], said.getvalue()
+
+
+def too_much(kind):
+    """What PyTorch or numpy raise where a device, or the host, has no memory left; on the host for real."""
+    if kind == "device":
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    if kind == "host":
+        torch.empty(2**60)
+    raise MemoryError("Unable to allocate 9 EiB")
+
+
+KINDS = ["device", "host", "numpy"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_too_large_is_halved_and_no_row_changes(tmp_path, monkeypatch, kind):
+    expected, quiet = rows_and_words(tmp_path / "whole")
+    check_values = Sampler._check_values
+
+    def holding(self, batch, what):
+        if sum(map(len, batch)) > 300:
+            too_much(kind)
+        check_values(self, batch, what)
+
+    monkeypatch.setattr(Sampler, "_check_values", holding)
+    rows, said = rows_and_words(tmp_path / "short", "batch_size=1000")
+    assert rows == expected
+    assert "memory ran out" not in quiet
+    assert [line for line in said.splitlines() if "memory" in line] == [
+        f"memory ran out on point 0: again with batch_size={size}, which changes no row" for size in (384, 128)
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_block_too_large_stops_the_run_in_one_line(tmp_path, monkeypatch, capsys, kind):
+    forward = Autoencoder.forward
+    monkeypatch.setattr(Autoencoder, "forward", lambda s, x: too_much(kind) if len(x) == 96 else forward(s, x))
+    assert ended(tmp_path, "forward_block=96") == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "cs-run: memory ran out in a call of the model on 96 inputs: lower forward_block"
+    ]
+    assert ended(tmp_path, "forward_block=48") == 0
+
+
+def test_a_block_that_stops_fitting_says_which_would(tmp_path, monkeypatch):
+    calls, forward = [0], Autoencoder.forward
+
+    def failing(self, inputs):
+        calls[0] += len(inputs) == 96
+        return too_much("device") if calls[0] > 10 else forward(self, inputs)
+
+    monkeypatch.setattr(Autoencoder, "forward", failing)
+    with pytest.raises(RunError, match="forward_block=96 inputs, the least batch there is: forward_block=48"):
+        rows_and_words(tmp_path, "forward_block=96")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_distances_too_large_are_not_blamed_on_the_batch(tmp_path, monkeypatch, capsys, kind):
+    monkeypatch.setattr(TotalVariation, "self_rows", lambda self, features: too_much(kind))
+    assert ended(tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "outputs of a point and their distances, which do not depend on batch_size: lower n" in line
+
+
+def test_no_memory_while_training_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Autoencoder, "forward", lambda s, x: too_much("device"))
+    assert ended(tmp_path) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "lower train.batch_size if it was training" in line
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_library_tells_memory_from_a_model_that_fails(kind):
+    sampler = Sampler(lambda x: too_much(kind), None, 8, 8)
+    with pytest.raises(ForwardMemoryError, match="8 inputs: lower forward_block"):
+        sampler.base_output(torch.zeros(3))
+
+
+def ended(tmp_path, *overrides):
+    with pytest.raises(SystemExit) as ending:
+        cs_run([*SMALL, f"out={tmp_path / 'runs'}", *overrides])
+    return ending.value.code
