@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from centersmooth.certificate import Budget
-from centersmooth.errors import RequestError
+from centersmooth.errors import RequestError, is_out_of_memory
 from centersmooth.evidence import gather
 from centersmooth.metrics.base import Metric
 from centersmooth.sampling import Progress, RandomStream, Sampler
@@ -206,9 +206,9 @@ class _Target:
             with torch.enable_grad():
                 for distances in self.distances(shift, stage):
                     total += torch.autograd.grad(distances.sum(), shift)[0]
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             reason = (str(error).splitlines() or [""])[0]
             raise RequestError(
                 f"an attack by pgd needs gradients of the model and of {self.metric.name}, which fail ({reason}): "
