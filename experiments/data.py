@@ -10,13 +10,14 @@ import gzip
 import hashlib
 import io
 import os
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -25,8 +26,18 @@ from torch import Tensor
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.weights import first_line
 
+if TYPE_CHECKING:
+    import PIL.Image
+
 PIXELS = "pixels in [0, 1]"
 SUFFIXES = (".jpg", ".jpeg", ".png")
+
+MOST_BYTES = 2**28
+"""Of one file of a data set once unpacked: 256 MiB, five times the largest there is, MNIST's training images."""
+
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
+_ORIENTATION = 0x0112
+"""EXIF's tag; 1 is upright."""
 
 
 class Source(Protocol):
@@ -78,7 +89,10 @@ class ArraySource:
 
 @dataclass(frozen=True)
 class FileSource:
-    """Image files in a folder or a zip archive, decoded when used.
+    """Image files of one size in a folder or a zip archive, decoded when used; nothing is unpacked to disk.
+
+    Grey, palette and CMYK images become RGB as Pillow converts them, without transparency. More than 8 bits a channel
+    or an EXIF orientation are refused, as Pillow would clip the one and ignore the other.
 
     The order is by file name, then folder: where each class has a folder of its own, the first files hold all classes
     in turn. The same files give the same order and digest from a folder and from an archive.
@@ -89,7 +103,7 @@ class FileSource:
 
     @classmethod
     def open(cls, path: Path) -> FileSource:
-        """List the images of a folder or archive; everything else in it is passed over.
+        """List the images of a folder or archive; everything else in it, hidden files too, is passed over.
 
         Raises
         ------
@@ -106,7 +120,7 @@ class FileSource:
             raise RunError(
                 f"{path} cannot be read as a folder or zip archive of images ({error}): set data.path"
             ) from error
-        images = [name for name in found if name.lower().endswith(SUFFIXES) and "__MACOSX" not in name]
+        images = [name for name in found if name.lower().endswith(SUFFIXES) and not Path(name).name.startswith(".")]
         if not images:
             raise RunError(
                 f"{path} holds no image ({', '.join(SUFFIXES)}): set data.path to a folder or archive that does"
@@ -117,7 +131,19 @@ class FileSource:
         return len(self.names)
 
     def take(self, indices: Sequence[int]) -> Tensor:
-        return torch.stack([self._decode(self.names[i], content) for i, content in self._contents(indices)])
+        images = [self._decode(self.names[i], content) for i, content in self._contents(indices)]
+        for index, image in zip(indices, images, strict=True):
+            if image.shape != self._shape:
+                raise RunError(
+                    f"{self.names[index]} in {self.path} is {_size(image.shape)} and {self.names[0]} "
+                    f"{_size(self._shape)}: expected images of one size"
+                )
+        return torch.stack(images)
+
+    @cached_property
+    def _shape(self) -> torch.Size:
+        ((_, content),) = self._contents([0])
+        return self._decode(self.names[0], content).shape
 
     def name(self, index: int) -> str:
         return self.names[index]
@@ -133,21 +159,45 @@ class FileSource:
             if self.path.is_dir():
                 return [(i, (self.path / self.names[i]).read_bytes()) for i in indices]
             with zipfile.ZipFile(self.path) as archive:
-                return [(i, archive.read(self.names[i])) for i in indices]
+                return [(i, self._unpack(archive, self.names[i])) for i in indices]
         except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
             raise RunError(
                 f"{self.path} is damaged ({error}): fetch it again, or set data.path to a good copy"
             ) from error
 
+    def _unpack(self, archive: zipfile.ZipFile, name: str) -> bytes:
+        """An entry's bytes, in memory; zipfile reads no more of it than it declares."""
+        if (size := archive.getinfo(name).file_size) > MOST_BYTES:
+            raise RunError(f"{name} in {self.path} unpacks to {size:,} bytes: expected {MOST_BYTES:,} at most")
+        return archive.read(name)
+
     def _decode(self, name: str, content: bytes) -> Tensor:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                pixels = np.array(image.convert("RGB"))
-        except (OSError, UnidentifiedImageError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(io.BytesIO(content)) as image:
+                    _require_plain(image, f"{name} in {self.path}")
+                    pixels = np.array((image.convert("RGBA") if "transparency" in image.info else image).convert("RGB"))
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise RunError(
+                f"{name} in {self.path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller, or remove it"
+            ) from error
+        except (OSError, ValueError, SyntaxError, zlib.error) as error:  # what Pillow raises on damaged bytes
             raise RunError(f"{name} in {self.path} is no readable image: fetch it again, or remove it") from error
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _require_plain(image: PIL.Image.Image, what: str) -> None:
+    if image.mode in _DEEP_MODES:
+        raise RunError(f"{what} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
+    if (orientation := image.getexif().get(_ORIENTATION, 1)) != 1:
+        raise RunError(f"{what} is stored turned (EXIF orientation {orientation}): turn its pixels upright")
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[-1]}x{shape[-2]}"
 
 
 @dataclass(frozen=True)
@@ -341,8 +391,10 @@ def _files(path: str | None, seed: int) -> DataSet:
 def _read_array(path: Path) -> Tensor:
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise RunError(f"{path} is no readable array of numbers ({first_line(error)}): use numpy.save") from error
+    if not isinstance(array, np.ndarray):
+        raise RunError(f"{path} is an archive of arrays: expected one array, as numpy.save writes it")
     if array.ndim < 2 or array.dtype.kind not in "fiub":
         raise RunError(
             f"{path} holds {array.dtype} of shape {array.shape}: expected real numbers of shape (count, ...), an input "
@@ -412,9 +464,12 @@ def _download(name: str) -> Path:
 def _read_idx(path: Path) -> Tensor:
     """Images of an IDX file, gzipped or not: a header of big-endian integers, then bytes."""
     try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise RunError(f"{path} cannot be read ({error}): fetch it again, or set data.path to a good copy") from error
+    if len(raw) > MOST_BYTES:
+        raise RunError(f"{path} unpacks to more than {MOST_BYTES:,} bytes: fetch it again, or set data.path")
     magic, count, rows, columns = np.frombuffer(raw[:16].ljust(16, b"\0"), dtype=">i4").tolist()
     if magic != 2051 or len(raw) != 16 + count * rows * columns:
         raise RunError(f"{path} is no complete IDX image file: fetch it again, or set data.path to a good copy")

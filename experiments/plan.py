@@ -28,6 +28,8 @@ from centersmooth_experiments.training import Training, training_of
 TRAINING_WEIGHT = 3
 """A training step on an image counts as this many forward passes."""
 
+_POINTS_AT_ONCE = 256
+
 _PROBE_BLOCKS, _PROBE_SECONDS = 9, 1.0
 """How long a model is timed for an estimate."""
 
@@ -137,6 +139,7 @@ def make_plan(config: Config) -> Plan:
             f"points {points.start} to {points.stop - 1} were asked for, but the test split of {data.name} has "
             f"{len(data.test)}: lower points.count or points.start"
         )
+    _require_readable(data, points)
     cells = []
     for name, spec in specs.items():
         for sigma in sorted({pair.sigma for pair in pairs}):
@@ -148,6 +151,12 @@ def make_plan(config: Config) -> Plan:
         f"sigma {c.sigma:.4g} left out: {_infeasible(c, budget)}" for c in cells if c not in feasible
     )
     return Plan(config, data, budget, tuple(feasible), points, tuple(skipped))
+
+
+def _require_readable(data: DataSet, points: range) -> None:
+    """Look at every test point before any work, some hundred at a time."""
+    for start in range(0, len(points), _POINTS_AT_ONCE):
+        data.test.take(points[start : start + _POINTS_AT_ONCE])
 
 
 def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, sigma: float) -> list[Training | None]:
