@@ -66,8 +66,7 @@ class CellStore:
         self._points.mkdir(parents=True, exist_ok=True)
         self.repaired: list[str] = []
         remove_unfinished(self.folder)
-        earlier = self._read_record().get("grid", [])
-        self.pairs = sorted({*self.pairs, *(GridPoint(**pair) for pair in earlier)})
+        self.pairs = sorted({*self.pairs, *self._earlier_pairs()})
 
     def done(self) -> set[int]:
         """Points whose evidence is complete."""
@@ -138,6 +137,15 @@ class CellStore:
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}
+
+    def _earlier_pairs(self) -> list[GridPoint]:
+        """The grid that earlier runs asked for; none where the record is not one of ours."""
+        try:
+            return [
+                GridPoint(*(float(pair[key]) for key in ("eps", "h", "sigma"))) for pair in self._read_record()["grid"]
+            ]
+        except (KeyError, TypeError, ValueError):
+            return []
 
     def _write_centers(self, results: list[PointResult]) -> None:
         arrays: dict[str, np.ndarray] = {"points": np.array([result.point for result in results], dtype=np.int64)}

@@ -162,7 +162,11 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             raise ValueError(f"expected 'curve' to be one of {', '.join(_CURVES)}, got {manifest['curve']!r}")
         if sorted(manifest["rule"]) != sorted(RULE):
             raise ValueError(f"expected 'rule' to have {', '.join(RULE)}, got {', '.join(manifest['rule']) or 'none'}")
-    except ValueError as error:
+        panels = [panel.get(key, "") for panel in manifest.get("panels", []) for key in ("file", "data")]
+        for name in (*panels, *manifest["metrics"]):
+            if Path(name).name != name:
+                raise ValueError(f"expected names of files beside it, got {name!r}")
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: {_one_line(error)}") from error
     return {"budget": "", "reduced": False, "notes": [], "baselines": [], **manifest}
 
