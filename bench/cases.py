@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import resource
@@ -30,6 +31,7 @@ from centersmooth_experiments.config import Config
 from centersmooth_experiments.metrics import build_metrics
 from centersmooth_experiments.models import MODELS
 from centersmooth_experiments.models.autoencoder import Autoencoder, Reconstructor
+from centersmooth_experiments.precision import in_precision
 
 RUNS = 3
 """Runs a median is taken of."""
@@ -126,6 +128,25 @@ def _whole_lpips(package: Any) -> nn.Module:
             if isinstance(module, nn.Conv2d):
                 module.weight.data, module.bias.data = state[f"features.{name}.weight"], state[f"features.{name}.bias"]
     return network.eval()
+
+
+def models() -> Iterator[Row]:
+    """A block of 128 inputs as the experiments compute it, channels-last in float32, against other ways."""
+    named = {"autoencoder": (Autoencoder(1, 28), (1, 28, 28)), "reconstructor": (Reconstructor(1, 28), (256,))}
+    for name, (model, shape) in named.items():
+        model = model.eval().requires_grad_(False)
+        inputs, ours = torch.rand(128, *shape), copy.deepcopy(model).to(memory_format=torch.channels_last)
+        compiled = torch.compile(copy.deepcopy(ours))
+        started = time.perf_counter()
+        with torch.no_grad():
+            compiled(inputs)
+        compiling = time.perf_counter() - started
+        others = (model, compiled, in_precision(copy.deepcopy(ours), "bfloat16"))
+        with torch.no_grad():
+            fast, *slow = alternate([partial(way, inputs) for way in (ours, *others)], RUNS)
+        notes = ("channels first", f"torch.compile, {compiling:.0f} s of compiling", "precision=bfloat16, another f")
+        for note, other in zip(notes, slow, strict=True):
+            yield row(f"model {name}", "mnist, 128 inputs", "CPU ms", fast * 1e3, other * 1e3, None, f"against {note}")
 
 
 def overheads(compose: Callable[..., Config]) -> Iterator[Row]:

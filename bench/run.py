@@ -1,6 +1,6 @@
 """``make bench``: measure, print, and write ``bench/results/<device>.csv`` and its plot.
 
-Usage: python bench/run.py [CASE ...], with the cases memory, centers, draws, faces, perceptual and overheads; all of
+Usage: python bench/run.py [CASE ...], with the cases memory, centers, draws, models, faces, perceptual and overheads; all of
 them by default.
 Rows of cases that are not run stay in the table.
 """
@@ -40,6 +40,7 @@ CASES: dict[str, Callable[[], Iterable[cases.Row]]] = {
     "memory": partial(cases.memory, compose),
     "centers": cases.centers,
     "draws": cases.draws,
+    "models": cases.models,
     "faces": cases.faces,
     "perceptual": cases.perceptual,
     "overheads": partial(cases.overheads, compose),

@@ -64,6 +64,9 @@ class AttackerConfig:
     runs: int = 4
 
 
+PRECISIONS = ("float32", "tf32", "bfloat16")
+"""Of the base model's arithmetic; see `centersmooth_experiments.precision`."""
+
 WEIGHTS = ("biggan", "dcgan", "vgg")
 """Pre-trained weights that do not come with a package: places on disk, by the names of ``weights.<name>``."""
 
@@ -98,6 +101,7 @@ class Config:
     out: str = "runs"
     batch_size: int = 1024
     forward_block: int = 128
+    precision: str = "float32"
     weights: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(WEIGHTS))
     model: str | None = None
     metric: str | None = None
@@ -126,6 +130,7 @@ KEYS = {
     "data.path": "folder that holds the data (else $CENTERSMOOTH_DATA, else downloaded)",
     "weights.biggan, .dcgan, .vgg": "pre-trained: a folder, and two files (else $CENTERSMOOTH_DATA, else downloaded)",
     "device, seed, out": "auto, cpu or cuda; an integer; the folder of all results (runs)",
+    "precision": "of the model's arithmetic, a part of it: float32; tf32 (CUDA) or bfloat16, faster with fewer digits",
     "batch_size, forward_block": "outputs held at once (no effect on results); inputs a call of the model (part of it)",
 }
 """What `cs-run --help` says about each key."""
@@ -203,6 +208,8 @@ def _validated(config: Config) -> Config:
         raise RunError(f"bounds is '{config.bounds}': expected paper or exact")
     if config.far not in (("doubled", "measured") if config.bounds == "exact" else ("doubled",)):
         raise RunError(f"far is '{config.far}': expected doubled, or measured together with bounds=exact")
+    if config.precision not in PRECISIONS:
+        raise RunError(f"precision is '{config.precision}': expected {', '.join(PRECISIONS)}")
     if config.attack not in ("none", "pgd", "search"):
         raise RunError(f"attack is '{config.attack}': expected none, pgd or search")
     for key in ("models", "metrics"):

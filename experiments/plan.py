@@ -23,6 +23,7 @@ from centersmooth_experiments.data import DataSet, load_data
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.metrics import build_metrics, check_metric_names
 from centersmooth_experiments.models import ModelSpec, model_spec
+from centersmooth_experiments.precision import in_precision
 from centersmooth_experiments.training import Training, training_of
 
 TRAINING_WEIGHT = 3
@@ -63,6 +64,7 @@ class CellPlan:
             seed=config.seed,
             forward_block=config.forward_block,
             device=config.device,
+            precision=config.precision,
         )
 
 
@@ -269,7 +271,7 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
 
 def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     config = plan.config
-    model = cell.spec.build(plan.data, config.weights).to(config.device)
+    model = in_precision(cell.spec.build(plan.data, config.weights).to(config.device), config.precision)
     metrics = build_metrics(cell.metric_names(config), config.weights, config.device)
     sources = list(dict.fromkeys(metric.source for metric in metrics.values()))
     sampler = Sampler(model, GaussianNoise(cell.sigma), config.forward_block, config.forward_block)

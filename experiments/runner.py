@@ -37,6 +37,7 @@ from centersmooth_experiments.plan import (
     estimate,
     make_plan,
 )
+from centersmooth_experiments.precision import in_precision, require_float32
 from centersmooth_experiments.progress import Display, duration
 from centersmooth_experiments.provenance import provenance
 from centersmooth_experiments.rows import PointResult, Row, csv_lines, rows_of_rule
@@ -86,6 +87,7 @@ def run(config: Config, display: Display, command: str) -> RunResult:
         For a request that cannot be served; nothing done so far is lost.
     """
     keep_freed_memory()
+    require_float32()
     plan = make_plan(config)
     _require_writable(plan.out)
     for line in plan.skipped:
@@ -153,13 +155,15 @@ def _obtain(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[nn.Modul
     training = cell_plan.training
     if training is None:
         model = cell_plan.spec.build(plan.data, plan.config.weights).to(plan.config.device).eval()
-        return model.requires_grad_(False), model_digest(model, cell_plan.model)
+        weights = model_digest(model, cell_plan.model)
+        return in_precision(model.requires_grad_(False), plan.config.precision), weights
     if cell_plan in plan.to_train():
         label = f"train {training.model} on {training.dataset}, sigma {training.train_sigma:.3g}"
         display.stage(label, TRAINING_WEIGHT * training.epochs * training.images)
-    return obtain(
+    model, weights = obtain(
         training, cell_plan.spec, plan.data, plan.out, lambda images: display.advance(TRAINING_WEIGHT * images)
     )
+    return in_precision(model, plan.config.precision), weights
 
 
 def _certify_cell(
