@@ -1,7 +1,7 @@
 """``make bench``: measure, print, and write ``bench/results/<device>.csv`` and its plot.
 
-Usage: python bench/run.py [CASE ...], with the cases memory, centers, draws, models, faces, perceptual and overheads; all of
-them by default.
+Usage: python bench/run.py [CASE ...], with the cases memory, centers, draws, models, faces, perceptual and overheads;
+all of them by default.
 Rows of cases that are not run stay in the table.
 """
 
