@@ -25,7 +25,7 @@ from typing import Final, Literal, get_args
 import torch
 from torch import Tensor
 
-from centersmooth.certificate import Budget
+from centersmooth.certificate import Budget, CenterName
 from centersmooth.errors import RequestError, is_out_of_memory
 from centersmooth.evidence import gather
 from centersmooth.metrics.base import Metric
@@ -148,10 +148,13 @@ def judge(
     center: Tensor,
     stream: RandomStream,
     *,
+    name: CenterName = "sample",
     progress: Progress | None = None,
 ) -> Judged:
-    """Run the smoothed model at ``perturbed``, as deployed, on a stream the attack did not see."""
-    evidence = gather(sampler, {"": metric}, budget, perturbed, stream, far=False, progress=progress)[""]
+    """Run the smoothed model at ``perturbed``, as deployed, on a stream the attack did not see; ``name`` says which."""
+    free = name == "free"
+    found = gather(sampler, {"": metric}, budget, perturbed, stream, far=False, free=free, progress=progress)
+    evidence = found[""].about(name)
     movement = metric.pairwise(metric.features(evidence.center[None]), metric.features(center[None]))
     return Judged(float(movement), evidence.inside)
 

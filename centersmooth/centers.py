@@ -6,11 +6,18 @@ of radius 0 holds half of the points.
 
 The point of least median distance is a 2-approximation (section 3.1 of the paper): every point of the optimal ball,
 of radius ``r*``, is within ``2 r*`` of every other one, so any of them has a median distance of at most ``2 r*``.
+
+A free center need not be a point of the sample. Means lie nearer to most points than any of them does: proposed are
+the means of blocks of the sample, whose distances also bound how far off a center can be (`centersmooth.measured`), and
+what the mean of the nearest half, taken again and again, comes to. The sample points stay among the proposals, so that
+a free center has the least median distance of all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +29,16 @@ from centersmooth.errors import ModelError
 from centersmooth.metrics.base import Metric
 from centersmooth.quantiles import near_ranks, smallest
 
+BLOCK: Final = 4
+"""Draws of a block whose mean is proposed as a center.
+
+More of them lie nearer to the rest, but there are fewer blocks, and their law shifts by ``sqrt(BLOCK) eps``. For normal
+outputs and n from 2,000 to 10,000, 4 is within 2% of the best number at ``h = 1`` and at ``h = 2``.
+"""
+
+REFINEMENTS: Final = 5
+"""How often the mean of the nearest half is taken; almost all is gained by the first two."""
+
 
 @dataclass(frozen=True)
 class Center:
@@ -30,7 +47,7 @@ class Center:
     Attributes
     ----------
     output : Tensor, shape ``(*out)``
-        The center, one of the drawn outputs.
+        The center: one of the drawn outputs, or a mean of some.
     features : Tensor, shape ``(1, ...)``
         Its features under the metric.
     radius : float
@@ -76,6 +93,86 @@ def least_median_center(metric: Metric, outputs: Tensor, features: Tensor) -> Ce
     # The tiles may round differently from `pairwise`, which is what fresh draws are compared by: measure once more.
     radius = float(metric.pairwise(features, chosen)[:, 0].kthvalue(k).values)
     return _checked(metric, Center(outputs[best].clone(), chosen.clone(), radius, nearest[:, 1:], others))
+
+
+def free_center(metric: Metric, outputs: Tensor, features: Tensor, sample: Center, block: int) -> Center:
+    """The proposal of least median distance to the sample; the sample point where none is nearer than that.
+
+    Parameters
+    ----------
+    outputs : Tensor, shape ``(n, *out)``
+        At least `BLOCK`, floating-point.
+    features : Tensor, shape ``(n, ...)``
+        ``metric.features(outputs)``.
+    sample : Center
+        Of the same sample, from `least_median_center`.
+    block : int
+        Outputs whose features are computed at a time.
+
+    Returns
+    -------
+    Center
+        Its `nearest` are of the ``n // BLOCK`` means of blocks, to the ``n - BLOCK`` outputs outside the block.
+
+    Raises
+    ------
+    ModelError
+        The outputs are not floating-point, so that their means need not be outputs.
+    """
+    if not outputs.is_floating_point():
+        raise ModelError(f"center='free' takes means of outputs: expected floating-point ones, got {outputs.dtype}")
+    blocks = outputs[: len(outputs) // BLOCK * BLOCK].reshape(-1, BLOCK, *outputs.shape[1:])
+    means = metric.means(blocks)
+    nearest = _nearest_of_blocks(metric, features_in_blocks(metric, means, block), features)
+    starts = [_ball(metric, output, features) for output in (sample.output, means[int(nearest[:, 0].argmin())])]
+    best = latest = min(starts, key=lambda ball: ball.radius)
+    for _ in range(REFINEMENTS):
+        latest = _ball(metric, metric.means(outputs[latest.half][None])[0], features)
+        best = min(best, latest, key=lambda ball: ball.radius)
+    others = len(outputs) - BLOCK
+    return _checked(metric, Center(best.output.clone(), best.features, best.radius, nearest[:, 1:], others))
+
+
+class _Ball(NamedTuple):
+    """A proposal: its output, features ``(1, ...)``, median distance, and the indices of the nearest half."""
+
+    output: Tensor
+    features: Tensor
+    radius: float
+    half: Tensor
+
+
+def _ball(metric: Metric, output: Tensor, features: Tensor) -> _Ball:
+    own, k = metric.features(output[None]), half_count(len(features))
+    ordered = _valid(metric, metric.pairwise(features, own)[:, 0]).sort(stable=True)
+    return _Ball(output, own, float(ordered.values[k - 1]), ordered.indices[:k])
+
+
+def _nearest_of_blocks(metric: Metric, means: Tensor, features: Tensor) -> NDArray[np.float64]:
+    """Of each mean its median distance to the sample, and its distances of the kept ranks to those outside its block.
+
+    The latter leave the block out by putting it infinitely far away.
+    """
+    n = len(features)
+    block_of, median, kept = torch.arange(n, device=features.device) // BLOCK, half_count(n), near_ranks(n - BLOCK)
+    nearest = np.empty((len(means), 1 + len(kept)))
+    done = 0
+    for rows in _rows_to_sample(metric, means, features):
+        those = slice(done, done := done + len(rows))
+        own = block_of == torch.arange(those.start, done, device=features.device)[:, None]
+        nearest[those, :1] = smallest(rows, np.array([median]))
+        nearest[those, 1:] = smallest(rows.masked_fill(own, torch.inf), kept)
+    return nearest
+
+
+def _rows_to_sample(metric: Metric, means: Tensor, features: Tensor) -> Iterator[Tensor]:
+    """The distances of means to a sample as tiles of rows: a part of their common matrix, which is the fast one."""
+    left = len(means)
+    for tile in metric.self_rows(torch.cat([means, features])):
+        yield _valid(metric, tile[:left, len(means) :])
+        left -= len(tile)
+        if left <= 0:
+            return
 
 
 def best_candidate(metric: Metric, candidates: Tensor, features: Tensor, distances: Tensor) -> Center:

@@ -14,6 +14,9 @@ from centersmooth.errors import RequestError
 FarName = Literal["doubled", "measured"]
 """How the median distance at ``x'`` is bounded: by twice ``r_hat``, or by what was measured at ``x``."""
 
+CenterName = Literal["sample", "free"]
+"""What may be a center: drawn outputs alone, as in the paper, or means of them as well."""
+
 
 class Outcome(Enum):
     """How the certification of one point ended. The value is its name in tables, `message` what to make of it."""
@@ -173,6 +176,8 @@ class Certificate:
         ``"doubled"`` or ``"measured"``.
     reason : str
         One line where there is no radius, or where the far radius could not be measured; else empty.
+    center_name : str
+        ``"sample"`` or ``"free"``.
     """
 
     eps: float
@@ -188,3 +193,4 @@ class Certificate:
     bounds: BoundsName
     far: FarName
     reason: str = ""
+    center_name: CenterName = "sample"

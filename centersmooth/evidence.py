@@ -8,7 +8,7 @@ chosen from other draws; each bound holds on its own, and their failure probabil
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from centersmooth.bounds import EXACT
-from centersmooth.centers import Center, best_candidate, features_in_blocks, least_median_center
-from centersmooth.certificate import Budget
+from centersmooth.centers import Center, best_candidate, features_in_blocks, free_center, least_median_center
+from centersmooth.certificate import Budget, CenterName
 from centersmooth.errors import ModelError
 from centersmooth.metrics.base import Metric
 from centersmooth.quantiles import QuantileTable
@@ -91,6 +91,10 @@ class Evidence:
         center is so bad that no bounds would accept it.
     spread : QuantileTable
         How near the other outputs were to the candidates for the center.
+    blocks : QuantileTable or None
+        How near the outputs outside a block were to its mean; only about a free center.
+    free : Evidence or None
+        The same about the free center of the same draws, where it was asked for.
     """
 
     center: Tensor
@@ -100,6 +104,22 @@ class Evidence:
     inside: int
     far: DistanceSample | None
     spread: QuantileTable
+    blocks: QuantileTable | None = None
+    free: Evidence | None = None
+
+    def about(self, center: CenterName) -> Evidence:
+        """The evidence about one of the two centers.
+
+        Raises
+        ------
+        ValueError
+            Where the free center was not asked for.
+        """
+        if center == "sample":
+            return self
+        if self.free is None:
+            raise ValueError("there is no free center in this evidence: expected gather(..., free=True)")
+        return self.free
 
 
 def gather(
@@ -110,6 +130,7 @@ def gather(
     stream: RandomStream,
     *,
     far: bool = True,
+    free: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Evidence]:
     """Sample ``f(x + noise)`` and reduce it to evidence, one for each metric.
@@ -119,6 +140,8 @@ def gather(
     x : Tensor, shape ``(*in)``
     far : bool
         False stops after the test of the center: what `smooth` needs.
+    free : bool
+        Whether free centers are looked for besides, under the metrics that have means; see `rules.free_problem`.
 
     Raises
     ------
@@ -127,12 +150,16 @@ def gather(
     """
     base = sampler.base_output(x)
     sources = list(dict.fromkeys(metric.source for metric in metrics.values()))
-    centers = _find_centers(sampler, sources, budget, x, stream, progress)
+    centers = _find_centers(sampler, sources, budget, x, stream, free, progress)
     distances = _fresh_distances(sampler, centers, budget, x, stream, far, progress)
     return {
-        name: _reduce(metric, centers[metric.source], distances[metric.source], base, budget, far)
+        name: _evidence(metric, centers[metric.source], distances[metric.source], base, budget, far)
         for name, metric in metrics.items()
     }
+
+
+_Centers = dict[CenterName, Center]
+_Distances = dict[CenterName, NDArray[np.float64]]
 
 
 def _find_centers(
@@ -141,15 +168,13 @@ def _find_centers(
     budget: Budget,
     x: Tensor,
     stream: RandomStream,
+    free: bool,
     progress: Progress | None,
-) -> dict[Metric, Center]:
+) -> dict[Metric, _Centers]:
     block = sampler.forward_block
     if not budget.n0:
         outputs = torch.cat(list(sampler.draw(x, budget.n, stream, "center", progress=progress)))
-        return {
-            metric: least_median_center(metric, outputs, features_in_blocks(metric, outputs, block))
-            for metric in metrics
-        }
+        return {metric: _centers_of_sample(metric, outputs, block, free and metric.has_means) for metric in metrics}
     candidates = torch.cat(list(sampler.draw(x, budget.n0, stream, "candidates", progress=progress)))
     features = {metric: features_in_blocks(metric, candidates, block) for metric in metrics}
     distances = {metric: x.new_empty((budget.n, budget.n0), dtype=torch.float64) for metric in metrics}
@@ -158,35 +183,50 @@ def _find_centers(
         rows, seen = slice(seen, seen + len(outputs)), seen + len(outputs)
         for metric, kept in distances.items():
             kept[rows] = metric.pairwise(metric.features(outputs), features[metric])
-    return {metric: best_candidate(metric, candidates, features[metric], kept) for metric, kept in distances.items()}
+    return {
+        metric: {"sample": best_candidate(metric, candidates, features[metric], kept)}
+        for metric, kept in distances.items()
+    }
+
+
+def _centers_of_sample(metric: Metric, outputs: Tensor, block: int, free: bool) -> _Centers:
+    features = features_in_blocks(metric, outputs, block)
+    centers: _Centers = {"sample": least_median_center(metric, outputs, features)}
+    if free:
+        centers["free"] = free_center(metric, outputs, features, centers["sample"], block)
+    return centers
 
 
 def _fresh_distances(
     sampler: Sampler,
-    centers: Mapping[Metric, Center],
+    centers: Mapping[Metric, _Centers],
     budget: Budget,
     x: Tensor,
     stream: RandomStream,
     far: bool,
     progress: Progress | None,
-) -> dict[Metric, NDArray[np.float64]]:
+) -> dict[Metric, _Distances]:
     """Distances of fresh draws to each center: all of them, or the first ``n`` where no center is worth more.
 
     Written to where they stay: small tensors kept between the large ones of a forward pass would keep their memory
     from being used again.
     """
     count = budget.fresh_draws if far else budget.n
-    distances = {metric: x.new_empty(count, dtype=torch.float64) for metric in centers}
+    distances = {m: {name: x.new_empty(count, dtype=torch.float64) for name in own} for m, own in centers.items()}
     seen = 0
     for outputs in sampler.draw(x, count, stream, "fresh", progress=progress):
         rows, seen = slice(seen, seen + len(outputs)), seen + len(outputs)
-        for metric, kept in distances.items():
-            kept[rows] = metric.pairwise(metric.features(outputs), centers[metric].features)[:, 0]
+        for metric, own in centers.items():
+            features = metric.features(outputs)
+            for name, center in own.items():
+                distances[metric][name][rows] = metric.pairwise(features, center.features)[:, 0]
         if rows.start < budget.n <= seen:
-            within = (kept[: budget.n] <= centers[metric].radius for metric, kept in distances.items())
+            within = (
+                distances[m][name][: budget.n] <= c.radius for m, own in centers.items() for name, c in own.items()
+            )
             if not any(budget.accepts_center(int(inside.sum()), EXACT) for inside in within):
                 break
-    return {metric: _to_numpy(metric, kept[:seen]) for metric, kept in distances.items()}
+    return {m: {name: _to_numpy(m, kept[:seen]) for name, kept in own.items()} for m, own in distances.items()}
 
 
 def _to_numpy(metric: Metric, distances: Tensor) -> NDArray[np.float64]:
@@ -198,10 +238,21 @@ def _to_numpy(metric: Metric, distances: Tensor) -> NDArray[np.float64]:
     return array
 
 
+def _evidence(
+    metric: Metric, centers: _Centers, distances: _Distances, base: Tensor, budget: Budget, far: bool
+) -> Evidence:
+    """The evidence of a metric from the centers and the distances of its source."""
+    sample = _reduce(metric, centers["sample"], distances["sample"], base, budget, far)
+    if "free" not in centers:
+        return sample
+    free = _reduce(metric, centers["free"], distances["free"], base, budget, far)
+    return replace(sample, free=replace(free, spread=sample.spread, blocks=free.spread))
+
+
 def _reduce(
     metric: Metric, center: Center, distances: NDArray[np.float64], base: Tensor, budget: Budget, far: bool
 ) -> Evidence:
-    """The evidence of a metric from the center and the distances of its source."""
+    """The same about one center, its own distances as its spread."""
 
     def own(values: NDArray[np.float64]) -> NDArray[np.float64]:
         return metric.from_source(torch.from_numpy(values)).numpy()

@@ -27,6 +27,10 @@ class Noise(Protocol):
         """The mass a set needs under the noise at ``x`` so that it keeps ``mass`` at every ``x'`` within ``eps``."""
         ...
 
+    def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
+        """The same for sets of ``draws`` independent noisy copies taken together; asked for by ``center="free"``."""
+        ...
+
 
 @dataclass(frozen=True)
 class GaussianNoise:
@@ -66,3 +70,10 @@ class GaussianNoise:
         if not (math.isfinite(eps) and eps >= 0):
             raise RequestError(f"eps is {eps}: expected an l2 radius of at least 0, in the unit of the model's input")
         return min(1.0, float(ndtr(ndtri(mass) + eps / self.sigma)) * (1 + 1e-12))
+
+    def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
+        """``Phi(Phi^-1(mass) + sqrt(draws) * eps/sigma)``, rounded up.
+
+        Together they are one Gaussian draw around ``(x, ..., x)``, which moves by ``sqrt(draws) * |x' - x|``.
+        """
+        return self.required_mass(mass, math.sqrt(draws) * eps)

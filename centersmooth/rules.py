@@ -22,6 +22,11 @@ which is smaller is known before anything is drawn at ``x'``: so ``r_far = min(T
 the counts are too small for any ``T``, which is known before the first draw, it is the doubled rule with all of
 ``alpha2``.
 
+``center: free`` lets means be centers (`centersmooth.centers`), at ``x`` as at ``x'``: another smoothed model from the
+same draws. Steps 1 and 2 hold for any center that is chosen before the fresh draws. The sample points stay among its
+proposals, so that its ``r'`` is at most that of the sample points, and step 3 holds with ``T`` and with ``2 r_hat``;
+the means of blocks give a second ``T``, usually a smaller one.
+
 For ``d = e**power`` there are two ways. The paper's (theorem 3, relaxed) uses ``gamma`` twice: ``r_far = 2 gamma
 r_hat`` and ``d(c, c') <= gamma (r_hat + r_far)``, a factor of 10 for ``gamma = 2``. ``bounds: exact`` goes through the
 root, where the three steps above hold for ``e`` as they stand: ``r_far = 2**power r_hat`` or ``T``, and ``e(c, c') <=
@@ -40,9 +45,10 @@ from typing import Final
 from torch import Tensor
 
 from centersmooth.bounds import EXACT, PAPER, Bounds
-from centersmooth.certificate import Budget, Certificate, FarName, Outcome
+from centersmooth.centers import BLOCK
+from centersmooth.certificate import Budget, CenterName, Certificate, FarName, Outcome
 from centersmooth.evidence import Evidence
-from centersmooth.measured import far_ranks
+from centersmooth.measured import far_ranks, far_ranks_of
 from centersmooth.metrics.base import Metric
 from centersmooth.noise import Noise
 
@@ -53,8 +59,13 @@ In float64, where all metrics but l1 and total variation are computed, they are 
 ``D`` terms, 8 at a time, is off by less than ``D/8 * 2**-24`` even if every rounding goes the same way.
 """
 
-RULES: Final[tuple[tuple[Bounds, FarName], ...]] = ((PAPER, "doubled"), (EXACT, "doubled"), (EXACT, "measured"))
-"""Every rule there is: the measured far radius is a statement about the binomial law itself."""
+RULES: Final[tuple[tuple[Bounds, FarName, CenterName], ...]] = (
+    (PAPER, "doubled", "sample"),
+    (EXACT, "doubled", "sample"),
+    (EXACT, "measured", "sample"),
+    (EXACT, "measured", "free"),
+)
+"""Every rule there is: the measured far radius is a statement about the binomial law itself; free centers use it."""
 
 
 def center_problem(budget: Budget, bounds: Bounds) -> str:
@@ -103,6 +114,25 @@ def far_problem(budget: Budget, noise: Noise, eps: float) -> str:
         return ""
     counts = f"n = {budget.n}" + (f", n0 = {budget.n0}" if budget.n0 else "") + f" and m = {budget.m}"
     return f"the far radius is doubled, not measured: {counts} are too few for that at eps = {eps:g}"
+
+
+def free_problem(budget: Budget, metric: Metric) -> str:
+    """Why there are no free centers under this metric and budget; empty if there are.
+
+    >>> from centersmooth import L2, DistanceFunction
+    >>> free_problem(Budget(n=2_000, m=4_000, n0=30), L2())
+    "center is 'free' and n0 is 30: Smooth-HD keeps no sample to take means of: expected n0=0, or center='sample'"
+    """
+    if not metric.source.has_means:
+        return f"center is 'free', but {metric.name} has no means of outputs (has_means): expected center='sample'"
+    if budget.n0:
+        return (
+            f"center is 'free' and n0 is {budget.n0}: Smooth-HD keeps no sample to take means of: "
+            "expected n0=0, or center='sample'"
+        )
+    if budget.n < 2 * BLOCK:
+        return f"center is 'free' and n is {budget.n}: expected at least {2 * BLOCK}, as means of {BLOCK} are taken"
+    return ""
 
 
 def spent_alpha(budget: Budget, bounds: Bounds) -> float:
@@ -165,13 +195,17 @@ def doubled_radii(
 
 
 def measured_radii(evidence: Evidence, eps: float, metric: Metric, noise: Noise, budget: Budget) -> Radii | None:
-    """``far: measured``: ``T`` where it is below the doubled radius; None where the counts are too small for any."""
-    ranks = far_ranks(budget, noise, eps)
-    if ranks is None or evidence.far is None:
+    """``far: measured``: ``T`` where it is below the doubled radius; None where the counts are too small for any.
+
+    Of evidence about a free center the smaller of both ``T``.
+    """
+    ranks = far_ranks_of(budget, noise, eps, "free" if evidence.blocks is not None else "sample")
+    if not ranks or evidence.far is None:
         return None
-    r_hat = evidence.far.at_rank(ranks.radius)
+    r_hat = evidence.far.at_rank(ranks[1].radius)
     beta = 2**metric.power
-    measured = evidence.spread.at(ranks.near, ranks.place)
+    tables = {1: evidence.spread, BLOCK: evidence.blocks}
+    measured = min(table.at(own.near, own.place) for block, own in ranks.items() if (table := tables[block]))
     return Radii(r_hat, measured, None) if measured < beta * r_hat else Radii(r_hat, beta * r_hat, beta)
 
 
@@ -184,6 +218,7 @@ def certificate_from(
     budget: Budget,
     bounds: Bounds,
     far: FarName,
+    center: CenterName = "sample",
     output_range: tuple[float, float] | None = None,
 ) -> Certificate:
     """The certificate of one input at one ``eps``: a read of the sorted distances.
@@ -194,15 +229,15 @@ def certificate_from(
         From `centersmooth.evidence.gather` under the same metric, noise and budget.
     eps : float
         l2 radius of the inputs, in the unit of the input.
-    bounds, far
+    bounds, far, center
         One of `RULES`.
     """
-    alpha = spent_alpha(budget, bounds)
+    alpha, evidence = spent_alpha(budget, bounds), evidence.about(center)
 
-    def without_radius(outcome: Outcome, reason: str, center: Tensor | None) -> Certificate:
-        r_center = None if center is None else evidence.r_center
+    def without_radius(outcome: Outcome, reason: str, output: Tensor | None) -> Certificate:
+        r_center = None if output is None else evidence.r_center
         none = (None, None, None)
-        return Certificate(eps, outcome, None, False, center, r_center, *none, alpha, bounds.name, far, reason)
+        return Certificate(eps, outcome, None, False, output, r_center, *none, alpha, bounds.name, far, reason, center)
 
     problem = center_problem(budget, bounds) or radius_problem(budget, noise, eps, bounds)
     if problem:
@@ -230,4 +265,5 @@ def certificate_from(
         bounds=bounds.name,
         far=far,
         reason=far_problem(budget, noise, eps) if far == "measured" else "",
+        center_name=center,
     )

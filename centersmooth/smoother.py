@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from centersmooth.attack import Attack, Attacked, judge
 from centersmooth.bounds import BOUNDS, BoundsName
-from centersmooth.certificate import Budget, Certificate, FarName, Smoothed
+from centersmooth.certificate import Budget, CenterName, Certificate, FarName, Smoothed
 from centersmooth.errors import InfeasibleError, RequestError
 from centersmooth.evidence import Evidence, gather
 from centersmooth.metrics.base import Metric
 from centersmooth.noise import Noise
-from centersmooth.rules import RULES, center_problem, certificate_from, radius_problem
+from centersmooth.rules import RULES, center_problem, certificate_from, free_problem, radius_problem
 from centersmooth.sampling import Model, Progress, RandomStream, Sampler, evaluating
 from centersmooth.testing import check_own_metric
 
@@ -37,6 +38,9 @@ class CenterSmoother:
     far : {"measured", "doubled"}, optional
         How the ball found at ``x'`` is bounded: from the distances seen at ``x``, or by the triangle inequality alone
         as in the paper. Both hold; measured is about a third smaller, and is the default where ``bounds`` is exact.
+    center : {"sample", "free"}
+        What may be a center: drawn outputs, as in the paper, or means of them as well (with ``far="measured"`` and a
+        metric whose outputs have means). Another smoothed model, from the same draws; its certificates are smaller.
     output_range : (float, float), optional
         Hard limits of every output coordinate, checked on every output. Gives the metric a diameter, so that a
         certificate as large as the whole output space is called vacuous.
@@ -65,6 +69,7 @@ class CenterSmoother:
         *,
         bounds: BoundsName = "exact",
         far: FarName | None = None,
+        center: CenterName = "sample",
         output_range: tuple[float, float] | None = None,
         forward_block: int = 128,
         batch_size: int = 1024,
@@ -76,13 +81,21 @@ class CenterSmoother:
                 f"metric is {metric!r}: expected an instance such as L2(), or DistanceFunction(yours) around a function"
             )
         far = far if far is not None else "measured" if bounds == "exact" else "doubled"
-        if (BOUNDS[bounds], far) not in RULES:
+        if (BOUNDS[bounds], far, "sample") not in RULES:
             raise RequestError(f"far is {far!r} with bounds={bounds!r}: expected 'doubled', or 'measured' with 'exact'")
+        if (BOUNDS[bounds], far, center) not in RULES:
+            raise RequestError(
+                f"center is {center!r} with far={far!r}: expected 'sample', or 'free' with bounds='exact' and "
+                "far='measured'"
+            )
+        if center == "free" and (problem := free_problem(budget, metric)):
+            raise RequestError(problem)
         self.metric = metric
         self.noise = noise
         self.budget = budget
         self.bounds = BOUNDS[bounds]
         self.far = far
+        self.center: CenterName = center
         self._sampler = Sampler(model, noise, forward_block, batch_size, output_range)
         self._checked_inputs: set[tuple[object, ...]] = set()
 
@@ -104,7 +117,7 @@ class CenterSmoother:
             If the model is not one fixed function of one input, or returns NaN.
         """
         self._require_center()
-        evidence = self._gather(x, stream, far=False, progress=progress)
+        evidence = self._gather(x, stream, far=False, progress=progress).about(self.center)
         return Smoothed(
             center=evidence.center,
             radius=evidence.r_center,
@@ -163,6 +176,7 @@ class CenterSmoother:
                 budget=self.budget,
                 bounds=self.bounds,
                 far=self.far,
+                center=self.center,
                 output_range=self._sampler.output_range,
             )
             for e in radii
@@ -207,7 +221,8 @@ class CenterSmoother:
         with evaluating(sampler.model):
             found = attack.perturb(sampler, self.metric, x, center, certificate.eps, stream.named("attack"))
             streams = [stream.named(f"run {run}") for run in range(runs)]
-            judged = [judge(sampler, self.metric, self.budget, found, center, one) for one in streams]
+            run = partial(judge, sampler, self.metric, self.budget, found, center, name=self.center)
+            judged = [run(one) for one in streams]
         moved = tuple(run.movement for run in judged if self.budget.accepts_center(run.inside, self.bounds))
         return Attacked(found, moved, len(judged) - len(moved))
 
@@ -228,7 +243,8 @@ class CenterSmoother:
                 self._checked_inputs.add(signature)
             metrics = {self.metric.name: self.metric}
             stream = stream if stream is not None else RandomStream.fresh()
-            evidence = gather(self._sampler, metrics, self.budget, x, stream, far=far, progress=progress)
+            free = self.center == "free"
+            evidence = gather(self._sampler, metrics, self.budget, x, stream, far=far, free=free, progress=progress)
         return evidence[self.metric.name]
 
     def _check_input(self, x: Tensor) -> None:

@@ -30,6 +30,9 @@ class Metric(ABC):
 
     power: float = 1.0
 
+    has_means: bool = False
+    """Whether `means` gives outputs, so that a center can be other than a drawn output (``center="free"``)."""
+
     @property
     def name(self) -> str:
         """How messages call this metric."""
@@ -58,6 +61,13 @@ class Metric(ABC):
     def from_source(self, distances: Tensor) -> Tensor:
         """Distances of this metric from those of its `source`, entry by entry."""
         return distances
+
+    def means(self, groups: Tensor) -> Tensor:
+        """The mean output of each group, an output again: ``(g, size, *out) -> (g, *out)``, group by group.
+
+        Here coordinate by coordinate, summed in float64: within the range of the group's outputs.
+        """
+        return groups.double().mean(dim=1).to(groups.dtype)
 
     @abstractmethod
     def features(self, outputs: Tensor) -> Tensor:

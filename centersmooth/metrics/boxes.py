@@ -25,8 +25,20 @@ class Jaccard(Metric):
     [0.0, 0.6667, 1.0]
     """
 
+    has_means = True
+
     def diameter(self, output_shape: tuple[int, ...], output_range: tuple[float, float] | None) -> float:
         return 1.0
+
+    def means(self, groups: Tensor) -> Tensor:
+        """Of each group the mean corners of its boxes, without the empty ones; four zeros where all are empty.
+
+        The order of the corners is kept, so the mean of boxes is a box.
+        """
+        boxes = groups.double()
+        some = (boxes[..., 2:] > boxes[..., :2]).all(dim=-1, keepdim=True)
+        total = boxes.masked_fill(~some, 0.0).sum(dim=1)
+        return (total / some.sum(dim=1).clamp(min=1)).to(groups.dtype)
 
     def features(self, outputs: Tensor) -> Tensor:
         """``(n, 4) -> (n, 4)`` in float64, with every empty box as zeros."""

@@ -44,6 +44,8 @@ class L1(Metric):
     7.0
     """
 
+    has_means = True
+
     def diameter(self, output_shape: tuple[int, ...], output_range: OutputRange) -> float:
         return math.prod(output_shape) * width(output_range)
 
@@ -83,6 +85,8 @@ def _l1_of_pairs(features: Tensor) -> Tensor:
 
 class _Euclidean(Metric):
     """A function of the l2 distance of the features, in float64."""
+
+    has_means = True
 
     @property
     def source(self) -> Metric:
