@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
+from functools import partial, reduce
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from torch import Tensor
 from centersmooth import Attack, ModelError, Outcome, RandomStream
 from centersmooth.attack import Judged, judge
 from centersmooth.bounds import BOUNDS
+from centersmooth.certificate import CenterName
 from centersmooth.sampling import Sampler
 from centersmooth_experiments.cells import Cell
 from centersmooth_experiments.files import digest_of, write_atomically
@@ -47,11 +48,25 @@ COLUMNS += ("abstained", "movement", "beyond", "alpha1", "alpha2")
 
 @dataclass(frozen=True)
 class Target:
-    """One certificate to be attacked: its point, metric and eps."""
+    """One certificate to be attacked: its point, metric, eps and kind of center."""
 
     point: int
     metric: str
     eps: float
+    center: CenterName = "sample"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Of the centers of a sample as if there were no others, so that attacks on them keep the names they had."""
+        content = asdict(self)
+        if self.center == "sample":
+            del content["center"]
+        return content
+
+    @property
+    def stream(self) -> str:
+        """The name of its random stream."""
+        return f"attack/{self.metric}/{self.eps!r}" + ("" if self.center == "sample" else f"/{self.center}")
 
 
 @dataclass(frozen=True)
@@ -91,15 +106,13 @@ class CellAttack:
         """
         started = time.perf_counter()
         x, center, metric = self.inputs(target.point), self._center(target), self.store.metrics[target.metric]
-        stream = RandomStream(self.store.cell.seed, target.point).named(f"attack/{target.metric}/{target.eps!r}")
+        stream = RandomStream(self.store.cell.seed, target.point).named(target.stream)
         names = [f"run {run}" for run in range(self.runs)]
         found = self.attack.perturb(
             self.sampler, metric, x, center, target.eps, stream.named("search"), progress=progress
         )
-        judged = [
-            judge(self.sampler, metric, self.store.cell.budget, found, center, stream.named(name), progress=progress)
-            for name in names
-        ]
+        run = partial(judge, self.sampler, metric, self.store.cell.budget, found, center)
+        judged = [run(stream.named(name), name=target.center, progress=progress) for name in names]
         norm = float((found.double() - x.double()).norm())
         self._keep(target, {"norm": norm, "judged": [asdict(run) for run in judged]}, started)
 
@@ -120,17 +133,17 @@ class CellAttack:
         kept = self.store.load(target.point)
         if kept is None:
             raise ModelError("its evidence cannot be read")
-        return kept.evidence[target.metric].center.to(self.inputs(target.point).device)
+        return kept.evidence[target.metric].about(target.center).center.to(self.inputs(target.point).device)
 
     def _keep(self, target: Target, found: Mapping[str, Any], started: float) -> None:
         path = self._path(target)
         path.parent.mkdir(exist_ok=True)
         seconds = round(time.perf_counter() - started, 4)
-        content = {**asdict(target), **self._identity(), **found, "seconds": seconds}
+        content = {**target.identity, **self._identity(), **found, "seconds": seconds}
         write_atomically(path, json.dumps(content, indent=1).encode() + b"\n")
 
     def _path(self, target: Target) -> Path:
-        digest = digest_of(asdict(target) | self._identity())
+        digest = digest_of(target.identity | self._identity())
         return self.store.folder / "attacks" / f"{target.point:05d}-{target.eps:.4g}-{digest}.json"
 
     def _identity(self) -> dict[str, Any]:
@@ -138,7 +151,8 @@ class CellAttack:
 
 
 def _target(row: Row) -> Target:
-    return Target(int(row["point"]), row["metric"], float(row["eps"]))
+    center: CenterName = "free" if row["center"] == "free" else "sample"
+    return Target(int(row["point"]), row["metric"], float(row["eps"]), center)
 
 
 def _row(row: Row, judged: Sequence[Judged], attack: Attack, cell: Cell) -> Row:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from centersmooth import Budget
+from centersmooth.certificate import CenterName
 from centersmooth_experiments.files import digest_of
 
 METHOD_VERSION = 5
@@ -29,6 +30,8 @@ class Cell:
     weights, metric_weights, data : str
         Digests of the weights of the model and of its metrics, and of the test examples.
     budget : Budget
+    center : str
+        ``free``: free centers besides those of the sample, from the same draws.
     """
 
     model: str
@@ -45,10 +48,15 @@ class Cell:
     noise: str = "gaussian"
     precision: str = "float32"
     method: int = METHOD_VERSION
+    center: CenterName = "sample"
 
     @property
     def digest(self) -> str:
-        return digest_of(asdict(self))
+        """Of a cell without free centers as if there were none, so that it keeps the name it had."""
+        content = asdict(self)
+        if self.center == "sample":
+            del content["center"]
+        return digest_of(content)
 
     @property
     def name(self) -> str:

@@ -93,6 +93,7 @@ class Config:
     alpha2: float = 0.005
     bounds: str = "paper"
     far: str = "doubled"
+    center: str = "sample"
     unit_slip: bool = False
     attack: str = "none"
     attacker: AttackerConfig = field(default_factory=AttackerConfig)
@@ -120,6 +121,7 @@ KEYS = {
     "n, m, n0, delta": "draws for center, radius, candidates; slack of the center's mass",
     "alpha1, alpha2": "failure probabilities of the smoothed output and of the radius",
     "bounds, far": "paper or exact, doubled or measured (with exact): the rule that table and figures lead with",
+    "center": "sample or free (with far=measured): whether means of outputs may be centers as well",
     "unit_slip": "true: report what the released code's unit slip would give, as no certificate",
     "attack": "pgd or search: move certified outputs as far as possible, beside the certificates in table and figure",
     "attacker.points, .steps, .restarts, .draws": "first points; gradient steps or queries, starts, draws of each",
@@ -210,6 +212,8 @@ def _validated(config: Config) -> Config:
         raise RunError(f"far is '{config.far}': expected doubled, or measured together with bounds=exact")
     if config.precision not in PRECISIONS:
         raise RunError(f"precision is '{config.precision}': expected {', '.join(PRECISIONS)}")
+    if config.center not in (("sample", "free") if config.far == "measured" else ("sample",)):
+        raise RunError(f"center is '{config.center}': expected sample, or free together with bounds=exact far=measured")
     if config.attack not in ("none", "pgd", "search"):
         raise RunError(f"attack is '{config.attack}': expected none, pgd or search")
     for key in ("models", "metrics"):

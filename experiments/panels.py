@@ -103,7 +103,9 @@ def _save_panel(
     if not shown:
         return {}
     source = sources[shown[0]["cell"]]
-    arrays = _arrays(source, shown[0]["metric"], [int(row["point"]) for row in shown], examples)
+    kind = "free" if shown[0].get("center") == "free" else "center"
+    name = f"{kind}.{shown[0]['metric']}"
+    arrays = _arrays(source, name, [int(row["point"]) for row in shown], examples)
     if not arrays:
         return {}
     stem = f"panel_{source.model.replace(':', '.')}"
@@ -132,16 +134,16 @@ def _certified(row: Mapping[str, str]) -> bool:
 
 
 def _arrays(
-    source: PanelSource, metric: str, points: list[int], examples: Callable[[list[int]], NDArray[np.float32]]
+    source: PanelSource, name: str, points: list[int], examples: Callable[[list[int]], NDArray[np.float32]]
 ) -> dict[str, NDArray[Any]]:
-    """The content of a panel's file; empty where outputs are neither images nor boxes on images."""
+    """The content of a panel's file, centers by that name; empty where outputs are neither images nor boxes on some."""
     with np.load(source.centers, allow_pickle=False) as kept:
         place = {int(point): index for index, point in enumerate(kept["points"])}
         shown = [point for point in points if point in place]
         which = [place[point] for point in shown]
-        base, smoothed = kept["base"][which], kept[f"center.{metric}"][which]
+        base, smoothed = kept["base"][which], kept[name][which]
     named = {"points": np.array(shown), "base": base, "smoothed": smoothed}
-    if metric == "jaccard":
+    if name.endswith(".jaccard"):
         inputs = examples(shown)
         return named | {"inputs": as_bytes(inputs, (0.0, 1.0))} if _are_images(inputs) else {}
     if source.output_range is None or not _are_images(base):

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from centersmooth import Attack, Budget, GaussianNoise, Metric, RandomStream, RequestError
 from centersmooth.bounds import BOUNDS, EXACT, Bounds
+from centersmooth.centers import BLOCK
 from centersmooth.evidence import kept_ranks
 from centersmooth.metrics.base import TILE_ENTRIES
 from centersmooth.quantiles import near_ranks, place_ranks
-from centersmooth.rules import center_problem, radius_problem
+from centersmooth.rules import center_problem, free_problem, radius_problem
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth_experiments.cells import Cell
 from centersmooth_experiments.config import Config, GridPoint, grid_pairs
@@ -65,6 +66,7 @@ class CellPlan:
             forward_block=config.forward_block,
             device=config.device,
             precision=config.precision,
+            center="free" if config.center == "free" else "sample",
         )
 
 
@@ -112,8 +114,9 @@ class Plan:
         return self.attack.passes + judged if self.attack else 0
 
     def attack_passes(self, cell: CellPlan) -> int:
-        """Forward passes of all attacks on a cell, if every point gets its certificates."""
-        return self.passes_of_attack * len(self.attacked) * len(cell.pairs) * len(self.config.metrics)
+        """Forward passes of all attacks on a cell, if every point gets its certificates, for each kind of center."""
+        settings = len(cell.pairs) * len(self.config.metrics) * (2 if self.config.center == "free" else 1)
+        return self.passes_of_attack * len(self.attacked) * settings
 
     def to_train(self) -> list[CellPlan]:
         """Cells whose checkpoint is not there yet."""
@@ -132,6 +135,7 @@ def make_plan(config: Config) -> Plan:
     for name, spec in specs.items():
         check_metric_names(config.metrics, spec.metrics, name)
     budget = _budget(config)
+    _require_centers(config, budget)
     pairs = grid_pairs(config.grid)
     _require_feasible(config, budget, pairs)
     data = load_data(config.data.name, config.data.path, config.seed)
@@ -187,6 +191,14 @@ def _budget(config: Config) -> Budget:
         return Budget(config.n, config.m, config.delta, config.alpha1, config.alpha2, config.n0)
     except (RequestError, TypeError) as error:
         raise RunError(str(error)) from error
+
+
+def _require_centers(config: Config, budget: Budget) -> None:
+    """Refuse free centers for metrics or counts that have none."""
+    metrics = build_metrics(config.metrics, config.weights, config.device) if config.center == "free" else {}
+    for metric in metrics.values():
+        if problem := free_problem(budget, metric):
+            raise RunError(problem)
 
 
 def _require_feasible(config: Config, budget: Budget, pairs: list[GridPoint]) -> None:
@@ -252,8 +264,9 @@ def _evidence_bytes(plan: Plan, cell: CellPlan, probe: _Probe) -> int:
     """Of all points: kept distances and a center for each metric, a base output; centers.npz repeats the outputs."""
     metrics, budget = len(cell.spec.metrics) or len(plan.config.metrics), plan.budget
     table = len(near_ranks(budget.n)) * len(place_ranks(budget.n0 or budget.n)) * 4
-    distances = metrics * (len(kept_ranks(budget.m)) * 8 + table)
-    return len(plan.points) * (distances + 2 * (metrics + 1) * probe.output_bytes)
+    centers = metrics * (2 if plan.config.center == "free" else 1)
+    distances = centers * (len(kept_ranks(budget.m)) * 8 + table)
+    return len(plan.points) * (distances + 2 * (centers + 1) * probe.output_bytes)
 
 
 def _memory_bytes(plan: Plan, probe: _Probe) -> int:
@@ -262,8 +275,11 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     The process with PyTorch alone holds about 600 MiB.
     """
     budget, config = plan.budget, plan.config
-    kept = (budget.n0 or budget.n) * (probe.output_bytes + 2 * probe.feature_bytes)
-    pairs = budget.n * (2 * budget.n0 if budget.n0 else budget.n) * 4 + 2 * TILE_ENTRIES * 8
+    candidates = budget.n0 or budget.n
+    if config.center == "free":
+        candidates += budget.n // BLOCK
+    kept = candidates * (probe.output_bytes + 2 * probe.feature_bytes)
+    pairs = candidates * (2 * budget.n if budget.n0 else candidates) * 4 + 2 * TILE_ENTRIES * 8
     batch = config.batch_size * (2 * probe.input_bytes + probe.output_bytes)
     block = 3 * config.forward_block * probe.feature_bytes
     return 600 * 2**20 + probe.model_bytes + kept + pairs + batch + block + 8 * 8 * budget.m

@@ -141,7 +141,7 @@ def draw(folder: str | Path) -> list[Path]:
         metrics = ", ".join(manifest["metrics"]) or "none"
         raise ValueError(f"{folder}: expected rows of the rule and metrics to be drawn ({rule}; {metrics}), found none")
     drawn = manifest["rule"]
-    sharper = _of_figures(every_rule, manifest["metrics"], SHARPER_RULE) if drawn != SHARPER_RULE else rows[:0]
+    sharper = _of_figures(every_rule, manifest["metrics"], SHARPER_RULE) if drawn["far"] == "doubled" else rows[:0]
     attacks = _of_figures(read_attacks(folder), manifest["metrics"], manifest["rule"])
     summary = _with_attacks(_with_sharper(summarise(rows), summarise(sharper)), attacks)
     layout = LAYOUTS[manifest["curve"]]

@@ -48,8 +48,10 @@ def rows_of_point(
     rows = []
     for name, metric in metrics.items():
         for pair in sorted(pairs):
-            for bounds, far in RULES:
-                common = _common(result, cell, name, pair) | {"bounds": bounds.name, "far": far}
+            for bounds, far, center in RULES:
+                if center == "free" and not (cell.center == "free" and metric.source.has_means):
+                    continue
+                common = _common(result, cell, name, pair) | {"bounds": bounds.name, "far": far, "center": center}
                 if result.failure:
                     rows.append(common | {"outcome": Outcome.FAILED.value, "reason": result.failure})
                     continue
@@ -62,9 +64,10 @@ def rows_of_point(
                     budget=cell.budget,
                     bounds=bounds,
                     far=far,
+                    center=center,
                     output_range=output_range,
                 )
-                rows.append(common | _numbers(certificate, evidence))
+                rows.append(common | _numbers(certificate, evidence.about(center)))
     return rows
 
 
@@ -87,7 +90,6 @@ def _common(result: PointResult, cell: Cell, metric: str, pair: GridPoint) -> Ro
         "delta": budget.delta,
         "alpha1": budget.alpha1,
         "alpha2": budget.alpha2,
-        "center": "sample",
         "smoothing": "center",
         "seed": cell.seed,
         "device": cell.device,

@@ -229,7 +229,8 @@ def _certify_point(
     source = plan.data.test.name(point)
     started = time.perf_counter()
     try:
-        evidence = gather(sampler, store.metrics, plan.budget, x, stream, progress=progress)
+        free = store.cell.center == "free"
+        evidence = gather(sampler, store.metrics, plan.budget, x, stream, free=free, progress=progress)
         result = PointResult(point, source, round(time.perf_counter() - started, 4), evidence)
     except ModelError as error:
         result = PointResult(point, source, round(time.perf_counter() - started, 4), {}, str(error))
@@ -288,7 +289,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
     config = plan.config
     folder = plan.out / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    rule = {"bounds": config.bounds, "far": config.far, "center": "sample", "smoothing": "center"}
+    rule = {"bounds": config.bounds, "far": config.far, "center": config.center, "smoothing": "center"}
     leading = [replace(cell, rows=rows_of_rule(cell.rows, rule)) for cell in done]
     notes = list(dict.fromkeys(filter(None, (plan.data.note, *(cell.note for cell in done)))))
     tables = (_write_unit_slip(plan, folder, leading), _write_attacks(folder, done, rule))

@@ -19,7 +19,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +151,11 @@ class CellStore:
         arrays: dict[str, np.ndarray] = {"points": np.array([result.point for result in results], dtype=np.int64)}
         if results:
             for name in self.metrics:
-                centers = [result.evidence[name].center for result in results]
-                arrays[f"center.{name}"] = torch.stack(centers).numpy()
+                own = [result.evidence[name] for result in results]
+                arrays[f"center.{name}"] = torch.stack([evidence.center for evidence in own]).numpy()
+                free = [evidence.free.center for evidence in own if evidence.free is not None]
+                if free:
+                    arrays[f"free.{name}"] = torch.stack(free).numpy()
             arrays["base"] = torch.stack([next(iter(r.evidence.values())).base for r in results]).numpy()
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)
@@ -165,32 +168,53 @@ class CellStore:
             "base": next(iter(result.evidence.values())).base.cpu().numpy(),
         }
         for name, evidence in result.evidence.items():
-            arrays[f"{name}.center"] = evidence.center.cpu().numpy()
-            arrays[f"{name}.numbers"] = np.array([evidence.error, evidence.r_center])
-            arrays[f"{name}.inside"] = np.array(evidence.inside)
-            arrays[f"{name}.far"] = _shortest(evidence.far.values) if evidence.far is not None else np.zeros(0)
-            arrays[f"{name}.spread"] = evidence.spread.values
-            arrays[f"{name}.spread_counts"] = np.array([evidence.spread.candidates, evidence.spread.others])
+            arrays |= _pack_evidence(name, evidence) | _pack_table(f"{name}.spread", evidence.spread)
+            if (free := evidence.free) is not None:
+                arrays |= _pack_evidence(f"{name}.free", free) | _pack_table(f"{name}.free.blocks", free.blocks)
         return arrays
 
     def _unpack(self, point: int, arrays: dict[str, np.ndarray]) -> PointResult:
-        base = torch.from_numpy(arrays["base"])
-        m = self.cell.budget.m
         evidence = {}
-        for name in self.metrics:
-            error, r_center = arrays[f"{name}.numbers"].tolist()
-            candidates, others = arrays[f"{name}.spread_counts"].tolist()
-            far = arrays[f"{name}.far"].astype(np.float64)
-            evidence[name] = Evidence(
-                center=torch.from_numpy(arrays[f"{name}.center"]),
-                base=base,
-                error=error,
-                r_center=r_center,
-                inside=int(arrays[f"{name}.inside"]),
-                far=DistanceSample(m, kept_ranks(m), far) if len(far) else None,
-                spread=QuantileTable(candidates, others, arrays[f"{name}.spread"]),
-            )
+        for name, metric in self.metrics.items():
+            spread = _unpack_table(f"{name}.spread", arrays)
+            evidence[name] = self._unpack_evidence(name, arrays, spread)
+            if self.cell.center == "free" and metric.source.has_means:
+                free = self._unpack_evidence(f"{name}.free", arrays, spread)
+                blocks = _unpack_table(f"{name}.free.blocks", arrays)
+                evidence[name] = replace(evidence[name], free=replace(free, blocks=blocks))
         return PointResult(point, str(arrays["source"]), float(arrays["seconds"]), evidence)
+
+    def _unpack_evidence(self, name: str, arrays: dict[str, np.ndarray], spread: QuantileTable) -> Evidence:
+        m, far = self.cell.budget.m, arrays[f"{name}.far"].astype(np.float64)
+        error, r_center = arrays[f"{name}.numbers"].tolist()
+        return Evidence(
+            center=torch.from_numpy(arrays[f"{name}.center"]),
+            base=torch.from_numpy(arrays["base"]),
+            error=error,
+            r_center=r_center,
+            inside=int(arrays[f"{name}.inside"]),
+            far=DistanceSample(m, kept_ranks(m), far) if len(far) else None,
+            spread=spread,
+        )
+
+
+def _pack_evidence(name: str, evidence: Evidence) -> dict[str, np.ndarray]:
+    """All that is said about one center."""
+    return {
+        f"{name}.center": evidence.center.cpu().numpy(),
+        f"{name}.numbers": np.array([evidence.error, evidence.r_center]),
+        f"{name}.inside": np.array(evidence.inside),
+        f"{name}.far": _shortest(evidence.far.values) if evidence.far is not None else np.zeros(0),
+    }
+
+
+def _pack_table(name: str, table: QuantileTable) -> dict[str, np.ndarray]:
+    return {name: table.values, f"{name}_counts": np.array([table.candidates, table.others])}
+
+
+def _unpack_table(name: str, arrays: dict[str, np.ndarray]) -> QuantileTable:
+    candidates, others = arrays[f"{name}_counts"].tolist()
+    return QuantileTable(candidates, others, arrays[name])
 
 
 def _shortest(values: np.ndarray) -> np.ndarray:

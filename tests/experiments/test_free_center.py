@@ -1,0 +1,101 @@
+"""``center=free`` in a run: beside the rules of the sample, from one pass, and never in their way."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support import compose
+
+from centersmooth import Budget, DistanceFunction
+from centersmooth_experiments import plan
+from centersmooth_experiments.cells import Cell
+from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.plan import make_plan
+from centersmooth_experiments.runner import _units
+from centersmooth_experiments.tables import RULE, read_attacks, read_manifest, read_rows
+
+FREE = ("bounds=exact", "far=measured", "center=free", "metrics=[tv,l2]")
+QUICK = ("attack=pgd", "attacker.steps=3", "attacker.restarts=1", "attacker.draws=8", "attacker.runs=2")
+
+
+def rows_of(folder):
+    return read_rows(folder).drop(columns=["seconds", "cell"])
+
+
+def test_rows_stand_beside_those_of_the_sample_which_do_not_change(run_small, tmp_path):
+    plain = rows_of(run_small("metrics=[tv,l2]").folder)
+    result = run_small(*FREE)
+    both = rows_of(result.folder)
+    free = both[both["center"] == "free"]
+    assert both[both["center"] == "sample"].reset_index(drop=True).equals(plain)
+    assert set(free[list(RULE)].itertuples(index=False, name=None)) == {("exact", "measured", "free", "center")}
+    assert len(free) == len(plain) / 3
+    assert read_manifest(result.folder)["rule"]["center"] == "free"
+    measured = plain[plain["far"] == "measured"]
+    assert (free["r_center"].to_numpy() < measured["r_center"].to_numpy()).all()
+    assert len(list((tmp_path / "runs").glob("autoencoder-digits-*"))) == 2
+
+
+def test_what_is_kept_gives_the_same_rows_again(run_small, tmp_path):
+    first = rows_of(run_small(*FREE).folder)
+    table = next((tmp_path / "runs").glob("autoencoder-*/certificates.csv"))
+    before = table.read_bytes()
+    assert rows_of(run_small(*FREE, "batch_size=7").folder).equals(first)
+    assert table.read_bytes() == before
+
+
+def test_panels_and_audits_have_the_free_center(run_small, tmp_path):
+    folder = run_small(*FREE).folder
+    with np.load(next((tmp_path / "runs").glob("autoencoder-*/centers.npz"))) as kept:
+        free, sample = kept["free.tv"], kept["center.tv"]
+    assert free.shape == sample.shape
+    assert not np.array_equal(free, sample)
+    with np.load(folder / "panel_autoencoder.npz") as panel:
+        shown = panel["smoothed"].astype(float) / 255
+    assert np.abs(shown - free.reshape(shown.shape)).max() < 0.01
+
+
+def test_each_kind_of_center_is_attacked_by_itself(run_small):
+    config = [*FREE, *QUICK, "attacker.points=1"]
+    found = read_attacks(run_small(*config).folder)
+    attacked = found.drop_duplicates(["metric", "center", "movement"])
+    assert set(attacked["center"]) == {"sample", "free"}
+    assert len(attacked) == 4
+    plain = read_attacks(run_small(*QUICK, "attacker.points=1", "metrics=[tv,l2]").folder)
+    kept = found[found["center"] == "sample"]
+    assert sorted(kept["movement"]) == sorted(plain["movement"])
+
+
+def test_estimates_count_attacks_on_both_kinds():
+    small = ["budget=smoke", "points.count=3", *QUICK, "metrics=[tv]", "bounds=exact", "far=measured"]
+    sample, free = (make_plan(compose(*small, f"center={center}")) for center in ("sample", "free"))
+    assert free.attack_passes(free.cells[0]) == 2 * sample.attack_passes(sample.cells[0])
+    assert _units(free) > _units(sample)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["center=free"], "together with bounds=exact far=measured"),
+        (["center=mean", *FREE[:2]], "expected sample, or free"),
+        ([*FREE, "n0=30"], "expected n0=0"),
+    ],
+)
+def test_what_has_no_free_centers_is_refused(overrides, expected):
+    with pytest.raises(RunError, match=expected) as error:
+        make_plan(compose(*overrides))
+    assert "\n" not in str(error.value)
+
+
+def test_a_distance_of_the_users_own_has_no_means(monkeypatch):
+    own = DistanceFunction(lambda a, b: (a - b).abs().flatten(1).sum(dim=1))
+    monkeypatch.setattr(plan, "build_metrics", lambda names, weights, device: {"own": own})
+    with pytest.raises(RunError, match="has no means of outputs"):
+        make_plan(compose(*FREE))
+
+
+def test_cells_without_free_centers_keep_their_names():
+    """Results computed before there was a choice are found; with free centers it is another cell."""
+    identity = ("autoencoder", "mnist", 0.4, 0.4, "w", "", "d", Budget(), 0, 128, "cpu")
+    assert Cell(*identity, method=4).digest == "ade781a959ed"
+    assert Cell(*identity, method=4, center="free").digest != "ade781a959ed"
