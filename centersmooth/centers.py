@@ -32,8 +32,9 @@ from centersmooth.quantiles import near_ranks, smallest
 BLOCK: Final = 4
 """Draws of a block whose mean is proposed as a center.
 
-More of them lie nearer to the rest, but there are fewer blocks, and their law shifts by ``sqrt(BLOCK) eps``. For normal
-outputs and n from 2,000 to 10,000, 4 is within 2% of the best number at ``h = 1`` and at ``h = 2``.
+The mean of more of them lies nearer to the rest, but there are fewer blocks, and their law shifts by ``sqrt(BLOCK)
+eps``. One number serves every eps, as a smoothed model knows of none: measured on an autoencoder of MNIST, ``n =
+2_000``, 4 gives a ``T`` within 2% of the least of 1, 2, 4, 8 and 16, at ``h = 1`` and at ``h = 2``.
 """
 
 REFINEMENTS: Final = 5
