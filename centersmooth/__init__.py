@@ -10,6 +10,7 @@ Method: Kumar and Goldstein, *Center Smoothing: Certified Robustness for Network
 from centersmooth.attack import Attack, Attacked
 from centersmooth.certificate import Budget, Certificate, Outcome, Smoothed
 from centersmooth.errors import CenterSmoothError, InfeasibleError, ModelError, RequestError
+from centersmooth.mean import MeanSmoother
 from centersmooth.metrics import (
     L1,
     L2,
@@ -41,6 +42,7 @@ __all__ = [
     "GaussianNoise",
     "InfeasibleError",
     "Jaccard",
+    "MeanSmoother",
     "Metric",
     "ModelError",
     "Noise",

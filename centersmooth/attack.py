@@ -4,7 +4,8 @@ A certificate bounds the movement at every ``x'`` within ``eps``; an attack exhi
 and certified radius enclose the largest movement there is, and a movement beyond the radius, more often than its
 failure probabilities allow, would show the certificate wrong. Movements that stay below it prove nothing.
 
-What is climbed is the mean distance of ``f(x' + noise)`` to the center at ``x``, over noise of the attack's own stream.
+What is climbed is the mean distance of ``f(x' + noise)`` to the center at ``x``, over noise of the attack's own stream;
+or, where the smoothed output is a mean, the distance of their mean.
 
 - ``pgd``: projected gradient ascent in the l2 ball from random starts on its surface (Madry et al. 2018), with fresh
   noise at each step (expectation over transformation, Athalye et al. 2018). For models that can be differentiated.
@@ -102,6 +103,7 @@ class Attack:
         eps: float,
         stream: RandomStream,
         *,
+        mean: bool = False,
         progress: Progress | None = None,
     ) -> Tensor:
         """The ``x'`` found, ``(*in) -> (*in)``; ``|x' - x| <= eps`` in float64.
@@ -112,8 +114,10 @@ class Attack:
             The smoothed output at ``x``.
         stream : RandomStream
             The attack's own: neither that of the certificate nor one it is judged on.
+        mean : bool
+            Whether the smoothed output is the mean of the noisy ones, not a center.
         """
-        target = _Target(sampler, metric, x, metric.features(center[None]), eps, stream, self.draws)
+        target = _Target(sampler, metric, x, metric.features(center[None]), eps, stream, self.draws, mean)
         climb = _ascend if self.kind == "pgd" else _search
         ends = []
         for restart in range(self.restarts):
@@ -188,13 +192,15 @@ class _Target:
     eps: float
     stream: RandomStream
     draws: int
+    mean: bool = False
 
     def distances(self, shift: Tensor, stage: str) -> Iterator[Tensor]:
-        """Distances of ``f(x + shift + noise)`` to the center, block by block; the same noise for the same stage."""
+        """Distances of ``f(x + shift + noise)``, or of its mean over a block, to the center; fixed noise a stage."""
         for block, start in enumerate(range(0, self.draws, self.sampler.forward_block)):
             count = min(self.sampler.forward_block, self.draws - start)
             generator = self.stream.generator(stage, block, self.x.device)
             outputs = self.sampler.model(self.sampler.noise.sample(self.x + shift, count, generator=generator))
+            outputs = outputs.double().mean(0, keepdim=True) if self.mean else outputs
             yield self.metric.pairwise(self.metric.features(outputs), self.reference)[:, 0]
 
     def score(self, shift: Tensor, stage: str) -> float:

@@ -17,6 +17,9 @@ FarName = Literal["doubled", "measured"]
 CenterName = Literal["sample", "free"]
 """What may be a center: drawn outputs alone, as in the paper, or means of them as well."""
 
+MeanFarName = Literal["local", "global"]
+"""How the mean at ``x'`` is bounded: by what was measured at ``x``, or for every model alike."""
+
 
 class Outcome(Enum):
     """How the certification of one point ended. The value is its name in tables, `message` what to make of it."""
@@ -123,8 +126,8 @@ class Smoothed:
     ----------
     center : Tensor, shape ``(*out)``
         The center of the ball, also where the test of the center failed.
-    radius : float
-        Its median distance to the sample.
+    radius : float or None
+        Its median distance to the sample; None for a mean, which is no center of a ball.
     abstained : bool
         Whether the test of the center failed; then `output` is None.
     base : Tensor, shape ``(*out)``
@@ -134,7 +137,7 @@ class Smoothed:
     """
 
     center: Tensor
-    radius: float
+    radius: float | None
     abstained: bool
     base: Tensor
     error: float
@@ -147,7 +150,9 @@ class Smoothed:
 
 @dataclass(frozen=True)
 class Certificate:
-    """A statement about one input ``x`` and one ``eps``; see `CenterSmoother.certify` for what it says.
+    """A statement about one input ``x`` and one ``eps``; `CenterSmoother.certify` and `MeanSmoother.certify` say which.
+
+    A mean is no center of a ball: there `r_center`, `r_hat`, `r_far` and `beta` are None.
 
     Attributes
     ----------
@@ -173,7 +178,7 @@ class Certificate:
     bounds : str
         ``"paper"`` or ``"exact"``.
     far : str
-        ``"doubled"`` or ``"measured"``.
+        ``"doubled"`` or ``"measured"``; of a mean ``"local"`` or ``"global"``.
     reason : str
         One line where there is no radius, or where the far radius could not be measured; else empty.
     center_name : str
@@ -191,6 +196,6 @@ class Certificate:
     beta: float | None
     alpha: float
     bounds: BoundsName
-    far: FarName
+    far: FarName | MeanFarName
     reason: str = ""
     center_name: CenterName = "sample"

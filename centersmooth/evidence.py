@@ -226,10 +226,11 @@ def _fresh_distances(
             )
             if not any(budget.accepts_center(int(inside.sum()), EXACT) for inside in within):
                 break
-    return {m: {name: _to_numpy(m, kept[:seen]) for name, kept in own.items()} for m, own in distances.items()}
+    return {m: {name: to_numpy(m, kept[:seen]) for name, kept in own.items()} for m, own in distances.items()}
 
 
-def _to_numpy(metric: Metric, distances: Tensor) -> NDArray[np.float64]:
+def to_numpy(metric: Metric, distances: Tensor) -> NDArray[np.float64]:
+    """Distances on the host, in float64; a `ModelError` where one is NaN, infinite or negative."""
     array: NDArray[np.float64] = distances.double().cpu().numpy()
     if not (np.isfinite(array).all() and (array >= 0).all()):
         raise ModelError(
@@ -262,7 +263,7 @@ def _reduce(
     return Evidence(
         center=center.output,
         base=base,
-        error=float(_to_numpy(metric, error)[0]),
+        error=float(to_numpy(metric, error)[0]),
         r_center=float(own(np.array([center.radius]))[0]),
         inside=int((distances[: budget.n] <= center.radius).sum()),
         far=DistanceSample.of(own(distances[: budget.m])) if enough else None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -20,7 +21,50 @@ from centersmooth.sampling import Model, Progress, RandomStream, Sampler, evalua
 from centersmooth.testing import check_own_metric
 
 
-class CenterSmoother:
+class Smoother:
+    """What smoothers share: a model held fixed, the checks of what they are given, distances for audits."""
+
+    def __init__(self, sampler: Sampler, metric: Metric, budget: Budget) -> None:
+        if not isinstance(metric, Metric):
+            raise RequestError(
+                f"metric is {metric!r}: expected an instance such as L2(), or DistanceFunction(yours) around a function"
+            )
+        self.metric = metric
+        self.budget = budget
+        self._sampler = sampler
+        self._checked_inputs: set[tuple[object, ...]] = set()
+
+    def distance(self, a: Tensor, b: Tensor) -> float:
+        """The metric between two outputs of shape ``(*out)``, for audits of a certificate."""
+        return float(self.metric.pairwise(self.metric.features(a[None]), self.metric.features(b[None])))
+
+    @contextmanager
+    def _held_fixed(self, x: Tensor) -> Iterator[None]:
+        """The model evaluating, after a look at ``x`` and, once for its kind, at model and metric."""
+        self._check_input(x)
+        with evaluating(self._sampler.model):
+            signature = (x.shape, x.dtype, x.device)
+            if signature not in self._checked_inputs:
+                self._check_outputs(self._sampler.check_model(x))
+                self._checked_inputs.add(signature)
+            yield
+
+    def _check_outputs(self, outputs: Tensor) -> None:
+        check_own_metric(self.metric, outputs)
+
+    def _check_input(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            came = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+            raise RequestError(f"x is {came}: expected a floating-point tensor, one input without a batch dimension")
+        if not bool(torch.isfinite(x).all()):
+            raise RequestError("x has NaN or infinite entries: expected a finite input")
+        model = self._sampler.model
+        parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+        if parameter is not None and parameter.device != x.device:
+            raise RequestError(f"x is on {x.device} and the model on {parameter.device}: move one to the other")
+
+
+class CenterSmoother(Smoother):
     """A model whose answer is the center of its outputs under noise, with certificates for it.
 
     Parameters
@@ -76,10 +120,7 @@ class CenterSmoother:
     ) -> None:
         if bounds not in BOUNDS:
             raise RequestError(f"bounds is {bounds!r}: expected one of {', '.join(map(repr, BOUNDS))}")
-        if not isinstance(metric, Metric):
-            raise RequestError(
-                f"metric is {metric!r}: expected an instance such as L2(), or DistanceFunction(yours) around a function"
-            )
+        super().__init__(Sampler(model, noise, forward_block, batch_size, output_range), metric, budget)
         far = far if far is not None else "measured" if bounds == "exact" else "doubled"
         if (BOUNDS[bounds], far, "sample") not in RULES:
             raise RequestError(f"far is {far!r} with bounds={bounds!r}: expected 'doubled', or 'measured' with 'exact'")
@@ -90,14 +131,10 @@ class CenterSmoother:
             )
         if center == "free" and (problem := free_problem(budget, metric)):
             raise RequestError(problem)
-        self.metric = metric
         self.noise = noise
-        self.budget = budget
         self.bounds = BOUNDS[bounds]
         self.far = far
         self.center: CenterName = center
-        self._sampler = Sampler(model, noise, forward_block, batch_size, output_range)
-        self._checked_inputs: set[tuple[object, ...]] = set()
 
     def smooth(self, x: Tensor, *, stream: RandomStream | None = None, progress: Progress | None = None) -> Smoothed:
         """The smoothed output at ``x``: what to ship.
@@ -161,7 +198,7 @@ class CenterSmoother:
         ModelError
             If the model is not one fixed function of one input, or returns NaN.
         """
-        radii = _radii(eps)
+        radii = input_radii(eps)
         self._require_center()
         problems = [radius_problem(self.budget, self.noise, e, self.bounds) for e in radii]
         if all(problems):
@@ -226,40 +263,20 @@ class CenterSmoother:
         moved = tuple(run.movement for run in judged if self.budget.accepts_center(run.inside, self.bounds))
         return Attacked(found, moved, len(judged) - len(moved))
 
-    def distance(self, a: Tensor, b: Tensor) -> float:
-        """The metric between two outputs of shape ``(*out)``, for audits of a certificate."""
-        return float(self.metric.pairwise(self.metric.features(a[None]), self.metric.features(b[None])))
-
     def _require_center(self) -> None:
         if problem := center_problem(self.budget, self.bounds):
             raise InfeasibleError(problem)
 
     def _gather(self, x: Tensor, stream: RandomStream | None, *, far: bool, progress: Progress | None) -> Evidence:
-        self._check_input(x)
-        with evaluating(self._sampler.model):
-            signature = (x.shape, x.dtype, x.device)
-            if signature not in self._checked_inputs:
-                check_own_metric(self.metric, self._sampler.check_model(x))
-                self._checked_inputs.add(signature)
+        with self._held_fixed(x):
             metrics = {self.metric.name: self.metric}
             stream = stream if stream is not None else RandomStream.fresh()
             free = self.center == "free"
             evidence = gather(self._sampler, metrics, self.budget, x, stream, far=far, free=free, progress=progress)
         return evidence[self.metric.name]
 
-    def _check_input(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            came = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-            raise RequestError(f"x is {came}: expected a floating-point tensor, one input without a batch dimension")
-        if not bool(torch.isfinite(x).all()):
-            raise RequestError("x has NaN or infinite entries: expected a finite input")
-        model = self._sampler.model
-        parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-        if parameter is not None and parameter.device != x.device:
-            raise RequestError(f"x is on {x.device} and the model on {parameter.device}: move one to the other")
 
-
-def _radii(eps: float | Iterable[float]) -> list[float]:
+def input_radii(eps: float | Iterable[float]) -> list[float]:
     """One number or many, of any numeric type, as floats."""
     error = RequestError(f"eps is {eps!r}: expected an l2 radius, or a list of them")
     if isinstance(eps, str):

@@ -70,6 +70,32 @@ def check_own_metric(metric: Metric, outputs: Tensor) -> None:
         check_metric(metric, outputs[:32], tolerance=1e-3)
 
 
+def check_seminorm(metric: Metric, outputs: Tensor, output_range: tuple[float, float]) -> None:
+    """Check, on up to 32 outputs ``(n, *out)`` in the range, what a metric with a `Metric.seminorm` declares.
+
+    Its features are affine in the output and within `Metric.feature_range`; distances are that norm of their
+    differences. All to 1e-5 of the largest.
+
+    Raises
+    ------
+    ModelError
+        Naming the first property that fails and by how much.
+    """
+    outputs = outputs[:32].double()
+    features, others = metric.features(outputs).double(), metric.features(outputs.flip(0)).double()
+    low, high = metric.feature_range(output_range)
+    scale = max(abs(low), abs(high))
+    outside = torch.maximum(low - features, features - high).max() / scale
+    _require(metric, "features leave their declared range", outside, 1e-5)
+    middle = metric.features((outputs + outputs.flip(0)) / 2).double()
+    bend = ((features + others) / 2 - middle).abs().max() / scale
+    _require(metric, "its features are not affine in the output", bend, 1e-5)
+    norms = torch.linalg.vector_norm(features - features[:1], 1 if metric.seminorm == "l1" else 2, dim=1)
+    distances = metric.pairwise(metric.features(outputs), metric.features(outputs[:1])).double()[:, 0]
+    excess = (distances - norms).abs().max() / norms.max().clamp(min=torch.finfo(torch.float32).tiny)
+    _require(metric, f"it is not the {metric.seminorm} norm of a difference of features", excess, 1e-5)
+
+
 def _require(metric: Metric, what: str, excess: Tensor | float, tolerance: float) -> None:
     if float(excess) > tolerance:
         raise ModelError(f"{metric.name}: {what}, by {float(excess):.3g} of the largest distance")

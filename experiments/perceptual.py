@@ -88,6 +88,7 @@ class LPIPS(Metric):
     """
 
     power = 2.0
+    no_mean = "it compares activations of a network, which are not linear in the image"
     version = "0.1"
 
     def __init__(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +34,12 @@ class Metric(ABC):
     has_means: bool = False
     """Whether `means` gives outputs, so that a center can be other than a drawn output (``center="free"``)."""
 
+    seminorm: Literal["l1", "l2"] | None = None
+    """Where `pairwise` is that norm of the difference of two features, and these are affine in the output."""
+
+    no_mean: str = "it is not known to be a norm of the difference of two outputs"
+    """Why there is no `seminorm`, for messages."""
+
     @property
     def name(self) -> str:
         """How messages call this metric."""
@@ -49,6 +56,10 @@ class Metric(ABC):
         A certificate of this size says nothing: it is called vacuous.
         """
         return math.inf
+
+    def feature_range(self, output_range: tuple[float, float]) -> tuple[float, float]:
+        """Limits of every feature of outputs in that range; only asked of a `seminorm`."""
+        return output_range
 
     @property
     def source(self) -> Metric:

@@ -35,6 +35,9 @@ class TotalVariation(L1):
         pairs = rows * (columns - 1) + columns * (rows - 1)
         return 2 * pairs * math.prod(channels) * width(output_range)
 
+    def feature_range(self, output_range: tuple[float, float]) -> tuple[float, float]:
+        return -width(output_range), width(output_range)
+
     def features(self, outputs: Tensor) -> Tensor:
         """Differences of neighbours, ``(n, C, H, W) -> (n, C * (H*(W-1) + W*(H-1)))``."""
         if outputs.ndim < 3:

@@ -45,6 +45,7 @@ class L1(Metric):
     """
 
     has_means = True
+    seminorm = "l1"
 
     def diameter(self, output_shape: tuple[int, ...], output_range: OutputRange) -> float:
         return math.prod(output_shape) * width(output_range)
@@ -132,6 +133,8 @@ class L2(_Euclidean):
     5.0
     """
 
+    seminorm = "l2"
+
     def diameter(self, output_shape: tuple[int, ...], output_range: OutputRange) -> float:
         return math.sqrt(math.prod(output_shape)) * width(output_range)
 
@@ -140,6 +143,7 @@ class SquaredL2(_Euclidean):
     """``|a - b|_2^2``. Power 2 (the square of l2), range ``[0, D * width^2]``; 0 only on equal outputs."""
 
     power = 2.0
+    no_mean = "it is the square of a norm, use L2"
 
     def diameter(self, output_shape: tuple[int, ...], output_range: OutputRange) -> float:
         return math.prod(output_shape) * width(output_range) ** 2
@@ -154,6 +158,8 @@ class _Direction(_Euclidean):
     The zero vector has no direction. It is given one of its own, at right angles to all others, as an extra
     coordinate: two zero vectors are at distance 0, and the triangle inequality holds with zeros in it.
     """
+
+    no_mean = "it compares directions, which no norm of a difference does"
 
     def features(self, outputs: Tensor) -> Tensor:
         if torch.is_grad_enabled() and outputs.requires_grad:

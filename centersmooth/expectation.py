@@ -1,0 +1,308 @@
+"""How far the mean of the noisy outputs can move: the bounds behind smoothing by expectation.
+
+For a seminorm ``d(a, b) = ||a - b||``, outputs of a declared range and Gaussian noise, ``h = eps/sigma``. Let ``g(x) =
+E f(x + P)``; a run of the smoothed model at ``x`` answers with the mean of ``n`` draws. At ``x`` draw ``n`` outputs,
+whose mean is the *reference* ``c``, then ``m`` fresh ones, whose mean is the *center*. Given ``c``, let ``D = ||f(x +
+P) - c||``, ``F`` its distribution function, and ``b`` its *reach*, the largest distance of any output in the range to
+``c``.
+
+**Movement.** ``L = exp(h T - h^2/2)``, ``T`` standard normal, is the likelihood ratio of the noise at ``x'`` to that at
+``x``, ``|x' - x| = eps``. As ``E(L - 1) = 0``, ``g(x') - g(x) = E(L - 1)(f(x + P) - c)``, so
+
+    ``||g(x') - g(x)|| <= E|L - 1| D = integral_0^b E|L - 1| 1{D > t} dt <= integral_0^b W_h(1 - F(t)) dt``
+
+with ``W_h(p) = sup E|L - 1| 1_A`` over events ``A`` of probability at most ``p``. By duality ``W_h(p) = min_s {s p +
+E(|L - 1| - s)_+}``, so any ``s`` gives an upper bound; by convexity it grows with ``h`` (``L`` is a martingale in
+``h^2``), so it covers all smaller ``eps``. Nothing smaller follows from the law of ``D``: ``f = c + sign(L - 1) D v``,
+``||v|| = 1``, ``D`` growing with ``|L - 1|``, attains it.
+
+**Band.** ``1 - F`` is unknown. At the ``j``-th smallest of ``m`` distances it is at most the upper ``a``-quantile of
+the law Beta(m-j+1, j), except with probability ``a`` (Clopper and Pearson). These limits at about a hundred ranks,
+fixed beforehand, make a step function above ``1 - F``, and every integrand here rises with ``1 - F``. Beyond the
+largest distance seen it is the limit there all the way to ``b``: the tail, which no statement about a mean can do
+without.
+
+**Estimation.** Let ``S`` be the mean of ``N`` draws less its expectation, and ``V = E D^2``. Then, except with
+probability ``a``, for ``l = ln(1/a)``,
+
+    ``||S|| <= E||S|| + b l / 3N + sqrt((b l / 3N)^2 + 2 V l / N)``,
+
+because a draw replaced by ``c`` changes ``||N S||`` by at most its ``D`` (Yurinskii's martingale and Bernstein's
+inequality). And ``E||S|| <= sqrt(V/N)`` for l2; for l1, coordinate by coordinate, ``sqrt(b E D / N)``. At ``x'`` the
+same holds with the moments there: ``E D <= integral S_h(1 - F) dt`` and ``V <= integral 2t S_h(1 - F) dt``, by the
+shift bound.
+
+**Together.** The output of a run at ``x'`` is farther from the center than movement and both estimation errors together
+with probability at most ``alpha1``, unless the band or the center failed: ``alpha2/2`` each. ``far: local`` is that;
+``far: global`` puts ``diameter * (2 Phi(h/2) - 1)`` in the place of the movement, which holds for every model; local is
+never larger. ``docs/guarantee.md`` has the proofs at length.
+
+Source: the representation by the likelihood ratio is that of Neyman and Pearson's lemma; Yurinskii, *Exponential
+inequalities for sums of random vectors*, Journal of Multivariate Analysis 1976; Bennett's moment condition as in
+Boucheron, Lugosi and Massart, *Concentration Inequalities*, 2013, theorem 2.9.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import betainccinv, ndtr, ndtri
+from torch import Tensor
+
+from centersmooth.certificate import Budget, Certificate, MeanFarName, Outcome
+from centersmooth.errors import RequestError
+from centersmooth.evidence import DistanceSample
+from centersmooth.metrics.base import Metric
+from centersmooth.noise import GaussianNoise
+from centersmooth.rules import ROUNDING
+
+Array = NDArray[np.float64]
+
+MEAN_RULES: Final[tuple[MeanFarName, ...]] = ("local", "global")
+"""How the movement of the mean is bounded: from the distances at ``x``, or for every model alike."""
+
+_ROUND_UP = 1 + 1e-9
+"""Outward rounding of the special functions and sums, which are right to about 1e-12."""
+
+_TINY = 1e-15
+"""The same for differences of probabilities, which are right to about 1e-16 however small."""
+
+_BULK, _TAIL = 64, 1.3
+"""Ranks of the band: so many evenly spaced ones, and those whose number of larger distances grows by this factor."""
+
+
+@dataclass(frozen=True)
+class MeanEvidence:
+    """What the draws at one input say about the mean, under one metric.
+
+    Attributes
+    ----------
+    center : Tensor, shape ``(*out)``, float64
+        Mean of ``m`` fresh draws.
+    base : Tensor, shape ``(*out)``
+        The base model's output at the unperturbed input.
+    error : float
+        Their distance.
+    distances : DistanceSample
+        Distances of the fresh draws to the reference, of the ranks `band_ranks`.
+    reach : float
+        The largest distance of any output in the declared range to the reference.
+    """
+
+    center: Tensor
+    base: Tensor
+    error: float
+    distances: DistanceSample
+    reach: float
+
+
+def mean_problem(metric: Metric, noise: object, budget: Budget, output_range: tuple[float, float] | None) -> str:
+    """Why smoothing by expectation has no certificate here; empty if it has one.
+
+    >>> from centersmooth import Jaccard
+    >>> mean_problem(Jaccard(), GaussianNoise(1.0), Budget(), (0.0, 1.0))
+    'Jaccard has no mean to smooth by: the Jaccard distance is no norm of the difference of two boxes; use CenterSmoother'
+    """
+    if metric.seminorm is None:
+        return f"{metric.name} has no mean to smooth by: {metric.no_mean}; use CenterSmoother"
+    if not isinstance(noise, GaussianNoise):
+        return f"noise is {type(noise).__name__}: the certificate of a mean needs GaussianNoise"
+    if budget.n0:
+        return f"n0 is {budget.n0}: a mean has no candidates, expected n0 = 0"
+    if output_range is None or not (math.isfinite(output_range[0]) and output_range[0] < output_range[1] < math.inf):
+        return f"output_range is {output_range}: a mean needs hard limits of every output, such as (0.0, 1.0)"
+    return ""
+
+
+def reach(metric: Metric, output: Tensor, output_range: tuple[float, float]) -> float:
+    """``sup ||y - output||`` over outputs ``y`` in the range, or a little more: every feature at its far limit.
+
+    Parameters
+    ----------
+    output : Tensor, shape ``(*out)``
+
+    >>> from centersmooth import TotalVariation
+    >>> reach(TotalVariation(), torch.full((1, 28, 28), 0.5), (0.0, 1.0))
+    1512.0
+    """
+    low, high = metric.feature_range(output_range)
+    features = metric.features(output[None]).double()
+    farthest = torch.maximum(features - low, high - features)
+    return float(torch.linalg.vector_norm(farthest, 1 if metric.seminorm == "l1" else 2))
+
+
+@lru_cache(maxsize=64)
+def band_ranks(m: int) -> NDArray[np.int64]:
+    """The ranks among ``m`` distances at which the band has its limits, ascending; fixed by ``m`` alone.
+
+    >>> band_ranks(5).tolist(), len(band_ranks(10_000)), band_ranks(10_000)[-5:].tolist()
+    ([1, 2, 3, 4, 5], 81, [9996, 9997, 9998, 9999, 10000])
+    """
+    even = np.linspace(0, m - 1, _BULK)
+    tail = np.geomspace(1, max(1, m / _BULK), 1 + int(math.log(max(1, m / _BULK), _TAIL)))
+    larger = np.concatenate([[0], even, tail])
+    return m - np.unique(larger.astype(np.int64))[::-1]
+
+
+@dataclass(frozen=True)
+class Band:
+    """A step function above ``1 - F``: ``beyond[i]`` from ``edges[i]`` to ``edges[i+1]``.
+
+    Attributes
+    ----------
+    edges : array, shape ``(r + 2,)``
+        0, distances that ascend, the reach.
+    beyond : array, shape ``(r + 1,)``
+        1, then upper confidence limits of the mass beyond each distance.
+    """
+
+    edges: Array
+    beyond: Array
+
+    @classmethod
+    def of(cls, distances: DistanceSample, reach: float, alpha: float) -> Band:
+        """Holds everywhere at once with probability ``>= 1 - alpha``.
+
+        Half of ``alpha`` is spent on the largest distance, where the tail begins, the other on all other ranks alike.
+        """
+        ranks = distances.ranks
+        shares = np.full(len(ranks), alpha / 2 / max(1, len(ranks) - 1))
+        shares[-1] = alpha / 2
+        limits = betainccinv(distances.count - ranks + 1, ranks, shares) * _ROUND_UP
+        edges = np.concatenate([[0.0], distances.values, [max(reach, distances.values[-1])]])
+        return cls(edges, np.minimum(1.0, np.concatenate([[1.0], limits])))
+
+    @property
+    def reach(self) -> float:
+        """Where the mass ends."""
+        return float(self.edges[-1])
+
+    def integral(self, weight: Callable[[Array], Array], power: int = 1) -> float:
+        """``integral_0^reach weight(1 - F(t)) d(t^power)`` at most, for a ``weight`` that rises; rounded up."""
+        return float(weight(self.beyond) @ np.diff(self.edges**power)) * _ROUND_UP
+
+
+def shifted(beyond: Array, h: float) -> Array:
+    """The most mass at ``x'`` of a set of mass ``beyond`` at ``x``: ``Phi(Phi^-1(beyond) + h)``, rounded up."""
+    return np.asarray(np.minimum(1.0, ndtr(ndtri(beyond) + h) * _ROUND_UP))
+
+
+def excess(beyond: Array, h: float) -> Array:
+    """``W_h(p) = sup E|L - 1| 1_A`` over events ``A`` of probability at most ``p = beyond``, rounded up.
+
+    The best event is ``{|L - 1| > s}`` with ``s`` such that it has probability ``p``: two tails of ``T``, of which the
+    lower one is empty for ``s >= 1``. The ``s`` found by bisection is put into ``s p + E(|L - 1| - s)_+``, which is
+    never too small, and too large by the square of that ``s``'s error only.
+
+    >>> excess(np.array([0.0, 1.0]), 1.0).round(6).tolist()
+    [0.0, 0.76585]
+    """
+    if h == 0:
+        return np.zeros_like(beyond)
+    whole = 2 * (ndtr(h / 2) - ndtr(-h / 2))
+    low, high = np.full_like(beyond, h / 2), np.full_like(beyond, h / 2 + 40)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for _ in range(60):
+            middle = (low + high) / 2
+            upper, lower = _tails(middle, h)
+            above = ndtr(-upper) + ndtr(lower) > beyond
+            low, high = np.where(above, middle, low), np.where(above, high, middle)
+        upper, lower = _tails(high, h)
+        level = np.expm1(h * (upper - h / 2))
+        gain = ndtr(h - upper) - ndtr(-upper) + ndtr(lower) - ndtr(lower - h)
+        dual = level * (beyond - ndtr(-upper) - ndtr(lower)) + gain
+    return np.asarray(np.fmin(dual, whole).clip(min=0) * _ROUND_UP + _TINY)
+
+
+def _tails(upper: Array, h: float) -> tuple[Array, Array]:
+    """``(t, t')`` such that ``|L - 1| > s`` where ``T > t`` or ``T < t'``, for the ``s`` that ``t`` stands for."""
+    with np.errstate(over="ignore", divide="ignore"):
+        below = 1 - np.minimum(1.0, np.expm1(h * (upper - h / 2)))
+        return upper, h / 2 + np.log(below) / h
+
+
+def local_movement(band: Band, h: float) -> float:
+    """The most that ``g`` moves within ``eps = h sigma``, if the band holds."""
+    return band.integral(lambda beyond: excess(beyond, h))
+
+
+def global_movement(diameter: float, h: float) -> float:
+    """``diameter * (2 Phi(h/2) - 1)``: no mean of outputs of that diameter moves farther.
+
+    ``E(L - 1)_+ = E(L - 1)_- = 2 Phi(h/2) - 1``, so the movement is that share of the distance between two means.
+
+    >>> round(global_movement(28.0, 1.0), 2)
+    10.72
+    """
+    return float(diameter * (ndtr(h / 2) - ndtr(-h / 2)) * _ROUND_UP)
+
+
+def estimation_error(band: Band, h: float, count: int, alpha: float, metric: Metric) -> float:
+    """What the mean of ``count`` draws at any ``x'`` within ``eps = h sigma`` is off by, w.p. ``>= 1 - alpha``."""
+    second = band.integral(lambda beyond: shifted(beyond, h), power=2)
+    first = band.integral(lambda beyond: shifted(beyond, h))
+    expected = second if metric.seminorm == "l2" else band.reach * first
+    log = -math.log(alpha)
+    step = band.reach * log / (3 * count)
+    return math.sqrt(expected / count) + step + math.sqrt(step**2 + 2 * second * log / count)
+
+
+def mean_certificate(
+    evidence: MeanEvidence,
+    eps: float,
+    *,
+    metric: Metric,
+    noise: GaussianNoise,
+    budget: Budget,
+    far: MeanFarName,
+    output_range: tuple[float, float],
+) -> Certificate:
+    """The certificate of one input at one ``eps``, as the module explains.
+
+    Parameters
+    ----------
+    evidence : MeanEvidence
+        From `centersmooth.mean.gather_means` under the same metric, noise and budget.
+    eps : float
+        l2 radius of the inputs, in the unit of the input.
+    far
+        One of `MEAN_RULES`.
+    """
+    if not (math.isfinite(eps) and eps >= 0):
+        raise RequestError(f"eps is {eps}: expected an l2 radius of at least 0, in the unit of the model's input")
+    h = eps / noise.sigma
+    band = Band.of(evidence.distances, evidence.reach, budget.alpha2 / 2)
+    diameter = metric.diameter(tuple(evidence.center.shape), output_range)
+    everywhere = global_movement(diameter, h)
+    movement = min(local_movement(band, h), everywhere) if far == "local" else everywhere
+    here = estimation_error(band, 0.0, budget.m, budget.alpha2 / 2, metric)
+    there = estimation_error(band, h, budget.n, budget.alpha1, metric)
+    radius = (movement + here + there) * (1 + ROUNDING)
+    return Certificate(
+        eps=eps,
+        outcome=Outcome.CERTIFIED,
+        radius=min(radius, diameter),
+        vacuous=radius >= diameter,
+        center=evidence.center,
+        r_center=None,
+        r_hat=None,
+        r_far=None,
+        beta=None,
+        alpha=budget.alpha,
+        bounds="exact",
+        far=far,
+        reason=_tail_note(budget, eps) if far == "local" and movement == everywhere else "",
+    )
+
+
+def _tail_note(budget: Budget, eps: float) -> str:
+    return (
+        f"the bound is the global one: m = {budget.m} draws leave too much beyond the largest distance at eps = {eps:g}"
+    )
