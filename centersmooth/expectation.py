@@ -147,7 +147,7 @@ def band_ranks(m: int) -> NDArray[np.int64]:
     """
     even = np.linspace(0, m - 1, _BULK)
     tail = np.geomspace(1, max(1, m / _BULK), 1 + int(math.log(max(1, m / _BULK), _TAIL)))
-    larger = np.concatenate([[0], even, tail])
+    larger = np.concatenate([[0], even, np.minimum(tail, m - 1)])
     return m - np.unique(larger.astype(np.int64))[::-1]
 
 
@@ -303,6 +303,4 @@ def mean_certificate(
 
 
 def _tail_note(budget: Budget, eps: float) -> str:
-    return (
-        f"the bound is the global one: m = {budget.m} draws leave too much beyond the largest distance at eps = {eps:g}"
-    )
+    return f"the movement is bounded as for any model: m = {budget.m} draws tell too little at eps = {eps:g}"

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from centersmooth import Attack, ModelError, Outcome, RandomStream
+from centersmooth import Attack, Budget, Metric, ModelError, Outcome, RandomStream
 from centersmooth.attack import Judged, judge
 from centersmooth.bounds import BOUNDS
-from centersmooth.certificate import CenterName
+from centersmooth.mean import mean_output
 from centersmooth.sampling import Sampler
 from centersmooth_experiments.cells import Cell
 from centersmooth_experiments.files import digest_of, write_atomically
@@ -48,12 +48,12 @@ COLUMNS += ("abstained", "movement", "beyond", "alpha1", "alpha2")
 
 @dataclass(frozen=True)
 class Target:
-    """One certificate to be attacked: its point, metric, eps and kind of center."""
+    """One certificate to be attacked: its point, metric, eps, and center: of a sample, a free one, or a mean."""
 
     point: int
     metric: str
     eps: float
-    center: CenterName = "sample"
+    center: str = "sample"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -108,11 +108,14 @@ class CellAttack:
         x, center, metric = self.inputs(target.point), self._center(target), self.store.metrics[target.metric]
         stream = RandomStream(self.store.cell.seed, target.point).named(target.stream)
         names = [f"run {run}" for run in range(self.runs)]
+        mean, budget = target.center == "mean", self.store.cell.budget
         found = self.attack.perturb(
-            self.sampler, metric, x, center, target.eps, stream.named("search"), progress=progress
+            self.sampler, metric, x, center, target.eps, stream.named("search"), mean=mean, progress=progress
         )
-        run = partial(judge, self.sampler, metric, self.store.cell.budget, found, center)
-        judged = [run(stream.named(name), name=target.center, progress=progress) for name in names]
+        run = _judge_mean if mean else partial(judge, name=target.center)
+        judged = [
+            run(self.sampler, metric, budget, found, center, stream.named(name), progress=progress) for name in names
+        ]
         norm = float((found.double() - x.double()).norm())
         self._keep(target, {"norm": norm, "judged": [asdict(run) for run in judged]}, started)
 
@@ -130,10 +133,14 @@ class CellAttack:
             return []
 
     def _center(self, target: Target) -> Tensor:
-        kept = self.store.load(target.point)
+        load = self.store.load_mean if target.center == "mean" else self.store.load
+        kept = load(target.point)
         if kept is None:
             raise ModelError("its evidence cannot be read")
-        return kept.evidence[target.metric].about(target.center).center.to(self.inputs(target.point).device)
+        evidence = kept.evidence[target.metric]
+        if target.center == "free":
+            evidence = evidence.about("free")
+        return evidence.center.to(self.inputs(target.point).device)
 
     def _keep(self, target: Target, found: Mapping[str, Any], started: float) -> None:
         path = self._path(target)
@@ -151,8 +158,23 @@ class CellAttack:
 
 
 def _target(row: Row) -> Target:
-    center: CenterName = "free" if row["center"] == "free" else "sample"
-    return Target(int(row["point"]), row["metric"], float(row["eps"]), center)
+    return Target(int(row["point"]), row["metric"], float(row["eps"]), row["center"])
+
+
+def _judge_mean(
+    sampler: Sampler,
+    metric: Metric,
+    budget: Budget,
+    perturbed: Tensor,
+    center: Tensor,
+    stream: RandomStream,
+    *,
+    progress: Callable[[int], None],
+) -> Judged:
+    """One run of the mean at ``perturbed``, which always answers."""
+    mean = mean_output(sampler, budget, perturbed, stream)
+    progress(budget.passes_of_smooth)
+    return Judged(float(metric.pairwise(metric.features(mean[None]), metric.features(center[None]))), budget.n)
 
 
 def _row(row: Row, judged: Sequence[Judged], attack: Attack, cell: Cell) -> Row:

@@ -94,6 +94,7 @@ class Config:
     bounds: str = "paper"
     far: str = "doubled"
     center: str = "sample"
+    smoothing: list[str] = field(default_factory=lambda: ["center"])
     unit_slip: bool = False
     attack: str = "none"
     attacker: AttackerConfig = field(default_factory=AttackerConfig)
@@ -122,6 +123,7 @@ KEYS = {
     "alpha1, alpha2": "failure probabilities of the smoothed output and of the radius",
     "bounds, far": "paper or exact, doubled or measured (with exact): the rule that table and figures lead with",
     "center": "sample or free (with far=measured): whether means of outputs may be centers as well",
+    "smoothing": "[center,mean]: certify the mean of the noisy outputs as well, for l1, l2 and tv (another pass)",
     "unit_slip": "true: report what the released code's unit slip would give, as no certificate",
     "attack": "pgd or search: move certified outputs as far as possible, beside the certificates in table and figure",
     "attacker.points, .steps, .restarts, .draws": "first points; gradient steps or queries, starts, draws of each",
@@ -214,6 +216,8 @@ def _validated(config: Config) -> Config:
         raise RunError(f"precision is '{config.precision}': expected {', '.join(PRECISIONS)}")
     if config.center not in (("sample", "free") if config.far == "measured" else ("sample",)):
         raise RunError(f"center is '{config.center}': expected sample, or free together with bounds=exact far=measured")
+    if config.smoothing not in (["center"], ["center", "mean"]):
+        raise RunError(f"smoothing is {','.join(config.smoothing) or 'empty'}: expected [center] or [center,mean]")
     if config.attack not in ("none", "pgd", "search"):
         raise RunError(f"attack is '{config.attack}': expected none, pgd or search")
     for key in ("models", "metrics"):

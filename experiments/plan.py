@@ -113,9 +113,16 @@ class Plan:
         judged = self.config.attacker.runs * self.budget.passes_of_smooth
         return self.attack.passes + judged if self.attack else 0
 
+    @property
+    def passes_of_point(self) -> int:
+        """Forward passes of certifying one point, smoothed in every way asked for."""
+        mean = 1 + self.budget.n + self.budget.m if "mean" in self.config.smoothing else 0
+        return self.budget.passes + mean
+
     def attack_passes(self, cell: CellPlan) -> int:
-        """Forward passes of all attacks on a cell, if every point gets its certificates, for each kind of center."""
-        settings = len(cell.pairs) * len(self.config.metrics) * (2 if self.config.center == "free" else 1)
+        """Forward passes of all attacks on a cell, if every point gets its certificates, for each smoothed model."""
+        smoothed = len(self.config.smoothing) + (self.config.center == "free")
+        settings = len(cell.pairs) * len(self.config.metrics) * smoothed
         return self.passes_of_attack * len(self.attacked) * settings
 
     def to_train(self) -> list[CellPlan]:
@@ -252,7 +259,7 @@ def estimate(plan: Plan) -> list[Cost]:
     for cell in plan.cells:
         training = cell.training.epochs * cell.training.images if cell.training and cell.training in missing else 0
         missing.discard(cell.training)
-        passes = plan.budget.passes * len(plan.points) + plan.attack_passes(cell)
+        passes = plan.passes_of_point * len(plan.points) + plan.attack_passes(cell)
         probe = probes[cell.model]
         seconds = (passes + TRAINING_WEIGHT * training) / probe.passes_per_second
         disk = _evidence_bytes(plan, cell, probe) + (probe.model_bytes if training else 0)

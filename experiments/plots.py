@@ -19,6 +19,7 @@ import numpy as np
 
 from centersmooth_experiments.tables import (
     KEYS,
+    MEAN_RULE,
     RULE,
     SHARPER_RULE,
     SLIP_NUMBER,
@@ -56,6 +57,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale for a line."""
 
 _DOTTED = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0, "marker": ".", "markersize": 4}
+_MEAN = {"linestyle": (0, (6, 1.5, 1, 1.5)), "linewidth": 1.0, "marker": "x", "markersize": 3.5}
 _ATTACKED = {"marker": "+", "markersize": 6, "markeredgewidth": 1.2, "zorder": 4}
 _MARKERS = "osD^vPX"
 _INK = "#333333"
@@ -143,7 +145,10 @@ def draw(folder: str | Path) -> list[Path]:
     drawn = manifest["rule"]
     sharper = _of_figures(every_rule, manifest["metrics"], SHARPER_RULE) if drawn["far"] == "doubled" else rows[:0]
     attacks = _of_figures(read_attacks(folder), manifest["metrics"], manifest["rule"])
-    summary = _with_attacks(_with_sharper(summarise(rows), summarise(sharper)), attacks)
+    mean = _of_figures(every_rule, manifest["metrics"], MEAN_RULE)
+    summary = summarise(rows)
+    summary = summary.assign(sharper=_medians(summarise(sharper), summary), mean=_medians(summarise(mean), summary))
+    summary = _with_attacks(summary, attacks)
     layout = LAYOUTS[manifest["curve"]]
     summary, curves = _with_curves(summary, layout)
     slip = read_unit_slip(folder)
@@ -164,10 +169,10 @@ def _of_figures(rows: pd.DataFrame, metrics: Sequence[str], rule: Mapping[str, s
     return of_rule(rows[rows["metric"].isin(metrics)], rule)
 
 
-def _with_sharper(summary: pd.DataFrame, sharper: pd.DataFrame) -> pd.DataFrame:
-    """Each line's median radius under `SHARPER_RULE` as a column ``sharper``, NaN where there is none."""
-    medians = dict(zip(_places(sharper), sharper["radius_median"], strict=True))
-    return summary.assign(sharper=[medians.get(place, math.nan) for place in _places(summary)])
+def _medians(other: pd.DataFrame, summary: pd.DataFrame) -> list[float]:
+    """The median radius of another rule for each line of a summary, NaN where there is none."""
+    medians = dict(zip(_places(other), other["radius_median"], strict=True))
+    return [medians.get(place, math.nan) for place in _places(summary)]
 
 
 def _with_attacks(summary: pd.DataFrame, attacks: pd.DataFrame) -> pd.DataFrame:
@@ -316,7 +321,7 @@ def _row_wise(handles: Sequence[Artist], columns: int) -> list[Artist]:
 def _panel(ax: Axes, panel: pd.DataFrame) -> None:
     """One model on one data set: every curve with its band, and marks where a median is missing."""
     columns = panel.columns.intersection(
-        ["radius_median", "radius_q75", "error_median", "error_q75", "sharper", "attacked"]
+        ["radius_median", "radius_q75", "error_median", "error_q75", "sharper", "mean", "attacked"]
     )
     drawn = panel[columns].to_numpy(dtype=float)
     highest = float(np.max(drawn, initial=0, where=np.isfinite(drawn)))
@@ -397,22 +402,18 @@ def _curve(ax: Axes, lines: pd.DataFrame, index: int) -> None:
     _band(ax, x, error, lines["error_q25"], lines["error_q75"], look["color"])
     ax.plot(x, error, color=look["color"], linestyle=(0, (3.5, 1.8)), linewidth=1.1)
     ax.plot(x, radius, **look, zorder=3)
-    if _has_sharper(lines):
-        sharper = _finite(lines["sharper"])
-        ax.plot(x, sharper, color=look["color"], **_DOTTED, zorder=2)
-    if _has_attacks(lines):
+    for name, style in (("sharper", _DOTTED), ("mean", _MEAN)):
+        if _has(lines, name):
+            ax.plot(x, _finite(lines[name]), color=look["color"], **style, zorder=2)
+    if _has(lines, "attacked"):
         _points(ax, x, _finite(lines["attacked"]), color=look["color"], **_ATTACKED)
     hollow = (lines["vacuous"] > 0).to_numpy() & np.isfinite(radius)
     _points(ax, x[hollow], radius[hollow], **look, markerfacecolor="white", zorder=4)
     _points(ax, x[_alone(error)], error[_alone(error)], color=look["color"], marker="_", markersize=6)
 
 
-def _has_sharper(lines: pd.DataFrame) -> bool:
-    return "sharper" in lines and bool(np.isfinite(lines["sharper"]).any())
-
-
-def _has_attacks(lines: pd.DataFrame) -> bool:
-    return "attacked" in lines and bool(np.isfinite(lines["attacked"]).any())
+def _has(lines: pd.DataFrame, name: str) -> bool:
+    return name in lines and bool(np.isfinite(lines[name]).any())
 
 
 def _points(ax: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
@@ -463,10 +464,12 @@ def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve]) -> list[Artist
 
     handles: list[Artist] = [line(curves[index].label, **_look(index)) for index in sorted(set(lines["curve"]))]
     handles.append(line("certified radius (median)", marker="o" if len(handles) == 1 else None))
-    if _has_sharper(lines):
+    if _has(lines, "sharper"):
         handles.append(line("sharper (exact, measured)", **_DOTTED))
+    if _has(lines, "mean"):
+        handles.append(line("mean (local)", **_MEAN))
     handles.append(line("smoothing error (median)", linestyle=(0, (3.5, 1.8)), linewidth=1.1))
-    if _has_attacks(lines):
+    if _has(lines, "attacked"):
         handles.append(line("moved by attack (median)", linestyle="none", **_ATTACKED))
     handles.append(Patch(facecolor=_INK, alpha=0.2, linewidth=0, label="interquartile range"))
     for status, marker in _GAPS.items():

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from centersmooth import Certificate, GaussianNoise, Metric, Outcome
 from centersmooth.evidence import Evidence
+from centersmooth.expectation import MEAN_RULES, MeanEvidence, mean_certificate
 from centersmooth.rules import RULES, certificate_from
 from centersmooth_experiments.cells import Cell
 from centersmooth_experiments.config import GridPoint
@@ -34,6 +35,42 @@ class PointResult:
     seconds: float
     evidence: Mapping[str, Evidence]
     failure: str = ""
+
+
+@dataclass(frozen=True)
+class MeanResult:
+    """What one pass over one point left for smoothing by expectation: evidence for each seminorm."""
+
+    point: int
+    source: str
+    seconds: float
+    evidence: Mapping[str, MeanEvidence]
+
+
+def rows_of_mean(
+    result: MeanResult,
+    cell: Cell,
+    metrics: Mapping[str, Metric],
+    pairs: Iterable[GridPoint],
+    output_range: tuple[float, float],
+) -> list[Row]:
+    """The rows of one point under the rules of `MEAN_RULES`, in the order of `rows_of_point`."""
+    noise, rows = GaussianNoise(cell.sigma), []
+    for name, evidence in result.evidence.items():
+        for pair in sorted(pairs):
+            for far in MEAN_RULES:
+                certificate = mean_certificate(
+                    evidence,
+                    pair.eps,
+                    metric=metrics[name],
+                    noise=noise,
+                    budget=cell.budget,
+                    far=far,
+                    output_range=output_range,
+                )
+                rule = {"bounds": certificate.bounds, "far": far, "center": "mean", "smoothing": "mean"}
+                rows.append(_common(result, cell, name, pair) | rule | _numbers(certificate, evidence))
+    return rows
 
 
 def rows_of_point(
@@ -71,7 +108,7 @@ def rows_of_point(
     return rows
 
 
-def _common(result: PointResult, cell: Cell, metric: str, pair: GridPoint) -> Row:
+def _common(result: PointResult | MeanResult, cell: Cell, metric: str, pair: GridPoint) -> Row:
     budget = cell.budget
     values = {
         "cell": cell.digest,
@@ -98,7 +135,7 @@ def _common(result: PointResult, cell: Cell, metric: str, pair: GridPoint) -> Ro
     return {key: text(value) for key, value in values.items()}
 
 
-def _numbers(certificate: Certificate, evidence: Evidence) -> Row:
+def _numbers(certificate: Certificate, evidence: Evidence | MeanEvidence) -> Row:
     values = {
         "outcome": certificate.outcome.value,
         "r_center": certificate.r_center,

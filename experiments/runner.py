@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from centersmooth import GaussianNoise, Metric, ModelError, RandomStream
 from centersmooth.errors import is_out_of_memory
 from centersmooth.evidence import gather
+from centersmooth.expectation import mean_problem
+from centersmooth.mean import gather_means
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth.testing import check_own_metric
 from centersmooth_experiments.attacks import CellAttack, attack_note, attack_table, broken
@@ -40,7 +42,7 @@ from centersmooth_experiments.plan import (
 from centersmooth_experiments.precision import in_precision, require_float32
 from centersmooth_experiments.progress import Display, duration
 from centersmooth_experiments.provenance import provenance
-from centersmooth_experiments.rows import PointResult, Row, csv_lines, rows_of_rule
+from centersmooth_experiments.rows import MeanResult, PointResult, Row, csv_lines, rows_of_rule
 from centersmooth_experiments.store import CellStore
 from centersmooth_experiments.tables import ATTACK_FILE, SLIP_FILE
 from centersmooth_experiments.training import obtain
@@ -105,6 +107,7 @@ def run(config: Config, display: Display, command: str) -> RunResult:
             with held(plan.out / cell.name / ".lock", f"the cell {cell.name}"):
                 store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
                 failures = _certify_cell(plan, model, store, display, command, facts)
+                failed += _certify_means(plan, model, store, display)
                 rows = _select(store.rebuild(failures), plan, cell_plan)
                 attacks, fallen = _attack_cell(plan, cell_plan, model, store, rows, display)
             failed += len(failures) + fallen
@@ -124,12 +127,23 @@ def _check_and_identify(plan: Plan, cell_plan: CellPlan, model: nn.Module, metri
             check_own_metric(metric, outputs)
         for name in config.metrics if plan.attack else ():
             plan.attack.check(sampler, metrics[name], _input(plan, model, plan.points[0]))
+        _require_mean(plan, cell_plan, model, metrics)
         identity = metric_weights_digest(metrics)
         if ":" in "".join((cell_plan.model, *metrics)):
             x = _input(plan, model, 0)
             block = torch.cat(list(sampler.draw(x, config.forward_block, RandomStream(0), "fingerprint")))
             identity += fingerprint(metrics, block)
     return identity
+
+
+def _require_mean(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric]) -> None:
+    """Refuse smoothing by expectation where no metric of the experiment has a certificate for it."""
+    problems = [
+        mean_problem(metrics[name], GaussianNoise(cell_plan.sigma), plan.budget, model.output_range)
+        for name in plan.config.metrics
+    ]
+    if "mean" in plan.config.smoothing and all(problems):
+        raise RunError(f"smoothing has mean, which {cell_plan.model} cannot serve: {problems[0]}")
 
 
 def _require_writable(out: Path) -> None:
@@ -145,7 +159,7 @@ def _require_writable(out: Path) -> None:
 def _units(plan: Plan) -> float:
     """Work of the run in forward passes, whatever may be done already."""
     training = {cell.training for cell in plan.to_train()}
-    passes = len(plan.cells) * len(plan.points) * plan.budget.passes
+    passes = len(plan.cells) * len(plan.points) * plan.passes_of_point
     passes += sum(plan.attack_passes(cell) for cell in plan.cells)
     return passes + TRAINING_WEIGHT * sum(t.epochs * t.images for t in training)
 
@@ -239,6 +253,41 @@ def _certify_point(
         raise
     advance(plan.budget.passes - seen)
     return result
+
+
+def _certify_means(plan: Plan, model: nn.Module, store: CellStore, display: Display) -> int:
+    """The pass of smoothing by expectation over certified points that miss it; how many failed."""
+    passes = plan.passes_of_point - plan.budget.passes
+    missing = sorted((set(plan.points) & store.done()) - store.done_means()) if passes else []
+    display.skip(passes * (len(plan.points) - len(missing)))
+    if not missing:
+        return 0
+    cell, failed = store.cell, 0
+    display.stage(f"smooth {cell.model} on {cell.dataset} by the mean, sigma {cell.sigma:.3g}", passes * len(missing))
+    batch_size, output_range = plan.config.batch_size, store.output_range
+    sampler = Sampler(model, GaussianNoise(cell.sigma), cell.forward_block, batch_size, output_range)
+    with evaluating(model):
+        for point in missing:
+            try:
+                store.save_mean(
+                    _mean_of_point(plan, store, sampler, point, _input(plan, model, point), display.advance)
+                )
+            except ModelError as error:
+                failed += 1
+                display.console.print(f"the mean at point {point} failed: {error}", highlight=False)
+    return failed
+
+
+def _mean_of_point(
+    plan: Plan, store: CellStore, sampler: Sampler, point: int, x: Tensor, advance: Callable[[float], None]
+) -> MeanResult:
+    """Evidence for each metric that has a certificate of the mean, on the draws of the point's centers."""
+    budget, limits = store.cell.budget, sampler.output_range
+    metrics = {n: m for n, m in store.metrics.items() if not mean_problem(m, sampler.noise, budget, limits)}
+    started = time.perf_counter()
+    stream = RandomStream(store.cell.seed, point)
+    evidence = gather_means(sampler, metrics, budget, x, stream, limits, progress=advance)
+    return MeanResult(point, plan.data.test.name(point), round(time.perf_counter() - started, 4), evidence)
 
 
 def _attack_cell(

@@ -4,6 +4,7 @@
 
     runs/<model>-<dataset>-s<sigma>-<digest>/
       points/00007.npz     evidence of one point, written whole or not at all: what resuming rests on
+      means/00007.npz      the same for smoothing by expectation, where a run asked for it
       certificates.csv     rows, appended as points finish, in canonical order when a run ends
       centers.npz          center and base output of every point, for panels and audits
       run.json             identity of the cell, its grid, one block for each run
@@ -18,21 +19,24 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from centersmooth import Metric
 from centersmooth.evidence import DistanceSample, Evidence, kept_ranks
+from centersmooth.expectation import MeanEvidence
 from centersmooth.quantiles import QuantileTable
 from centersmooth_experiments.cells import Cell
 from centersmooth_experiments.config import GridPoint
 from centersmooth_experiments.files import remove_unfinished, write_atomically
-from centersmooth_experiments.rows import PointResult, Row, csv_lines, rows_of_point
+from centersmooth_experiments.rows import MeanResult, PointResult, Row, csv_lines, rows_of_mean, rows_of_point
+
+Kept = TypeVar("Kept")
 
 
 @dataclass
@@ -63,6 +67,7 @@ class CellStore:
     def __post_init__(self) -> None:
         self.folder = self.out / self.cell.name
         self._points = self.folder / "points"
+        self._means = self.folder / "means"
         self._points.mkdir(parents=True, exist_ok=True)
         self.repaired: list[str] = []
         remove_unfinished(self.folder)
@@ -72,12 +77,22 @@ class CellStore:
         """Points whose evidence is complete."""
         return {int(path.stem) for path in self._points.glob("[0-9]*.npz")}
 
+    def done_means(self) -> set[int]:
+        """Points whose evidence on the mean is complete."""
+        return {int(path.stem) for path in self._means.glob("[0-9]*.npz")}
+
     def load(self, point: int) -> PointResult | None:
         """The evidence of a point; None, and the file removed, where it is unreadable."""
-        path = self._path(point)
+        return self._read(self._path(point), lambda arrays: self._unpack(point, arrays))
+
+    def load_mean(self, point: int) -> MeanResult | None:
+        """The same on the mean."""
+        return self._read(self._mean_path(point), lambda arrays: self._unpack_mean(point, arrays))
+
+    def _read(self, path: Path, unpack: Callable[[dict[str, np.ndarray]], Kept]) -> Kept | None:
         try:
             with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
-                return self._unpack(point, dict(arrays))
+                return unpack(dict(arrays))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
             path.unlink(missing_ok=True)
             self.repaired.append(f"{path}: unreadable, removed; the point is certified again")
@@ -94,11 +109,23 @@ class CellStore:
             table.flush()
             os.fsync(table.fileno())
 
+    def save_mean(self, result: MeanResult) -> None:
+        """Keep the evidence of a point on the mean; its rows are there after the next `rebuild`."""
+        self._means.mkdir(exist_ok=True)
+        buffer = io.BytesIO()
+        np.savez(buffer, **_pack_mean(result))
+        write_atomically(self._mean_path(result.point), buffer.getvalue())
+
     def rebuild(self, failed: Iterable[PointResult] = ()) -> list[Row]:
         """Write the whole table in canonical order from the evidence (and the run's failures); returns its rows."""
         results = {point: self.load(point) for point in self.done()} | {result.point: result for result in failed}
         kept = [results[point] for point in sorted(results)]
-        rows = [row for result in kept if result is not None for row in self.rows_of(result)]
+        means = self.done_means()
+        rows = []
+        for result in kept:
+            if result is not None:
+                rows += self.rows_of(result)
+                rows += self.rows_of_mean(result.point) if result.point in means else []
         self._write_table(csv_lines(rows, header=True))
         self._write_centers([result for result in kept if result is not None and not result.failure])
         return rows
@@ -116,6 +143,13 @@ class CellStore:
         """The rows of one point for the whole grid of the cell."""
         return rows_of_point(result, self.cell, self.metrics, self.pairs, self.output_range)
 
+    def rows_of_mean(self, point: int) -> list[Row]:
+        """The rows of the mean at one point; none where its evidence is unreadable."""
+        result = self.load_mean(point)
+        if result is None or self.output_range is None:
+            return []
+        return rows_of_mean(result, self.cell, self.metrics, self.pairs, self.output_range)
+
     def record(self, block: Mapping[str, Any]) -> None:
         """Add a block on the present run to ``run.json``."""
         record = self._read_record()
@@ -130,6 +164,9 @@ class CellStore:
 
     def _path(self, point: int) -> Path:
         return self._points / f"{point:05d}.npz"
+
+    def _mean_path(self, point: int) -> Path:
+        return self._means / f"{point:05d}.npz"
 
     def _read_record(self) -> dict[str, Any]:
         try:
@@ -197,6 +234,16 @@ class CellStore:
             spread=spread,
         )
 
+    def _unpack_mean(self, point: int, arrays: dict[str, np.ndarray]) -> MeanResult:
+        center, base = torch.from_numpy(arrays["center"]), torch.from_numpy(arrays["base"])
+        evidence = {}
+        for name in self.metrics:
+            if f"{name}.distances" in arrays:
+                distances = DistanceSample(self.cell.budget.m, arrays["ranks"], arrays[f"{name}.distances"])
+                error, reach = arrays[f"{name}.numbers"].tolist()
+                evidence[name] = MeanEvidence(center, base, error, distances, reach)
+        return MeanResult(point, str(arrays["source"]), float(arrays["seconds"]), evidence)
+
 
 def _pack_evidence(name: str, evidence: Evidence) -> dict[str, np.ndarray]:
     """All that is said about one center."""
@@ -215,6 +262,21 @@ def _pack_table(name: str, table: QuantileTable) -> dict[str, np.ndarray]:
 def _unpack_table(name: str, arrays: dict[str, np.ndarray]) -> QuantileTable:
     candidates, others = arrays[f"{name}_counts"].tolist()
     return QuantileTable(candidates, others, arrays[name])
+
+
+def _pack_mean(result: MeanResult) -> dict[str, np.ndarray]:
+    first = next(iter(result.evidence.values()))
+    arrays: dict[str, np.ndarray] = {
+        "seconds": np.array(result.seconds),
+        "source": np.array(result.source),
+        "center": first.center.cpu().numpy(),
+        "base": first.base.cpu().numpy(),
+        "ranks": first.distances.ranks,
+    }
+    for name, evidence in result.evidence.items():
+        arrays[f"{name}.numbers"] = np.array([evidence.error, evidence.reach])
+        arrays[f"{name}.distances"] = evidence.distances.values
+    return arrays
 
 
 def _shortest(values: np.ndarray) -> np.ndarray:

@@ -35,6 +35,9 @@ PAPER_RULE = {"bounds": "paper", "far": "doubled", "center": "sample", "smoothin
 SHARPER_RULE = PAPER_RULE | {"bounds": "exact", "far": "measured"}
 """The paper's rule, and the sharpest of the library for the same smoothed model."""
 
+MEAN_RULE = {"bounds": "exact", "far": "local", "center": "mean", "smoothing": "mean"}
+"""The local bound for another smoothed model: the mean of the same outputs."""
+
 KEYS = ("model", "dataset", "train_sigma", "metric", *RULE, "h", "sigma", "eps")
 """The columns that name one line of a summary."""
 
@@ -55,7 +58,19 @@ _IDENTITY = ["cell", "point", *KEYS]
 _KIND_NAMES = {float: "a number", int: "an integer"}
 _MANIFEST_TYPES = {"experiment": str, "title": str, "metrics": list, "curve": str, "rule": dict}
 _CURVES = ("h", "sigma", "training", "eps")
-_RULE_ORDER = ("paper", "exact", "doubled", "measured", "sample", "free", "certified", "center", "mean")
+_RULE_ORDER = (
+    "paper",
+    "exact",
+    "doubled",
+    "measured",
+    "local",
+    "global",
+    "sample",
+    "free",
+    "certified",
+    "center",
+    "mean",
+)
 _MOST_RULES = 4
 
 
