@@ -146,8 +146,7 @@ def draw(folder: str | Path) -> list[Path]:
     sharper = _of_figures(every_rule, manifest["metrics"], SHARPER_RULE) if drawn["far"] == "doubled" else rows[:0]
     attacks = _of_figures(read_attacks(folder), manifest["metrics"], manifest["rule"])
     mean = _of_figures(every_rule, manifest["metrics"], MEAN_RULE)
-    summary = summarise(rows)
-    summary = summary.assign(sharper=_medians(summarise(sharper), summary), mean=_medians(summarise(mean), summary))
+    summary = _with_medians(_with_medians(summarise(rows), summarise(sharper), "sharper"), summarise(mean), "mean")
     summary = _with_attacks(summary, attacks)
     layout = LAYOUTS[manifest["curve"]]
     summary, curves = _with_curves(summary, layout)
@@ -169,10 +168,10 @@ def _of_figures(rows: pd.DataFrame, metrics: Sequence[str], rule: Mapping[str, s
     return of_rule(rows[rows["metric"].isin(metrics)], rule)
 
 
-def _medians(other: pd.DataFrame, summary: pd.DataFrame) -> list[float]:
-    """The median radius of another rule for each line of a summary, NaN where there is none."""
+def _with_medians(summary: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Each line's median radius under another rule as a column, NaN where there is none."""
     medians = dict(zip(_places(other), other["radius_median"], strict=True))
-    return [medians.get(place, math.nan) for place in _places(summary)]
+    return summary.assign(**{name: [medians.get(place, math.nan) for place in _places(summary)]})
 
 
 def _with_attacks(summary: pd.DataFrame, attacks: pd.DataFrame) -> pd.DataFrame:

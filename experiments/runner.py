@@ -324,13 +324,17 @@ def _input(plan: Plan, model: nn.Module, point: int) -> Tensor:
 
 
 def _select(rows: Iterable[Row], plan: Plan, cell_plan: CellPlan) -> list[Row]:
-    """The experiment's own rows: its metrics, its grid, its points."""
+    """The experiment's own rows: its metrics, its grid, its points, its kinds of smoothing."""
     points = {str(point) for point in plan.points}
+    kinds = plan.config.smoothing
     pairs = {(repr(pair.eps), repr(pair.h)) for pair in cell_plan.pairs}
     return [
         row
         for row in rows
-        if row["metric"] in plan.config.metrics and row["point"] in points and (row["eps"], row["h"]) in pairs
+        if row["metric"] in plan.config.metrics
+        and row["point"] in points
+        and (row["eps"], row["h"]) in pairs
+        and row["smoothing"] in kinds
     ]
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from centersmooth_experiments import plot_cli, plots
-from centersmooth_experiments.tables import COLUMNS, SHARPER_RULE, read_manifest, read_rows, summarise
+from centersmooth_experiments.tables import COLUMNS, MEAN_RULE, SHARPER_RULE, read_manifest, read_rows, summarise
 
 MANIFEST = {
     "experiment": "tv_digits",
@@ -115,7 +115,7 @@ def test_the_sharper_rule_is_a_dotted_curve_beside_the_papers(tmp_path):
     rows, rule = both.reset_index(drop=True), SHARPER_RULE
     folder = write(tmp_path / "a", rows)
     main, side = (summarise(plots._of_figures(read_rows(folder), ["tv"], r)) for r in (MANIFEST["rule"], rule))
-    merged = plots._with_sharper(main, side)
+    merged = plots._with_medians(main, side, "sharper")
     assert merged["sharper"].tolist() == [0.5 * h for h in merged["h"]]
     assert set(merged["status"]) == {"ok", "abstains", "infeasible"}
 
@@ -127,6 +127,24 @@ def test_the_sharper_rule_is_a_dotted_curve_beside_the_papers(tmp_path):
     assert "sharper (exact, measured)" in legend_of(figure)
     assert plots.draw(write(tmp_path / "b", rows, rule=rule))
     assert "sharper (exact, measured)" not in legend_of(figure_of(write(tmp_path / "c", rows_of(GRID))))
+
+
+def test_the_local_bound_of_the_mean_is_a_curve_of_its_own(tmp_path):
+    """Beside the paper's, and named in the legend only where there is one."""
+    mean = {(h, eps): [0.1 * h, 0.2 * h, 0.3 * h] for h, eps in GRID}
+    rows = pd.concat([rows_of(GRID), rows_of(mean, **MEAN_RULE)]).reset_index(drop=True)
+    folder = write(tmp_path / "a", rows)
+    main, side = (summarise(plots._of_figures(read_rows(folder), ["tv"], r)) for r in (MANIFEST["rule"], MEAN_RULE))
+    merged = plots._with_medians(main, side, "mean")
+    assert merged["mean"].tolist() == [0.2 * h for h in merged["h"]]
+    with plots.style():
+        summary, curves = plots._with_curves(merged, plots.LAYOUTS["h"])
+        figure = plots._figure(summary, "tv", curves, plots.LAYOUTS["h"], [])
+    crossed = [line.get_ydata().tolist() for line in figure.axes[0].lines if line.get_marker() == "x"]
+    assert [0.2] * 3 in crossed
+    assert "mean (local)" in legend_of(figure)
+    assert "mean (local)" not in legend_of(figure_of(write(tmp_path / "b", rows_of(GRID))))
+    assert plots.draw(folder)
 
 
 def test_redrawing_changes_no_byte_and_changed_rows_do(experiment, monkeypatch):

@@ -1,0 +1,125 @@
+"""Smoothing by expectation in a run: rows beside the center's, kept, resumed, attacked; nothing else changes by it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+from rich.console import Console
+from support import SMALL, compose
+
+from centersmooth import expectation
+from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.plan import make_plan
+from centersmooth_experiments.progress import Display
+from centersmooth_experiments.runner import _units, dry_run
+from centersmooth_experiments.tables import ATTACK_FILE, MEAN_RULE, of_rule, read_rows, render, summarise
+
+MEAN = "smoothing=[center,mean]"
+QUICK = ("attack=pgd", "attacker.steps=3", "attacker.restarts=1", "attacker.draws=8", "attacker.runs=2")
+
+
+def of_kind(folder, kind):
+    rows = read_rows(folder).drop(columns="seconds")
+    return rows[rows["smoothing"] == kind].reset_index(drop=True)
+
+
+def files_of(folder, kind):
+    return {path.name: path.read_bytes() for path in folder.glob(f"*-s*/{kind}/*")}
+
+
+def test_rows_of_the_mean_stand_beside_those_of_the_center(run_small, tmp_path):
+    folder = run_small(MEAN, "metrics=[tv,l2,angular]").folder
+    plain = run_small("metrics=[tv,l2,angular]", f"out={tmp_path / 'plain'}").folder
+    assert of_kind(folder, "center").equals(of_kind(plain, "center"))
+    assert of_kind(plain, "mean").empty
+    rows = of_kind(folder, "mean")
+    assert set(rows["metric"]) == {"tv", "l2"}
+    assert set(rows["outcome"]) == {"certified"}
+    assert rows[["r_center", "r_hat", "r_far", "beta"]].isna().all(axis=None)
+    local, everywhere = (of_rule(rows, MEAN_RULE | {"far": far}) for far in ("local", "global"))
+    assert len(local) == len(everywhere) == 2 * 2
+    assert (local["certified"].to_numpy() <= everywhere["certified"].to_numpy()).all()
+    names = [json.loads((path / "manifest.json").read_text())["cells"][0]["folder"] for path in (folder, plain)]
+    assert names[0] == names[1]
+
+
+def test_the_mean_is_added_to_a_cell_and_done_once(run_small, tmp_path, monkeypatch):
+    folder = run_small().folder
+    centers = files_of(tmp_path / "runs", "points")
+    run_small(MEAN)
+    means = files_of(tmp_path / "runs", "means")
+    assert len(means) == 2
+    assert files_of(tmp_path / "runs", "points") == centers
+    with monkeypatch.context() as patch:
+        patch.setattr("centersmooth_experiments.runner.gather_means", None)
+        run_small(MEAN)
+        assert len(of_kind(folder, "mean")) == 2 * 2
+        run_small()
+        assert of_kind(folder, "mean").empty
+    assert files_of(tmp_path / "runs", "means") == means
+
+
+def test_damaged_evidence_is_made_again(run_small, tmp_path):
+    folder = run_small(MEAN).folder
+    before = of_kind(folder, "mean")
+    path = next((tmp_path / "runs").glob("*-s*/means/*.npz"))
+    path.write_bytes(path.read_bytes()[:200])
+    run_small(MEAN)
+    run_small(MEAN)
+    assert of_kind(folder, "mean").equals(before)
+
+
+def test_batches_change_no_row(run_small, tmp_path):
+    folder = run_small(MEAN).folder
+    other = run_small(MEAN, "batch_size=128", f"out={tmp_path / 'other'}").folder
+    assert of_kind(other, "mean").equals(of_kind(folder, "mean"))
+
+
+def test_the_mean_is_attacked_like_the_center(run_small, tmp_path, monkeypatch):
+    folder = run_small(*QUICK, MEAN).folder
+    with (folder / ATTACK_FILE).open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    means = [line for line in lines if line["smoothing"] == "mean"]
+    assert len(means) == 2 * 2
+    assert all(line["abstained"] == line["beyond"] == "0" and float(line["movement"]) > 0 for line in means)
+    plain = run_small(*QUICK, f"out={tmp_path / 'plain'}")
+    centers, alone = ({path.name for path in (tmp_path / out).glob("*-s*/attacks/*")} for out in ("runs", "plain"))
+    assert alone < centers
+    assert plain.broken == []
+
+
+def test_a_wrong_certificate_of_the_mean_fails_the_run(run_small, monkeypatch):
+    monkeypatch.setattr(expectation, "estimation_error", lambda *rest: 0.0)
+    monkeypatch.setattr(expectation, "local_movement", lambda band, h: 0.0)
+    options = (MEAN, "alpha1=1e-6", "alpha2=1e-6", "n=1600", "m=2000", "delta=0.2")
+    broken = run_small(*QUICK, *options).broken
+    assert any("smoothing mean" in line and "far local" in line for line in broken)
+    assert not any("smoothing center" in line for line in broken)
+
+
+def test_the_end_table_and_the_estimate_count_it(run_small):
+    folder = run_small(MEAN).folder
+    screen = io.StringIO()
+    manifest = json.loads((folder / "manifest.json").read_text())
+    Console(file=screen, width=200).print(render(summarise(read_rows(folder)), manifest))
+    assert "local" in screen.getvalue()
+    screen = io.StringIO()
+    dry_run(compose(*SMALL, MEAN), Display(Console(file=screen, width=300)))
+    center, mean = 1 + 1000 + 1100, 1 + 1000 + 1100
+    assert f"{2 * (center + mean):,} forward passes" in screen.getvalue()
+    assert _units(make_plan(compose(*SMALL, MEAN))) - _units(make_plan(compose(*SMALL))) == 2 * mean
+
+
+@pytest.mark.parametrize("value", ["[mean]", "[]", "[center,median]", "[center,mean,mean]"])
+def test_a_wrong_request_is_one_line(value):
+    with pytest.raises(RunError, match=r"smoothing is .*: expected \[center\] or \[center,mean\]$"):
+        compose(*SMALL, f"smoothing={value}")
+
+
+def test_metrics_without_a_mean_are_refused_before_any_point(run_small, tmp_path):
+    with pytest.raises(RunError, match="smoothing has mean, which autoencoder cannot serve: Angular has no mean"):
+        run_small(MEAN, "metrics=[angular]")
+    assert not list((tmp_path / "runs").glob("*/points/*"))
