@@ -182,7 +182,7 @@ class Certificate:
     reason : str
         One line where there is no radius, or where the far radius could not be measured; else empty.
     center_name : str
-        ``"sample"`` or ``"free"``.
+        ``"sample"`` or ``"free"``; of a mean ``"mean"``.
     """
 
     eps: float
@@ -198,4 +198,4 @@ class Certificate:
     bounds: BoundsName
     far: FarName | MeanFarName
     reason: str = ""
-    center_name: CenterName = "sample"
+    center_name: CenterName | Literal["mean"] = "sample"

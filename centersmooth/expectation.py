@@ -108,7 +108,7 @@ def mean_problem(metric: Metric, noise: object, budget: Budget, output_range: tu
 
     >>> from centersmooth import Jaccard
     >>> mean_problem(Jaccard(), GaussianNoise(1.0), Budget(), (0.0, 1.0))
-    'Jaccard has no mean to smooth by: its distance is no norm of the difference of two boxes; use CenterSmoother'
+    'Jaccard has no mean to smooth by: it compares sets, which no norm of a difference does; use CenterSmoother'
     """
     if metric.seminorm is None:
         return f"{metric.name} has no mean to smooth by: {metric.no_mean}; use CenterSmoother"
@@ -299,6 +299,7 @@ def mean_certificate(
         bounds="exact",
         far=far,
         reason=_tail_note(budget, eps) if far == "local" and movement == everywhere else "",
+        center_name="mean",
     )
 
 

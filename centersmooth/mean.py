@@ -8,9 +8,11 @@ in `centersmooth.expectation`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import reduce
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from centersmooth.attack import Attack, Attacked
@@ -194,10 +196,8 @@ def mean_output(
     sampler: Sampler, budget: Budget, x: Tensor, stream: RandomStream, *, progress: Progress | None = None
 ) -> Tensor:
     """The mean of ``n`` draws of ``f(x + noise)``: ``(*in) -> (*out)``, in float64."""
-    total: Tensor | float = 0.0
-    for outputs in sampler.draw(x, budget.n, stream, "center", progress=progress):
-        total = total + outputs.double().sum(0)
-    return torch.as_tensor(total) / budget.n
+    sums = (outputs.double().sum(0) for outputs in sampler.draw(x, budget.n, stream, "center", progress=progress))
+    return reduce(Tensor.add_, sums) / budget.n
 
 
 def gather_means(
@@ -224,24 +224,30 @@ def gather_means(
     reference = mean_output(sampler, budget, x, stream, progress=progress)
     reference = reference.to(torch.promote_types(base.dtype, torch.float32))
     features = {name: metric.features(reference[None]) for name, metric in metrics.items()}
-    distances = {name: reference.new_empty(budget.m, dtype=torch.float64) for name in metrics}
+    distances = {name: x.new_empty(budget.m, dtype=torch.float64) for name in metrics}
     total, seen = torch.zeros_like(reference, dtype=torch.float64), 0
     for outputs in sampler.draw(x, budget.m, stream, "fresh", progress=progress):
         rows, seen = slice(seen, seen + len(outputs)), seen + len(outputs)
         total += outputs.double().sum(0)
         for name, metric in metrics.items():
             distances[name][rows] = metric.pairwise(metric.features(outputs), features[name])[:, 0]
-    center, ranks = total / budget.m, band_ranks(budget.m)
+    center = total / budget.m
     return {
         name: MeanEvidence(
             center=center,
             base=base,
             error=_error(metric, base, center),
-            distances=DistanceSample(budget.m, ranks, np.sort(to_numpy(metric, distances[name]))[ranks - 1]),
+            distances=_of_band(to_numpy(metric, distances[name])),
             reach=reach(metric, reference, output_range),
         )
         for name, metric in metrics.items()
     }
+
+
+def _of_band(distances: NDArray[np.float64]) -> DistanceSample:
+    """Those of the ranks the band has."""
+    ranks = band_ranks(len(distances))
+    return DistanceSample(len(distances), ranks, np.sort(distances)[ranks - 1])
 
 
 def _error(metric: Metric, base: Tensor, center: Tensor) -> float:

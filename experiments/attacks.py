@@ -17,17 +17,19 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial, reduce
+from functools import reduce
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
-from centersmooth import Attack, Budget, Metric, ModelError, Outcome, RandomStream
+from centersmooth import Attack, ModelError, Outcome, RandomStream
 from centersmooth.attack import Judged, judge
 from centersmooth.bounds import BOUNDS
+from centersmooth.certificate import CenterName
+from centersmooth.evidence import Evidence
 from centersmooth.mean import mean_output
 from centersmooth.sampling import Sampler
 from centersmooth_experiments.cells import Cell
@@ -48,12 +50,12 @@ COLUMNS += ("abstained", "movement", "beyond", "alpha1", "alpha2")
 
 @dataclass(frozen=True)
 class Target:
-    """One certificate to be attacked: its point, metric, eps, and center: of a sample, a free one, or a mean."""
+    """One certificate to be attacked: its point, metric, eps and what it is about: a kind of center, or the mean."""
 
     point: int
     metric: str
     eps: float
-    center: str = "sample"
+    center: CenterName | Literal["mean"] = "sample"
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -108,14 +110,11 @@ class CellAttack:
         x, center, metric = self.inputs(target.point), self._center(target), self.store.metrics[target.metric]
         stream = RandomStream(self.store.cell.seed, target.point).named(target.stream)
         names = [f"run {run}" for run in range(self.runs)]
-        mean, budget = target.center == "mean", self.store.cell.budget
+        mean = target.center == "mean"
         found = self.attack.perturb(
             self.sampler, metric, x, center, target.eps, stream.named("search"), mean=mean, progress=progress
         )
-        run = _judge_mean if mean else partial(judge, name=target.center)
-        judged = [
-            run(self.sampler, metric, budget, found, center, stream.named(name), progress=progress) for name in names
-        ]
+        judged = [self._judge(target, found, center, stream.named(name), progress) for name in names]
         norm = float((found.double() - x.double()).norm())
         self._keep(target, {"norm": norm, "judged": [asdict(run) for run in judged]}, started)
 
@@ -132,14 +131,23 @@ class CellAttack:
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
+    def _judge(
+        self, target: Target, found: Tensor, center: Tensor, stream: RandomStream, progress: Callable[[float], None]
+    ) -> Judged:
+        """One run of the smoothed model at the input found; a mean always answers."""
+        metric, budget = self.store.metrics[target.metric], self.store.cell.budget
+        if target.center != "mean":
+            return judge(self.sampler, metric, budget, found, center, stream, name=target.center, progress=progress)
+        mean = mean_output(self.sampler, budget, found, stream)
+        progress(budget.passes_of_smooth)
+        return Judged(float(metric.pairwise(metric.features(mean[None]), metric.features(center[None]))), budget.n)
+
     def _center(self, target: Target) -> Tensor:
-        load = self.store.load_mean if target.center == "mean" else self.store.load
-        kept = load(target.point)
+        kept = self.store.load_mean(target.point) if target.center == "mean" else self.store.load(target.point)
         if kept is None:
             raise ModelError("its evidence cannot be read")
         evidence = kept.evidence[target.metric]
-        if target.center == "free":
-            evidence = evidence.about("free")
+        evidence = evidence.about(target.center) if isinstance(evidence, Evidence) else evidence
         return evidence.center.to(self.inputs(target.point).device)
 
     def _keep(self, target: Target, found: Mapping[str, Any], started: float) -> None:
@@ -158,23 +166,8 @@ class CellAttack:
 
 
 def _target(row: Row) -> Target:
-    return Target(int(row["point"]), row["metric"], float(row["eps"]), row["center"])
-
-
-def _judge_mean(
-    sampler: Sampler,
-    metric: Metric,
-    budget: Budget,
-    perturbed: Tensor,
-    center: Tensor,
-    stream: RandomStream,
-    *,
-    progress: Callable[[int], None],
-) -> Judged:
-    """One run of the mean at ``perturbed``, which always answers."""
-    mean = mean_output(sampler, budget, perturbed, stream)
-    progress(budget.passes_of_smooth)
-    return Judged(float(metric.pairwise(metric.features(mean[None]), metric.features(center[None]))), budget.n)
+    center: Any = row["center"]
+    return Target(int(row["point"]), row["metric"], float(row["eps"]), center)
 
 
 def _row(row: Row, judged: Sequence[Judged], attack: Attack, cell: Cell) -> Row:

@@ -120,9 +120,9 @@ class Plan:
         return self.budget.passes + mean
 
     def attack_passes(self, cell: CellPlan) -> int:
-        """Forward passes of all attacks on a cell, if every point gets its certificates, for each smoothed model."""
-        smoothed = len(self.config.smoothing) + (self.config.center == "free")
-        settings = len(cell.pairs) * len(self.config.metrics) * smoothed
+        """Forward passes of all attacks on a cell, if every point gets its certificates, of each kind asked for."""
+        kinds = len(self.config.smoothing) + (self.config.center == "free")
+        settings = len(cell.pairs) * len(self.config.metrics) * kinds
         return self.passes_of_attack * len(self.attacked) * settings
 
     def to_train(self) -> list[CellPlan]:

@@ -57,7 +57,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale for a line."""
 
 _DOTTED = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0, "marker": ".", "markersize": 4}
-_MEAN = {"linestyle": (0, (6, 1.5, 1, 1.5)), "linewidth": 1.0, "marker": "x", "markersize": 3.5}
+_MEAN = {"linestyle": (0, (6, 1.5, 1, 1.5)), "linewidth": 1.0, "marker": "d", "markersize": 3.5}
 _ATTACKED = {"marker": "+", "markersize": 6, "markeredgewidth": 1.2, "zorder": 4}
 _MARKERS = "osD^vPX"
 _INK = "#333333"

@@ -68,7 +68,12 @@ def rows_of_mean(
                     far=far,
                     output_range=output_range,
                 )
-                rule = {"bounds": certificate.bounds, "far": far, "center": "mean", "smoothing": "mean"}
+                rule = {
+                    "bounds": certificate.bounds,
+                    "far": far,
+                    "center": certificate.center_name,
+                    "smoothing": "mean",
+                }
                 rows.append(_common(result, cell, name, pair) | rule | _numbers(certificate, evidence))
     return rows
 

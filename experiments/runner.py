@@ -21,7 +21,7 @@ from centersmooth.evidence import gather
 from centersmooth.expectation import mean_problem
 from centersmooth.mean import gather_means
 from centersmooth.sampling import Sampler, evaluating
-from centersmooth.testing import check_own_metric
+from centersmooth.testing import check_own_metric, check_seminorm
 from centersmooth_experiments.attacks import CellAttack, attack_note, attack_table, broken
 from centersmooth_experiments.baselines import l2_baselines
 from centersmooth_experiments.config import Config
@@ -127,7 +127,8 @@ def _check_and_identify(plan: Plan, cell_plan: CellPlan, model: nn.Module, metri
             check_own_metric(metric, outputs)
         for name in config.metrics if plan.attack else ():
             plan.attack.check(sampler, metrics[name], _input(plan, model, plan.points[0]))
-        _require_mean(plan, cell_plan, model, metrics)
+        if "mean" in config.smoothing:
+            _require_mean(plan, cell_plan, model, metrics, outputs)
         identity = metric_weights_digest(metrics)
         if ":" in "".join((cell_plan.model, *metrics)):
             x = _input(plan, model, 0)
@@ -136,14 +137,17 @@ def _check_and_identify(plan: Plan, cell_plan: CellPlan, model: nn.Module, metri
     return identity
 
 
-def _require_mean(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric]) -> None:
-    """Refuse smoothing by expectation where no metric of the experiment has a certificate for it."""
-    problems = [
-        mean_problem(metrics[name], GaussianNoise(cell_plan.sigma), plan.budget, model.output_range)
-        for name in plan.config.metrics
-    ]
-    if "mean" in plan.config.smoothing and all(problems):
-        raise RunError(f"smoothing has mean, which {cell_plan.model} cannot serve: {problems[0]}")
+def _require_mean(
+    plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric], outputs: Tensor
+) -> None:
+    """Refuse smoothing by expectation where no metric asked for has a certificate for it, or one only claims to."""
+    noise, limits = GaussianNoise(cell_plan.sigma), model.output_range
+    problems = {name: mean_problem(metric, noise, plan.budget, limits) for name, metric in metrics.items()}
+    asked = [problems[name] for name in plan.config.metrics]
+    if all(asked):
+        raise RunError(f"smoothing has mean, which {cell_plan.model} cannot serve: {asked[0]}")
+    for name in (name for name, problem in problems.items() if not problem):
+        check_seminorm(metrics[name], outputs, limits)
 
 
 def _require_writable(out: Path) -> None:

@@ -26,7 +26,7 @@ class Jaccard(Metric):
     """
 
     has_means = True
-    no_mean = "its distance is no norm of the difference of two boxes"
+    no_mean = "it compares sets, which no norm of a difference does"
 
     def diameter(self, output_shape: tuple[int, ...], output_range: tuple[float, float] | None) -> float:
         return 1.0

@@ -44,8 +44,8 @@ class L1(Metric):
     7.0
     """
 
-    has_means = True
     seminorm = "l1"
+    has_means = True
 
     def diameter(self, output_shape: tuple[int, ...], output_range: OutputRange) -> float:
         return math.prod(output_shape) * width(output_range)

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from support import SMALL, compose
 
-from centersmooth import expectation
+from centersmooth import ModelError, expectation
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.plan import make_plan
 from centersmooth_experiments.progress import Display
@@ -122,4 +122,15 @@ def test_a_wrong_request_is_one_line(value):
 def test_metrics_without_a_mean_are_refused_before_any_point(run_small, tmp_path):
     with pytest.raises(RunError, match="smoothing has mean, which autoencoder cannot serve: Angular has no mean"):
         run_small(MEAN, "metrics=[angular]")
+    assert not list((tmp_path / "runs").glob("*/points/*"))
+
+
+def test_a_metric_that_only_claims_to_be_a_seminorm_is_refused(run_small, tmp_path, monkeypatch):
+    code = (
+        "from centersmooth import L1\n\nclass Bent(L1):\n    def features(self, o): return super().features(o) ** 2\n"
+    )
+    (tmp_path / "bent_metric.py").write_text(code + "\ndef metric():\n    return Bent()\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelError, match="not affine in the output"):
+        run_small(MEAN, "metrics=[bent_metric:metric]")
     assert not list((tmp_path / "runs").glob("*/points/*"))

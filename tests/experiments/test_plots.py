@@ -140,7 +140,7 @@ def test_the_local_bound_of_the_mean_is_a_curve_of_its_own(tmp_path):
     with plots.style():
         summary, curves = plots._with_curves(merged, plots.LAYOUTS["h"])
         figure = plots._figure(summary, "tv", curves, plots.LAYOUTS["h"], [])
-    crossed = [line.get_ydata().tolist() for line in figure.axes[0].lines if line.get_marker() == "x"]
+    crossed = [line.get_ydata().tolist() for line in figure.axes[0].lines if line.get_marker() == "d"]
     assert [0.2] * 3 in crossed
     assert "mean (local)" in legend_of(figure)
     assert "mean (local)" not in legend_of(figure_of(write(tmp_path / "b", rows_of(GRID))))
