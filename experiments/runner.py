@@ -24,7 +24,7 @@ from centersmooth.sampling import Sampler, evaluating
 from centersmooth.testing import check_own_metric, check_seminorm
 from centersmooth_experiments.attacks import CellAttack, attack_note, attack_table, broken
 from centersmooth_experiments.baselines import l2_baselines
-from centersmooth_experiments.config import Config
+from centersmooth_experiments.config import Config, leading_rule
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.files import write_atomically
 from centersmooth_experiments.locks import held
@@ -346,7 +346,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
     config = plan.config
     folder = plan.out / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    rule = {"bounds": config.bounds, "far": config.far, "center": config.center, "smoothing": "center"}
+    rule = leading_rule(config)
     leading = [replace(cell, rows=rows_of_rule(cell.rows, rule)) for cell in done]
     notes = list(dict.fromkeys(filter(None, (plan.data.note, *(cell.note for cell in done)))))
     tables = (_write_unit_slip(plan, folder, leading), _write_attacks(folder, done, rule))
