@@ -169,7 +169,9 @@ def resolve(raw: Any, cuda: bool) -> Config:
         if config[one] is not None:
             config[many] = [config[one]]
     try:
-        resolved: Config = OmegaConf.to_object(config)
+        # The schema once more: an interpolation such as grid.eps=${n} brings a value of another type.
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        resolved: Config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     except OmegaConfBaseException as error:
         raise RunError(str(error).splitlines()[0]) from error
     return _validated(resolved)

@@ -69,6 +69,7 @@ def test_version(tmp_path):
         (["delta=1e-300"], "no number of draws would do"),
         (["-x"], "no flag of cs-run"),
         (["--cfg"], "expected job, hydra or all"),
+        (["grid.eps=${n}"], "not a ListConfig"),
     ],
 )
 def test_a_bad_request_is_one_line_and_exit_code_2(tmp_path, overrides, expected):
