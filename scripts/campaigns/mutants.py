@@ -1,11 +1,12 @@
 """Break the library in small ways, one at a time; a test has to fail each time.
 
-Usage: pip install 'centersmooth[campaigns]' && python scripts/campaigns/mutants.py [STEP]
+Usage: pip install 'centersmooth[campaigns]' && python scripts/campaigns/mutants.py [STEP [SEED]]
 
 mutmut changes one operator, number, name or default in the modules that certificates rest on (`[tool.mutmut]` in
 pyproject.toml) and runs the tests of the library that reach the function. Only every STEP-th mutant is tried, from a
-start drawn with a fixed seed; 1 tries all. The summary goes to `docs/campaigns/mutants.json`; survivors, with the
-changed lines, are explained in `docs/campaigns/mutants.md` or killed by a test.
+start drawn with SEED; 1 tries all. Verdicts are kept in `mutants/`: another call adds its sample to them, and tries
+again what survived before. The summary of all goes to `docs/campaigns/mutants.json`; survivors, with the changed lines,
+are explained in `docs/campaigns/mutants.md` or killed by a test.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from typing import Any
 from mutmut.stats import status_by_exit_code
 
 ROOT = Path(__file__).parents[2]
-SEED = 0
 CAUGHT = ("killed", "timeout", "segfault", "suspicious")
 """A mutant that never ends, or brings the process down, is noticed as surely as a failing test."""
 
@@ -51,9 +51,15 @@ def verdicts() -> dict[str, int | None]:
     return found
 
 
-def sample(names: list[str], step: int) -> list[str]:
-    """Every ``step``-th name in order, so that each function has its share."""
-    return sorted(names)[random.Random(SEED).randrange(step) :: step]
+def caught(code: int | None) -> bool:
+    return status_by_exit_code[code] in CAUGHT
+
+
+def to_try(codes: dict[str, int | None], step: int, seed: int) -> list[str]:
+    """Every ``step``-th name in order, so that each function has its share, and what was tried; unless caught."""
+    names = sorted(codes)
+    sample = set(names[random.Random(seed).randrange(step) :: step])
+    return [name for name in names if (name in sample or codes[name] is not None) and not caught(codes[name])]
 
 
 def changed_lines(name: str) -> list[str]:
@@ -62,35 +68,33 @@ def changed_lines(name: str) -> list[str]:
     return [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
 
 
-def summarise(tried: list[str], all_names: int, step: int) -> dict[str, Any]:
-    codes = verdicts()
-    status = {name: status_by_exit_code[codes[name]] for name in tried}
-    modules = Counter((name.rpartition(".")[0], status[name] in CAUGHT) for name in tried)
+def summarise(codes: dict[str, int | None]) -> dict[str, Any]:
+    tried = {name: code for name, code in codes.items() if code is not None}
+    modules = Counter((name.rpartition(".x")[0], caught(code)) for name, code in tried.items())
     return {
-        "mutants": all_names,
+        "mutants": len(codes),
         "tried": len(tried),
-        "by ending": dict(sorted(Counter(status.values()).items())),
+        "by ending": dict(sorted(Counter(status_by_exit_code[code] for code in tried.values()).items())),
         "caught of tried, by module": {
             name: f"{modules[name, True]} of {modules[name, True] + modules[name, False]}"
             for name in sorted({name for name, _ in modules})
         },
-        "survivors": {name: changed_lines(name) for name in tried if status[name] not in CAUGHT},
-        "seed": SEED,
-        "command": f"python scripts/campaigns/mutants.py {step}",
+        "survivors": {name: changed_lines(name) for name, code in sorted(tried.items()) if not caught(code)},
     }
 
 
-def main(step: int) -> None:
+def main(step: int, seed: int) -> None:
     """Run the campaign: the first call of mutmut makes all mutants and times the tests, the second tries a sample."""
     started = time.monotonic()
     mutmut("run", "--max-children", "1", "centersmooth.bounds.x_half_count__mutmut_1")
-    names = list(verdicts())
-    tried = sample(names, step)
-    mutmut("run", "--max-children", "1", *tried)
-    summary = summarise(tried, len(names), step)
-    (ROOT / "docs" / "campaigns" / "mutants.json").write_text(json.dumps(summary, indent=2) + "\n")
+    if names := to_try(verdicts(), step, seed):
+        mutmut("run", "--max-children", "1", *names)
+    summary = summarise(verdicts())
+    content = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    (ROOT / "docs" / "campaigns" / "mutants.json").write_text(content, encoding="utf-8")
     print(json.dumps(summary["by ending"]), f"{time.monotonic() - started:.0f} s")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+    given = [int(argument) for argument in sys.argv[1:]]
+    main(*given, *(1, 0)[len(given) :])

@@ -7,9 +7,11 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.special import betainc
 from scipy.stats import beta, binom, norm
 
 from centersmooth import GaussianNoise
+from centersmooth import bounds as bounds_module
 from centersmooth.bounds import EXACT, PAPER, Bounds, ExactBounds, PaperBounds, half_count
 
 BOTH = pytest.mark.parametrize("bounds", [PAPER, EXACT], ids=lambda b: b.name)
@@ -192,3 +194,22 @@ def test_required_mass_is_the_gaussian_shift(eps: float, mass: float) -> None:
     assert required == pytest.approx(norm.cdf(norm.ppf(mass) + eps / 2), rel=1e-9)
     assert required <= 1
     assert required >= norm.cdf(norm.ppf(mass) + eps / 2) * (1 - 1e-15)
+
+
+@pytest.mark.parametrize("margin", [1e-10, 0.0])
+def test_no_count_would_do_for_no_margin(margin: float) -> None:
+    assert PAPER.least_n(margin, 0.0025) is None
+    assert EXACT.least_n(margin, 0.0025) is None
+
+
+def test_masses_are_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank that the special function's last digits made too low would be no bound."""
+    asked = []
+
+    def record(j: float, others: float, p: float) -> float:
+        asked.append(p)
+        return betainc(j, others, p)
+
+    monkeypatch.setattr(bounds_module, "betainc", record)
+    assert EXACT.upper_rank(1_000, 0.87, 0.005) is not None
+    assert all(0.87 * (1 + 1e-13) < p < 0.87 * (1 + 1e-11) for p in asked)

@@ -430,3 +430,13 @@ def test_ranks_do_not_outlive_a_change_of_the_noise() -> None:
     noise.sigma = 0.5
     assert far_ranks(BUDGETS[0], noise, 0.5) == far_ranks(BUDGETS[0], UNIT, 1.0) != before
     assert far_ranks(BUDGETS[0], UNIT, 0.5) == before
+
+
+def test_masses_of_a_run_are_masses_whatever_the_alpha() -> None:
+    for alpha in (0.4, 1e-3, 1e-30, 1e-300):
+        masses = masses_of_a_run(Budget(n=4, m=10, delta=0.4, alpha1=alpha))
+        assert all(0 < mass <= 1 for mass in masses)
+
+
+def test_a_measured_radius_needs_no_reason() -> None:
+    assert far_problem(Budget(), UNIT, 1.0) == ""

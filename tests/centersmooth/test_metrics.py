@@ -368,3 +368,33 @@ def test_tiles_of_a_large_sample_are_its_distance_matrix(metric: Metric) -> None
     matrix = torch.cat(tiles)
     torch.testing.assert_close(matrix, metric.pairwise(features, features), rtol=1e-5, atol=1e-6)
     assert float(matrix.diagonal().max()) < 1e-6
+
+
+@pytest.mark.parametrize("columns", [255, 256, 257, 700])
+@pytest.mark.parametrize("metric", [L1(), L2()], ids=lambda metric: metric.name)
+def test_tiles_of_long_outputs_are_their_distance_matrix(metric: Metric, columns: int) -> None:
+    """l1 is summed some columns at a time; every part counts."""
+    features = metric.features(torch.randn(9, columns, generator=torch.Generator().manual_seed(0)))
+    matrix = torch.cat(list(metric.self_rows(features)))
+    torch.testing.assert_close(matrix, metric.pairwise(features, features), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("metric", "half"), [(Cosine(), 1.0), (Angular(), 0.5)], ids=["Cosine", "Angular"])
+def test_outputs_without_negative_numbers_are_at_most_at_right_angles(metric: Metric, half: float) -> None:
+    assert [metric.diameter((3,), limits) for limits in ((0.0, 1.0), (0.5, 1.0))] == [half, half]
+    assert [metric.diameter((3,), limits) for limits in ((-0.1, 1.0), None)] == [2 * half, 2 * half]
+
+
+def test_a_chord_rounded_above_the_diameter_is_no_nan() -> None:
+    assert Angular().from_source(torch.tensor([2 + 1e-15], dtype=torch.float64)).tolist() == [1.0]
+
+
+def test_a_distance_function_on_no_outputs() -> None:
+    metric, outputs = DistanceFunction(absolute), torch.zeros(3, 2)
+    assert metric.pairwise(outputs, outputs[:0]).shape == (3, 0)
+
+
+def test_a_distance_function_that_fails_says_on_what() -> None:
+    metric = DistanceFunction(lambda a, b: a @ b, diameter=1.0)
+    with pytest.raises(RequestError, match=r"failed on two batches of shape \(3, 2\): RuntimeError mat1"):
+        metric.pairwise(torch.zeros(3, 2), torch.zeros(3, 2))

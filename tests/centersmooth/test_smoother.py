@@ -38,7 +38,7 @@ from centersmooth import (
 from centersmooth.bounds import EXACT, PAPER, half_count
 from centersmooth.centers import best_candidate, least_median_center
 from centersmooth.evidence import DistanceSample, gather, kept_ranks
-from centersmooth.rules import spent_alpha
+from centersmooth.rules import center_problem, spent_alpha
 from centersmooth.sampling import Sampler
 
 SIGMA = 0.5
@@ -282,6 +282,7 @@ def test_abstains_where_two_modes_hold_half_each() -> None:
             abstained += 1
             assert (certificate.radius, certificate.r_hat, certificate.vacuous) == (None, None, False)
             assert torch.equal(certificate.center, smoothed.center)
+            assert certificate.r_center == smoothed.radius
             assert "48 fresh draws" in certificate.reason
     assert 3 <= abstained <= 27
 
@@ -514,3 +515,53 @@ def test_a_model_that_changes_its_input_in_place_is_judged_by_its_answers() -> N
         lambda x: x.sub_(0.5).mul_(2), L2(), GaussianNoise(0.5), Budget(n=1000, m=1000, delta=0.1)
     )
     assert smoother.certify(torch.zeros(2), 0.5, stream=RandomStream(0))[0].outcome is Outcome.CERTIFIED
+
+
+def test_a_budget_exactly_at_its_margin_is_served() -> None:
+    margin = PAPER.center_margin(BUDGET.n, BUDGET.alpha1 / 2)
+    assert center_problem(dataclasses.replace(BUDGET, delta=margin), PAPER) == ""
+    assert center_problem(dataclasses.replace(BUDGET, delta=margin * (1 - 1e-9)), PAPER)
+
+
+@pytest.mark.parametrize(("bounds", "far"), [("paper", "doubled"), ("exact", "doubled"), ("exact", "measured")])
+def test_a_certificate_without_radius_still_names_its_rule(bounds: str, far: str) -> None:
+    feasible, infeasible = make(bounds=bounds, far=far).certify(X, [0.1, 5.0], stream=STREAM)
+    assert (infeasible.outcome, infeasible.r_center) == (Outcome.INFEASIBLE, None)
+    assert {(c.bounds, c.far) for c in (feasible, infeasible)} == {(bounds, far)}
+
+
+@pytest.mark.parametrize("n0", [0, 8])
+def test_a_smoothed_output_costs_no_draw_for_radii(n0: int) -> None:
+    passes: list[int] = []
+    budget = dataclasses.replace(BUDGET, n0=n0)
+    make(budget=budget).smooth(X, stream=STREAM, progress=passes.append)
+    assert 1 + sum(passes) == budget.passes_of_smooth
+
+
+def test_a_module_without_parameters() -> None:
+    assert make(nn.Tanh()).smooth(X, stream=STREAM).output.shape == X.shape
+
+
+def test_a_model_elsewhere_is_named() -> None:
+    with pytest.raises(RequestError, match="x is on cpu and the model on meta: move one to the other"):
+        make(nn.Linear(3, 2, device="meta")).smooth(X)
+
+
+def test_unknown_bounds_are_answered_with_those_there_are() -> None:
+    with pytest.raises(RequestError, match=r"bounds is 'best': expected one of 'paper', 'exact'$"):
+        make(bounds="best")
+
+
+class BrokenLater(L2):
+    """Right among a sample, NaN to a single output."""
+
+    def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
+        return super().pairwise(a, b) * math.nan
+
+
+def test_every_look_at_a_distance_names_the_metric() -> None:
+    features = torch.randn(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ModelError, match="BrokenLater gave a median distance of nan: expected a finite number"):
+        least_median_center(BrokenLater(), features, features)
+    with pytest.raises(ModelError, match="BrokenLater gave a distance that is NaN"):
+        best_candidate(BrokenLater(), features, features, BrokenLater().pairwise(features, features))
