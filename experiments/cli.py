@@ -84,6 +84,7 @@ def _run(arguments: list[str], console: Console, command: str) -> int:
 
     _require_known_flags(overrides)
     _require_known_experiments(overrides)
+    _require_no_folders_of_hydra(overrides)
     sys.argv = ["cs-run", *overrides]
     hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
     if failures:
@@ -116,6 +117,16 @@ def _require_known_experiments(overrides: list[str]) -> None:
         unknown = [name for name in value.split(",") if name not in experiments()] if key == "experiment" else []
         if unknown:
             raise RunError(f"experiment is '{unknown[0]}': expected one of {', '.join(experiments())}")
+
+
+def _require_no_folders_of_hydra(overrides: list[str]) -> None:
+    """Hydra would make a folder of its own for each run and sweep; results lie under ``out``."""
+    from centersmooth_experiments.errors import RunError
+
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key.startswith(("hydra.run", "hydra.sweep.", "hydra.output_subdir")):
+            raise RunError(f"{key} is not for users: expected out=FOLDER for the folder of all results")
 
 
 def _task(raw: Any, console: Console, command: str) -> int:

@@ -70,6 +70,8 @@ def test_version(tmp_path):
         (["-x"], "no flag of cs-run"),
         (["--cfg"], "expected job, hydra or all"),
         (["grid.eps=${n}"], "not a ListConfig"),
+        (["hydra.run.dir=1"], "expected out=FOLDER"),
+        (["+hydra.sweep.dir=1"], "expected out=FOLDER"),
     ],
 )
 def test_a_bad_request_is_one_line_and_exit_code_2(tmp_path, overrides, expected):
