@@ -1,12 +1,13 @@
 # `make help` lists the targets. Everything happens in .venv, which the first target that needs it makes.
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+PYTHONS ?= python3.11 python3.12 python3.13
 BUDGET ?= auto
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test check bench reproduce-all plots report publish clean
+.PHONY: help install demo test check test-pythons bench reproduce-all plots report publish clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -32,6 +33,20 @@ test: $(READY) ## Style, types and all tests; says what was skipped for want of 
 check: $(READY) ## The fast part of `make test`
 	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/pytest -x -m 'not slow'
 
+test-pythons: $(READY) ## The fast tests on each of PYTHONS, in .venv-NAME; says which are not there, and ends with 1 if any is not or fails
+	@failed=; for python in $(PYTHONS); do \
+		venv=.venv-$$(basename $$python); \
+		if ! $$python --version > /dev/null 2>&1; then \
+			echo "$$python: not found, nothing tested on it; set PYTHONS='/path/to/python ...'"; failed=1; \
+		elif $(BIN)/uv venv --quiet --allow-existing --python $$python $$venv \
+			&& $(BIN)/uv pip install --quiet --python $$venv/bin/python --constraint constraints.txt --editable '.[all,dev]' \
+			&& $$venv/bin/python -m pytest -m 'not slow'; then \
+			echo "$$python: passed"; \
+		else \
+			echo "$$python: failed"; failed=1; \
+		fi; \
+	done; test -z "$$failed"
+
 bench: $(READY) ## Time against the plain procedure: bench/results/, some minutes on two cores
 	$(BIN)/python bench/run.py $(CASES)
 
@@ -48,4 +63,4 @@ publish: $(READY) ## Copy EXPERIMENT's table, manifest and figures from runs/ to
 	$(BIN)/python scripts/publish.py $(EXPERIMENT)
 
 clean: ## Remove the environment and caches; results stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(VENV)-* .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
