@@ -398,3 +398,16 @@ def test_a_distance_function_that_fails_says_on_what() -> None:
     metric = DistanceFunction(lambda a, b: a @ b, diameter=1.0)
     with pytest.raises(RequestError, match=r"failed on two batches of shape \(3, 2\): RuntimeError mat1"):
         metric.pairwise(torch.zeros(3, 2), torch.zeros(3, 2))
+
+
+def test_a_distance_function_that_returns_no_tensor() -> None:
+    with pytest.raises(RequestError, match="returned float for two batches of 3 outputs"):
+        DistanceFunction(lambda a, b: 1.0).pairwise(torch.zeros(3, 2), torch.zeros(3, 2))
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_distance() -> None:
+    def too_large(a: Tensor, b: Tensor) -> Tensor:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        DistanceFunction(too_large).pairwise(torch.zeros(3, 2), torch.zeros(3, 2))

@@ -38,7 +38,7 @@ from centersmooth import (
 from centersmooth.bounds import EXACT, PAPER, half_count
 from centersmooth.centers import best_candidate, least_median_center
 from centersmooth.evidence import DistanceSample, gather, kept_ranks
-from centersmooth.rules import center_problem, spent_alpha
+from centersmooth.rules import ROUNDING, center_problem, spent_alpha
 from centersmooth.sampling import Sampler
 
 SIGMA = 0.5
@@ -237,7 +237,7 @@ def test_best_candidate_is_a_candidate() -> None:
     candidates = torch.tensor([[9.0], [1.0], [1.0]])
     sample = torch.tensor([[0.0], [1.0], [2.0], [10.0]])
     center = best_candidate(L1(), candidates, candidates, L1().pairwise(sample, candidates))
-    assert (center.output.tolist(), center.radius) == ([1.0], 1.0)
+    assert (center.output.tolist(), center.features.tolist(), center.radius) == ([1.0], [[1.0]], 1.0)
 
 
 def batch_norm_net() -> nn.Module:
@@ -565,3 +565,15 @@ def test_every_look_at_a_distance_names_the_metric() -> None:
         least_median_center(BrokenLater(), features, features)
     with pytest.raises(ModelError, match="BrokenLater gave a distance that is NaN"):
         best_candidate(BrokenLater(), features, features, BrokenLater().pairwise(features, features))
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 3.0])
+def test_a_power_is_doubled_as_its_root_is(power: float) -> None:
+    """The root at most doubles, so the distance grows 2**power times; 2 * power is that for 1 and 2 only."""
+    metric = DistanceFunction(lambda a, b: (a - b).norm(dim=1) ** power, power=power)
+    for bounds, gamma in (("paper", 2 ** (power - 1)), ("exact", None)):
+        (certificate,) = make(metric=metric, bounds=bounds, far="doubled").certify(X, 0.1, stream=STREAM)
+        assert certificate.beta == 2**power
+        assert certificate.r_far == pytest.approx(2**power * certificate.r_hat)
+        factor = gamma * (1 + 2**power) if gamma else 3**power * (1 + ROUNDING)
+        assert certificate.radius == pytest.approx(factor * certificate.r_hat)
