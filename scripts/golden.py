@@ -10,6 +10,7 @@ PyTorch; what moves more is a change of method, to be declared.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ from centersmooth import (
     Cosine,
     GaussianNoise,
     Jaccard,
+    MeanSmoother,
     Metric,
     RandomStream,
     SquaredL2,
     TotalVariation,
 )
-from centersmooth.rules import RULES
+from centersmooth.expectation import MEAN_RULES, mean_problem
+from centersmooth.rules import RULES, free_problem
+from centersmooth.sampling import Model
 from centersmooth_experiments.cells import METHOD_VERSION
 
 FILE = Path(__file__).parents[1] / "tests" / "golden" / "certificates.json"
@@ -54,19 +58,30 @@ def boxes(x: Tensor) -> Tensor:
 
 
 def certificates() -> dict[str, dict[str, Any]]:
-    """Outcome and numbers by ``metric, smoothed model, bounds, far, eps``."""
+    """Outcome and numbers by ``metric, smoothed model, bounds, far, center, eps``."""
     found = {}
     x = torch.linspace(-1, 1, 5)
     for metric in METRICS:
         model = boxes if isinstance(metric, Jaccard) else images
         for name, budget in BUDGETS.items():
-            for bounds, far in RULES:
-                options: dict[str, Any] = {"bounds": bounds.name, "far": far, "forward_block": 50}
-                smoother = CenterSmoother(model, metric, GaussianNoise(0.3), budget, **options)
+            for smoother in smoothers(model, metric, budget):
                 for certificate in smoother.certify(x, EPS, stream=RandomStream(0)):
-                    case = f"{metric.name}, {name}, {bounds.name}, {far}, eps {certificate.eps}"
-                    found[case] = _content(certificate)
+                    rule = f"{certificate.bounds}, {certificate.far}, {certificate.center_name}"
+                    found[f"{metric.name}, {name}, {rule}, eps {certificate.eps}"] = _content(certificate)
     return found
+
+
+def smoothers(model: Model, metric: Metric, budget: Budget) -> Iterator[CenterSmoother | MeanSmoother]:
+    """One for each rule there is for this metric and budget."""
+    noise = GaussianNoise(0.3)
+    for bounds, far, center in RULES:
+        if center == "sample" or not free_problem(budget, metric):
+            yield CenterSmoother(
+                model, metric, noise, budget, bounds=bounds.name, far=far, center=center, forward_block=50
+            )
+    for of_mean in MEAN_RULES:
+        if not mean_problem(metric, noise, budget, (-1.0, 1.0)):
+            yield MeanSmoother(model, metric, noise, budget, far=of_mean, output_range=(-1.0, 1.0), forward_block=50)
 
 
 def _content(certificate: Certificate) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from centersmooth.expectation import MEAN_RULES
+from centersmooth.rules import RULES
 from centersmooth_experiments.cells import METHOD_VERSION
 
 TOLERANCE = 1e-5
@@ -49,7 +51,10 @@ def test_no_certificate_has_drifted(golden):
 
 def test_the_cases_hold_every_outcome_and_rule(golden):
     kept = json.loads(golden.FILE.read_text())["certificates"]
-    assert len(kept) == len(golden.METRICS) * 2 * 3 * len(golden.EPS)
+    rules = {tuple(name.split(", ")[2:5]) for name in kept}
+    centers = {(bounds.name, far, center) for bounds, far, center in RULES}
+    assert rules == centers | {("exact", far, "mean") for far in MEAN_RULES}
+    assert {name.split(", ")[0] for name in kept} == {metric.name for metric in golden.METRICS}
     assert {"certified", "infeasible"} <= {case["outcome"] for case in kept.values()}
     measured = [case for name, case in kept.items() if "measured" in name and "r_far" in case]
     assert any(case["r_far"] < 1.9 * case["r_hat"] for case in measured)
