@@ -19,6 +19,8 @@ from typing import Any
 import pandas as pd
 
 from centersmooth_experiments.tables import (
+    FREE_RULE,
+    MEAN_RULE,
     PAPER_RULE,
     SHARPER_RULE,
     SLIP_NUMBER,
@@ -153,13 +155,19 @@ class Claim:
         return bool(deciding) and all(finding.reduced for finding in deciding)
 
 
+RULES_BESIDE = {"measured": SHARPER_RULE, "measured, free centers": FREE_RULE, "mean, local": MEAN_RULE}
+"""What is compared with the paper's rule; the last two certify smoothed models of their own, from the same draws."""
+
+
 @dataclass(frozen=True)
 class Sharpening:
-    """The library's own rule against the paper's, on the same draws of one study, metric and h.
+    """A rule of the library's own against the paper's, on the same draws of one study, metric and h.
 
     Attributes
     ----------
     study : Study
+    rule : str
+        One of `RULES_BESIDE`.
     metric : str
     h : float
     eps : tuple of float
@@ -171,6 +179,7 @@ class Sharpening:
     """
 
     study: Study
+    rule: str
     metric: str
     h: float
     eps: tuple[float, ...]
@@ -180,21 +189,21 @@ class Sharpening:
 
 
 def sharpenings(studies: Sequence[Study]) -> list[Sharpening]:
-    """How much smaller medians get by the sharper rule, where ours has one; abstentions counted."""
-    return [found for study in studies for found in _sharpenings_of(study)]
+    """How much smaller medians get by our rules, where they have one; abstentions counted."""
+    return [found for study in studies for rule in RULES_BESIDE for found in _sharpenings_of(study, rule)]
 
 
-def _sharpenings_of(study: Study) -> Iterator[Sharpening]:
+def _sharpenings_of(study: Study, rule: str) -> Iterator[Sharpening]:
     keys = ["model", "dataset", "train_sigma", "metric", "h", "eps"]
     columns = [*keys, "radius_median", "status"]
-    ours, papers = (of_rule(study.summary, rule)[columns] for rule in (SHARPER_RULE, PAPER_RULE))
+    ours, papers = (of_rule(study.summary, one)[columns] for one in (RULES_BESIDE[rule], PAPER_RULE))
     both = ours.merge(papers, on=keys, suffixes=("", "_paper"))
     both = both[both["metric"].isin(study.manifest["metrics"]) & (both["status"] == "ok")]
     for (metric, h), lines in both.groupby(["metric", "h"]):
         comparable = lines[lines["status_paper"] == "ok"]
         ratios = tuple(comparable["radius_median"] / comparable["radius_median_paper"])
         without = [int((lines["status_paper"] == status).sum()) for status in ("abstains", "infeasible")]
-        yield Sharpening(study, str(metric), float(h), tuple(sorted(set(lines["eps"]))), ratios, *without)
+        yield Sharpening(study, rule, str(metric), float(h), tuple(sorted(set(lines["eps"]))), ratios, *without)
 
 
 def judge(studies: Sequence[Study]) -> list[Claim]:

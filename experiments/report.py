@@ -194,11 +194,12 @@ def markdown(claims: Sequence[Claim]) -> str:
 
 def sharper_markdown(found: Sequence[Sharpening]) -> str:
     """How much smaller certificates get, as a Markdown table, for the README."""
-    lines = ["| experiment | metric | h | eps | median radius, ours / paper's |", "|---|---|---|---|---|"]
+    lines = ["| experiment | rule | metric | h | eps | median radius, ours / paper's |", "|---|---|---|---|---|---|"]
     for one in found:
         eps, conditions = ", ".join(map(number, one.eps)), ", ".join(one.study.conditions)
         lines.append(
-            f"| `{one.study.name}` ({conditions}) | {one.metric} | {number(one.h)} | {eps} | {ratio_text(one)} |"
+            f"| `{one.study.name}` ({conditions}) | {one.rule} | {one.metric} | {number(one.h)} | {eps} | "
+            f"{ratio_text(one)} |"
         )
     return "\n".join(lines) + "\n"
 

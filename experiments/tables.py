@@ -35,6 +35,9 @@ PAPER_RULE = {"bounds": "paper", "far": "doubled", "center": "sample", "smoothin
 SHARPER_RULE = PAPER_RULE | {"bounds": "exact", "far": "measured"}
 """The paper's rule, and the sharpest of the library for the same smoothed model."""
 
+FREE_RULE = SHARPER_RULE | {"center": "free"}
+"""The same for another smoothed model, whose centers may be means of outputs."""
+
 MEAN_RULE = {"bounds": "exact", "far": "local", "center": "mean", "smoothing": "mean"}
 """The local bound for another smoothed model: the mean of the same outputs."""
 

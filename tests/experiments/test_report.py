@@ -15,7 +15,7 @@ import pytest
 from centersmooth_experiments import report
 from centersmooth_experiments.claims import Study, judge, sharpenings
 from centersmooth_experiments.plots import draw
-from centersmooth_experiments.tables import COLUMNS, SLIP_FILE, SLIP_NUMBER
+from centersmooth_experiments.tables import COLUMNS, FREE_RULE, MEAN_RULE, SHARPER_RULE, SLIP_FILE, SLIP_NUMBER
 
 RULE = {"bounds": "paper", "far": "doubled", "center": "sample", "smoothing": "center"}
 RISING = {(1.0, 0.2): (10.0, 1.0), (1.0, 0.4): (20.0, 2.0), (1.5, 0.2): (8.0, 1.0), (1.5, 0.4): (16.0, 2.0)}
@@ -145,9 +145,9 @@ def test_verdicts_from_reduced_counts_say_so(tmp_path):
 
 
 def with_sharper_rule(study, factor):
-    """The same study with rows of the sharper rule beside those of the paper's; radii scaled, None abstains."""
+    """The same study with rows of a sharper rule beside those of the paper's; radii scaled, None abstains."""
     rows = pd.read_csv(study.folder / "certificates.csv")
-    ours = rows.assign(bounds="exact", far="measured", certified=rows["certified"] * (factor or 1))
+    ours = rows.assign(**SHARPER_RULE, certified=rows["certified"] * (factor or 1))
     if factor is None:
         ours = ours.assign(certified=None, outcome="bad_center")
     pd.concat([rows, ours]).to_csv(study.folder / "certificates.csv", index=False)
@@ -166,6 +166,18 @@ def test_how_much_sharper(tmp_path, experiment):
     assert (first.h, first.eps, first.ratios) == (1.0, (0.2,), (0.5,))
     assert (second.h, second.eps, second.ratios) == (1.5, (0.2, 0.4), (0.5, 0.5))
     assert [report.ratio_text(one) for one in (first, second)] == ["0.5", "0.5"]
+
+
+def test_every_rule_is_compared_by_itself(tmp_path):
+    study = with_sharper_rule(study_in(tmp_path / "a", {(1.0, 0.2): (2.0, 1.0)}), 0.5)
+    rows = pd.read_csv(study.folder / "certificates.csv")
+    papers = rows[rows["bounds"] == "paper"]
+    parts = [
+        papers.assign(**rule, certified=papers["certified"] * f) for rule, f in ((FREE_RULE, 0.4), (MEAN_RULE, 0.3))
+    ]
+    pd.concat([rows, *parts]).to_csv(study.folder / "certificates.csv", index=False)
+    found = {one.rule: report.ratio_text(one) for one in sharpenings([Study.read(study.folder)])}
+    assert found == {"measured": "0.5", "measured, free centers": "0.4", "mean, local": "0.3"}
 
 
 def test_where_only_one_rule_certifies(tmp_path):
