@@ -383,7 +383,7 @@ def _curve(config: Config) -> str:
         return "training"
     if config.grid.h is None:
         return "sigma"
-    return "eps" if len(config.grid.h) > 2 and len(config.grid.eps or []) == 1 else "h"
+    return "eps" if len(config.grid.h) > 1 and len(config.grid.eps or []) == 1 else "h"
 
 
 def _cell_entry(store: CellStore) -> dict[str, Any]:

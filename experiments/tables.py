@@ -418,7 +418,7 @@ def _caption(lines: pd.DataFrame, manifest: Mapping[str, Any], left_out: int) ->
     rule = ", ".join(str(manifest["rule"][part]) for part in RULE)
     second = [f"error, abstained, vacuous: {rule}"]
     if left_out > 0:
-        second.append(f"{left_out} more rules in the summary file")
+        second.append(f"{left_out} more rule{'s' * (left_out > 1)} in the summary file")
     return "\n".join(["; ".join(parts), "; ".join(second), *map(str, manifest.get("notes") or [])])
 
 
