@@ -140,8 +140,8 @@ def test_tv_cifar10_at_smoke_on_the_real_files(tmp_path, data_folder):
 @pytest.mark.parametrize(
     ("overrides", "curve"),
     [
-        (["grid.eps=[0.4]", "grid.h=[1,2]"], "h"),
-        (["grid.eps=[0.4]", "grid.h=[1,1.5,2]"], "eps"),
+        (["grid.eps=[0.4]", "grid.h=[1]"], "h"),
+        (["grid.eps=[0.4]", "grid.h=[1,2]"], "eps"),
         (["grid.eps=[0.4,0.6]", "grid.h=[1,1.5,2]"], "h"),
         (["grid.eps=[0.4]", "grid.h=null", "grid.sigma=[0.2]"], "sigma"),
         (["train.noise=[matched,none]"], "training"),
