@@ -19,6 +19,7 @@ from centersmooth.quantiles import near_ranks, place_ranks
 from centersmooth.rules import center_problem, free_problem, radius_problem
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth_experiments.cells import Cell
+from centersmooth_experiments.certify import passes_of_mean
 from centersmooth_experiments.config import Config, GridPoint, grid_pairs
 from centersmooth_experiments.data import DataSet, load_data
 from centersmooth_experiments.errors import RunError
@@ -116,7 +117,7 @@ class Plan:
     @property
     def passes_of_point(self) -> int:
         """Forward passes of certifying one point, smoothed in every way asked for."""
-        mean = 1 + self.budget.n + self.budget.m if "mean" in self.config.smoothing else 0
+        mean = passes_of_mean(self.budget) if "mean" in self.config.smoothing else 0
         return self.budget.passes + mean
 
     def attack_passes(self, cell: CellPlan) -> int:

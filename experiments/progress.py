@@ -81,6 +81,10 @@ class Display:
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._line(f"{self._label}: {self._share()}")
 
+    def say(self, line: str) -> None:
+        """A line that stays above the bars."""
+        self.console.print(line, highlight=False, soft_wrap=True)
+
     def _share(self) -> str:
         elapsed = time.monotonic() - self._started
         left = elapsed * (self._total - self._done) / max(self._done, 1.0)
@@ -90,7 +94,7 @@ class Display:
 
     def _line(self, message: str) -> None:
         self._last_line = time.monotonic()
-        self.console.print(message, highlight=False, soft_wrap=True)
+        self.say(message)
 
 
 def duration(seconds: float) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +16,18 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from centersmooth import GaussianNoise, Metric, ModelError, RandomStream
-from centersmooth.errors import is_out_of_memory
-from centersmooth.evidence import gather
 from centersmooth.expectation import mean_problem
-from centersmooth.mean import gather_means
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth.testing import check_own_metric, check_seminorm
 from centersmooth_experiments.attacks import CellAttack, attack_note, attack_table, broken
 from centersmooth_experiments.baselines import l2_baselines
+from centersmooth_experiments.certify import Certified, Certifier, Point, passes_of_mean
 from centersmooth_experiments.config import Config, leading_rule
 from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.executors import run_locally
 from centersmooth_experiments.files import write_atomically
 from centersmooth_experiments.locks import held
-from centersmooth_experiments.memory import keep_freed_memory, smaller_batch
+from centersmooth_experiments.memory import keep_freed_memory
 from centersmooth_experiments.metrics import build_metrics, fingerprint, metric_facts, metric_weights_digest
 from centersmooth_experiments.models import model_digest
 from centersmooth_experiments.panels import PanelSource, draw_panels, save_panels
@@ -42,7 +41,7 @@ from centersmooth_experiments.plan import (
 from centersmooth_experiments.precision import in_precision, require_float32
 from centersmooth_experiments.progress import Display, duration
 from centersmooth_experiments.provenance import provenance
-from centersmooth_experiments.rows import MeanResult, PointResult, Row, csv_lines, rows_of_rule
+from centersmooth_experiments.rows import PointResult, Row, csv_lines, rows_of_rule
 from centersmooth_experiments.store import CellStore
 from centersmooth_experiments.tables import ATTACK_FILE, SLIP_FILE
 from centersmooth_experiments.training import obtain
@@ -62,12 +61,15 @@ class DoneCell:
         What a reader has to know about the model's weights; empty if they are what the experiment asks for.
     attacks : list of Row
         What attacks on the certificates of `rows` found.
+    failed : int
+        Points and attacks that failed.
     """
 
     store: CellStore
     rows: list[Row]
     note: str
     attacks: list[Row]
+    failed: int
 
 
 @dataclass(frozen=True)
@@ -94,27 +96,128 @@ def run(config: Config, display: Display, command: str) -> RunResult:
     _require_writable(plan.out)
     for line in plan.skipped:
         display.console.print(line, highlight=False, soft_wrap=True)
-    data_digest = plan.data.digest
     facts = provenance(config.device, (*config.models, *config.metrics, config.data.name))
-    done: list[DoneCell] = []
-    failed = 0
-    with display.running(_units(plan)):
-        for cell_plan in plan.cells:
-            model, weights = _obtain(plan, cell_plan, display)
-            metrics = build_metrics(cell_plan.metric_names(config), config.weights, config.device)
-            weights_of_metrics = _check_and_identify(plan, cell_plan, model, metrics)
-            cell = cell_plan.cell(config, plan.budget, data_digest, weights, weights_of_metrics)
-            with held(plan.out / cell.name / ".lock", f"the cell {cell.name}"):
-                store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
-                failures = _certify_cell(plan, model, store, display, command, facts)
-                failed += _certify_means(plan, model, store, display)
-                rows = _select(store.rebuild(failures), plan, cell_plan)
-                attacks, fallen = _attack_cell(plan, cell_plan, model, store, rows, display)
-            failed += len(failures) + fallen
-            done.append(DoneCell(store, rows, getattr(model, "note", ""), attacks))
+    cells = [CellRun(plan, cell_plan, display, {"command": command, **facts}) for cell_plan in plan.cells]
+    with display.running(_units(plan)), ExitStack() as locks:
+        for cell in cells:
+            locks.callback(cell.release)
+        run_locally(cells, display)
+    done = [cell.done for cell in cells]
     folder = _write_experiment(plan, done, command, facts)
     wrong = broken([row for cell in done for row in cell.attacks], len(plan.attacked))
-    return RunResult(folder, _report(folder, display), failed, wrong)
+    return RunResult(folder, _report(folder, display), sum(cell.failed for cell in done), wrong)
+
+
+class CellRun:
+    """A cell in the course of a run: an executor opens it, hands it the result of each point it misses, closes it.
+
+    Only here, in the process of the run, is anything of a cell read or written.
+
+    Parameters
+    ----------
+    record : dict
+        What ``run.json`` says of the run.
+
+    Attributes
+    ----------
+    certifier : Certifier
+        From `open` on, as the next two.
+    store : CellStore
+    missing : list of int
+        Points without all of their evidence, in order.
+    done : DoneCell
+        Once it is closed.
+    """
+
+    certifier: Certifier
+    store: CellStore
+    missing: list[int]
+    done: DoneCell
+
+    def __init__(self, plan: Plan, cell_plan: CellPlan, display: Display, record: dict[str, Any]) -> None:
+        self.plan, self.cell_plan, self.display = plan, cell_plan, display
+        self._record, self._lock = record, ExitStack()
+        self._failures: list[PointResult] = []
+        self._failed_means = 0
+
+    @property
+    def label(self) -> str:
+        cell = self.store.cell
+        return f"certify {cell.model} on {cell.dataset}, sigma {cell.sigma:.3g}"
+
+    def open(self) -> None:
+        """Obtain and check the model, hold the cell's folder, find out which points are missing."""
+        plan, cell_plan, config = self.plan, self.cell_plan, self.plan.config
+        model, weights = _obtain(plan, cell_plan, self.display)
+        metrics = build_metrics(cell_plan.metric_names(config), config.weights, config.device)
+        weights_of_metrics = _check_and_identify(plan, cell_plan, model, metrics)
+        cell = cell_plan.cell(config, plan.budget, plan.data.digest, weights, weights_of_metrics)
+        self._lock.enter_context(held(plan.out / cell.name / ".lock", f"the cell {cell.name}"))
+        self.store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
+        self.certifier = Certifier(
+            model,
+            metrics,
+            budget=plan.budget,
+            sigma=cell.sigma,
+            seed=cell.seed,
+            forward_block=cell.forward_block,
+            batch_size=config.batch_size,
+            output_range=model.output_range,
+            free=cell.center == "free",
+        )
+        self.missing = self._find_missing()
+
+    def point(self, index: int) -> Point:
+        """One of the missing points, with what is missing of it."""
+        x = _input(self.plan, self.certifier.model, index)
+        missing = (index in self._missing_centers, index in self._missing_means)
+        return Point(index, self.plan.data.test.name(index), x, *missing)
+
+    def passes(self, index: int) -> int:
+        """Forward passes that one of the missing points takes."""
+        mean = passes_of_mean(self.plan.budget) if index in self._missing_means else 0
+        return mean + (self.plan.budget.passes if index in self._missing_centers else 0)
+
+    def take(self, certified: Certified) -> None:
+        """Keep what certifying a point gave."""
+        if certified.center is not None:
+            self.store.save(certified.center)
+            if certified.center.failure:
+                self._failures.append(certified.center)
+                self.display.say(f"point {certified.center.point} failed: {certified.center.failure}")
+        if certified.mean is not None:
+            self.store.save_mean(certified.mean)
+        if certified.mean_failure:
+            self._failed_means += 1
+            self.display.say(certified.mean_failure)
+
+    def close(self) -> None:
+        """Attack what was certified, put the rows in order, let go of the folder."""
+        plan, cell_plan, model = self.plan, self.cell_plan, self.certifier.model
+        plan.config.batch_size = min(plan.config.batch_size, self.certifier.batch_size)
+        rows = _select(self.store.rebuild(self._failures), plan, cell_plan)
+        attacks, fallen = _attack_cell(plan, cell_plan, model, self.store, rows, self.display)
+        note = getattr(model, "note", "")
+        failed = len(self._failures) + self._failed_means + fallen
+        self.done = DoneCell(self.store, rows, note, attacks, failed)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the folder, whatever is done."""
+        self._lock.close()
+
+    def _find_missing(self) -> list[int]:
+        plan, store = self.plan, self.store
+        store.rebuild()
+        for line in store.repaired:
+            self.display.say(line)
+        self._missing_centers = set(plan.points) - store.done()
+        self._missing_means = set(plan.points) - store.done_means() if "mean" in plan.config.smoothing else set()
+        missing = sorted(self._missing_centers | self._missing_means)
+        self.display.skip(plan.passes_of_point * len(plan.points) - sum(map(self.passes, missing)))
+        if missing:
+            store.record({"points": missing, "batch_size": plan.config.batch_size, **self._record})
+        return missing
 
 
 def _check_and_identify(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric]) -> str:
@@ -182,116 +285,6 @@ def _obtain(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[nn.Modul
         training, cell_plan.spec, plan.data, plan.out, lambda images: display.advance(TRAINING_WEIGHT * images)
     )
     return in_precision(model, plan.config.precision), weights
-
-
-def _certify_cell(
-    plan: Plan, model: nn.Module, store: CellStore, display: Display, command: str, facts: dict[str, Any]
-) -> list[PointResult]:
-    """Certify the points that are missing; returns those that failed."""
-    cell, config = store.cell, plan.config
-    store.rebuild()
-    for line in store.repaired:
-        display.console.print(line, highlight=False, soft_wrap=True)
-    missing = sorted(set(plan.points) - store.done())
-    passes = plan.budget.passes
-    display.skip(passes * (len(plan.points) - len(missing)))
-    if not missing:
-        return []
-    display.stage(f"certify {cell.model} on {cell.dataset}, sigma {cell.sigma:.3g}", passes * len(missing))
-    store.record({"command": command, "points": missing, "batch_size": config.batch_size, **facts})
-    failures = []
-    with evaluating(model):
-        for point in missing:
-            result = _certify_in_memory(plan, model, store, point, display)
-            store.save(result)
-            if result.failure:
-                failures.append(result)
-                display.console.print(f"point {point} failed: {result.failure}", highlight=False)
-    return failures
-
-
-def _certify_in_memory(plan: Plan, model: nn.Module, store: CellStore, point: int, display: Display) -> PointResult:
-    """Certify a point, in smaller batches where memory runs out; the rest of the run keeps what fits."""
-    cell, config = store.cell, plan.config
-    while True:
-        sampler = Sampler(model, GaussianNoise(cell.sigma), cell.forward_block, config.batch_size, store.output_range)
-        try:
-            return _certify_point(plan, model, store, sampler, point, display.advance)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            config.batch_size = smaller_batch(config.batch_size, cell.forward_block, error)
-        # Only here is what the failed attempt held released.
-        torch.cuda.empty_cache()
-        said = f"memory ran out on point {point}: again with batch_size={config.batch_size}, which changes no row"
-        display.console.print(said, highlight=False, soft_wrap=True)
-
-
-def _certify_point(
-    plan: Plan,
-    model: nn.Module,
-    store: CellStore,
-    sampler: Sampler,
-    point: int,
-    advance: Callable[[float], None],
-) -> PointResult:
-    x = _input(plan, model, point)
-    stream = RandomStream(plan.config.seed, point)
-    seen = 0
-
-    def progress(passes: int) -> None:
-        nonlocal seen
-        seen += passes
-        advance(passes)
-
-    source = plan.data.test.name(point)
-    started = time.perf_counter()
-    try:
-        free = store.cell.center == "free"
-        evidence = gather(sampler, store.metrics, plan.budget, x, stream, free=free, progress=progress)
-        result = PointResult(point, source, round(time.perf_counter() - started, 4), evidence)
-    except ModelError as error:
-        result = PointResult(point, source, round(time.perf_counter() - started, 4), {}, str(error))
-    except Exception:
-        advance(-seen)
-        raise
-    advance(plan.budget.passes - seen)
-    return result
-
-
-def _certify_means(plan: Plan, model: nn.Module, store: CellStore, display: Display) -> int:
-    """The pass of smoothing by expectation over certified points that miss it; how many failed."""
-    passes = plan.passes_of_point - plan.budget.passes
-    missing = sorted((set(plan.points) & store.done()) - store.done_means()) if passes else []
-    display.skip(passes * (len(plan.points) - len(missing)))
-    if not missing:
-        return 0
-    cell, failed = store.cell, 0
-    display.stage(f"smooth {cell.model} on {cell.dataset} by the mean, sigma {cell.sigma:.3g}", passes * len(missing))
-    batch_size, output_range = plan.config.batch_size, store.output_range
-    sampler = Sampler(model, GaussianNoise(cell.sigma), cell.forward_block, batch_size, output_range)
-    with evaluating(model):
-        for point in missing:
-            try:
-                store.save_mean(
-                    _mean_of_point(plan, store, sampler, point, _input(plan, model, point), display.advance)
-                )
-            except ModelError as error:
-                failed += 1
-                display.console.print(f"the mean at point {point} failed: {error}", highlight=False)
-    return failed
-
-
-def _mean_of_point(
-    plan: Plan, store: CellStore, sampler: Sampler, point: int, x: Tensor, advance: Callable[[float], None]
-) -> MeanResult:
-    """Evidence for each metric that has a certificate of the mean, on the draws of the point's centers."""
-    budget, limits = store.cell.budget, sampler.output_range
-    metrics = {n: m for n, m in store.metrics.items() if not mean_problem(m, sampler.noise, budget, limits)}
-    started = time.perf_counter()
-    stream = RandomStream(store.cell.seed, point)
-    evidence = gather_means(sampler, metrics, budget, x, stream, limits, progress=advance)
-    return MeanResult(point, plan.data.test.name(point), round(time.perf_counter() - started, 4), evidence)
 
 
 def _attack_cell(

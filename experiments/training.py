@@ -89,9 +89,7 @@ def obtain(
     model = _fresh_model(training, spec, data)
     with held(path.with_suffix(".lock"), f"the checkpoint {path.name}"):
         if not path.is_file():
-            started = time.perf_counter()
-            loss = train(model, training, data, step_done)
-            _save(model, path, training, loss, time.perf_counter() - started)
+            keep_checkpoint(path, *train_checkpoint(training, spec, data, step_done))
     _load(model, path)
     # A fifth less time on a CPU. Only now: in training it would move the last digits of the weights.
     model.to(memory_format=torch.channels_last)
@@ -140,11 +138,22 @@ def _fresh_model(training: Training, spec: ModelSpec, data: DataSet) -> nn.Modul
         return spec.build(data, {}).to(training.device)
 
 
-def _save(model: nn.Module, path: Path, training: Training, loss: float, seconds: float) -> None:
+def train_checkpoint(
+    training: Training, spec: ModelSpec, data: DataSet, step_done: Callable[[int], None]
+) -> tuple[bytes, bytes]:
+    """Train a model; the bytes of its checkpoint, and those of the record that lies beside it."""
+    model, started = _fresh_model(training, spec, data), time.perf_counter()
+    loss = train(model, training, data, step_done)
+    seconds = round(time.perf_counter() - started, 3)
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    record: dict[str, Any] = {**vars(training), "final_loss": loss, "seconds": round(seconds, 3)}
-    write_atomically(path.with_suffix(".json"), json.dumps(record, indent=2).encode() + b"\n")
-    write_atomically(path, save(state))
+    record: dict[str, Any] = {**vars(training), "final_loss": loss, "seconds": seconds}
+    return save(state), json.dumps(record, indent=2).encode() + b"\n"
+
+
+def keep_checkpoint(path: Path, state: bytes, record: bytes) -> None:
+    """Write a checkpoint and its record."""
+    write_atomically(path.with_suffix(".json"), record)
+    write_atomically(path, state)
 
 
 def _load(model: nn.Module, path: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_mean_is_added_to_a_cell_and_done_once(run_small, tmp_path, monkeypa
     assert len(means) == 2
     assert files_of(tmp_path / "runs", "points") == centers
     with monkeypatch.context() as patch:
-        patch.setattr("centersmooth_experiments.runner.gather_means", None)
+        patch.setattr("centersmooth_experiments.certify.gather_means", None)
         run_small(MEAN)
         assert len(of_kind(folder, "mean")) == 2 * 2
         run_small()

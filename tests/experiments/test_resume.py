@@ -132,22 +132,22 @@ def test_centers_are_kept_for_audits(run_small, tmp_path):
 
 def test_a_point_that_fails_is_a_row_and_is_tried_again(run_small, tmp_path, monkeypatch):
     from centersmooth import ModelError
-    from centersmooth_experiments import runner
+    from centersmooth_experiments import certify
 
-    gather = runner.gather
+    gather = certify.gather
 
     def failing(sampler, metrics, budget, x, stream, **options):
         if stream.point == 1:
             raise ModelError("the model returned NaN")
         return gather(sampler, metrics, budget, x, stream, **options)
 
-    monkeypatch.setattr(runner, "gather", failing)
+    monkeypatch.setattr(certify, "gather", failing)
     result = run_small()
     rows = rows_without_seconds(result.folder)
     assert result.failed == 1
     assert [row["outcome"] for row in rows if row["point"] == "1"] == ["failed"] * 3
     assert all(row["reason"] == "the model returned NaN" for row in rows if row["point"] == "1")
-    monkeypatch.setattr(runner, "gather", gather)
+    monkeypatch.setattr(certify, "gather", gather)
     assert run_small().failed == 0
     assert "failed" not in {row["outcome"] for row in rows_without_seconds(result.folder)}
 
