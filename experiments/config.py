@@ -67,6 +67,22 @@ class AttackerConfig:
 PRECISIONS = ("float32", "tf32", "bfloat16")
 """Of the base model's arithmetic; see `centersmooth_experiments.precision`."""
 
+
+@dataclass
+class RayConfig:
+    """``executor=ray``: the cluster, what a task takes of it, and how much is under way at once.
+
+    ``address``: ``local`` starts a cluster of this machine's own, ``auto`` looks for a running one. ``gpus``: null is 1
+    with ``device=cuda`` and none without. ``in_flight``: null is twice what the cluster can run at once.
+    """
+
+    address: str = "local"
+    cpus: int = 1
+    gpus: float | None = None
+    in_flight: int | None = None
+    points_a_task: int = 1
+
+
 WEIGHTS = ("biggan", "dcgan", "vgg")
 """Pre-trained weights that do not come with a package: places on disk, by the names of ``weights.<name>``."""
 
@@ -101,6 +117,8 @@ class Config:
     seed: int = 0
     device: str = "auto"
     out: str = "runs"
+    executor: str = "local"
+    ray: RayConfig = field(default_factory=RayConfig)
     batch_size: int = 1024
     forward_block: int = 128
     precision: str = "float32"
@@ -135,6 +153,10 @@ KEYS = {
     "weights.biggan, .dcgan, .vgg": "pre-trained: a folder, and two files (else $CENTERSMOOTH_DATA, else downloaded)",
     "device, seed, out": "auto, cpu or cuda; an integer; the folder of all results (runs)",
     "precision": "of the model's arithmetic, a part of it: float32; tf32 (CUDA) or bfloat16, faster with fewer digits",
+    "executor": "local, or ray: points and trainings as tasks of a Ray cluster (docs/cluster.md)",
+    "ray.address": "local (a cluster on this machine, loopback only), auto, or HOST:PORT of a running one",
+    "ray.cpus, ray.gpus": "of a task; cpus are its threads, gpus may be a fraction",
+    "ray.in_flight, ray.points_a_task": "tasks under way at once; points of a task",
     "batch_size, forward_block": "outputs held at once (no effect on results); inputs a call of the model (part of it)",
 }
 """What `cs-run --help` says about each key."""
@@ -203,6 +225,9 @@ def _validated(config: Config) -> Config:
         ("batch_size", config.batch_size, 1),
         ("forward_block", config.forward_block, 1),
         *((f"attacker.{key}", value, 1) for key, value in vars(config.attacker).items()),
+        ("ray.cpus", config.ray.cpus, 1),
+        ("ray.points_a_task", config.ray.points_a_task, 1),
+        ("ray.in_flight", 1 if config.ray.in_flight is None else config.ray.in_flight, 1),
     ):
         if value is None or value < least:
             raise RunError(f"{key} is {value}: expected an integer of at least {least}")
@@ -222,6 +247,9 @@ def _validated(config: Config) -> Config:
         raise RunError(f"smoothing is {','.join(config.smoothing) or 'empty'}: expected [center] or [center,mean]")
     if config.attack not in ("none", "pgd", "search"):
         raise RunError(f"attack is '{config.attack}': expected none, pgd or search")
+    if config.executor not in ("local", "ray"):
+        raise RunError(f"executor is '{config.executor}': expected local or ray")
+    _validate_ray(config)
     for key in ("models", "metrics"):
         if not getattr(config, key):
             raise RunError(f"{key} is empty: expected at least one name, or {key[:-1]}=package.module:factory")
@@ -236,6 +264,20 @@ def leading_rule(config: Config) -> dict[str, str]:
     """The rule that table and figures lead with; free centers have certificates by the measured far radius only."""
     center = config.center if config.far == "measured" else "sample"
     return {"bounds": config.bounds, "far": config.far, "center": center, "smoothing": "center"}
+
+
+def _validate_ray(config: Config) -> None:
+    """Fill in the GPUs of a task; refuse what no task could use."""
+    cuda, ray = config.device == "cuda", config.ray
+    if ray.gpus is None:
+        ray.gpus = 1.0 if cuda else 0.0
+    if cuda != (ray.gpus > 0) or ray.gpus > 1:
+        expected = "more than 0 and at most 1" if cuda else "0"
+        raise RunError(f"ray.gpus is {ray.gpus:g}: expected {expected} with device={config.device}")
+    if "://" in ray.address:
+        raise RunError(
+            f"ray.address is '{ray.address}': expected local, auto or HOST:PORT, on a machine of the cluster"
+        )
 
 
 @dataclass(frozen=True, order=True)

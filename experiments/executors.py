@@ -1,10 +1,14 @@
-"""Who carries out the cells of a run."""
+"""Who carries out the cells of a run: this process, or a Ray cluster."""
 
 from __future__ import annotations
 
+import os
+import secrets
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from centersmooth_experiments.config import Config
+from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.progress import Display
 
 if TYPE_CHECKING:
@@ -12,6 +16,26 @@ if TYPE_CHECKING:
 
 Executor = Callable[[Sequence["CellRun"], Display], None]
 """Opens every cell, hands it the result of each point it misses, in any order, and closes it."""
+
+
+def executor_of(config: Config) -> Executor:
+    """The executor a configuration asks for.
+
+    Raises
+    ------
+    RunError
+        Ray is asked for and not installed.
+    """
+    if config.executor == "local":
+        return run_locally
+    _confine_ray(config.ray.address)
+    try:
+        from centersmooth_experiments.ray_executor import run_on_ray
+    except ImportError as error:
+        raise RunError(
+            f"executor is 'ray', which cannot be imported ({error}): pip install 'centersmooth[ray]', or executor=local"
+        ) from error
+    return run_on_ray
 
 
 def run_locally(cells: Sequence[CellRun], display: Display) -> None:
@@ -23,3 +47,17 @@ def run_locally(cells: Sequence[CellRun], display: Display) -> None:
         for index in cell.missing:
             cell.take(cell.certifier.certify(cell.point(index), display.advance, display.say))
         cell.close()
+
+
+def _confine_ray(address: str) -> None:
+    """What Ray reads when it is imported: no report of its use; a cluster of one's own on the loopback, with a token.
+
+    On Linux Ray takes the machine's own address for 127.0.0.1, and listens there, unless clusters are off as on macOS.
+    Without a token any user of the machine could have tasks run there.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address == "local":
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        if "RAY_AUTH_MODE" not in os.environ:
+            os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

@@ -24,7 +24,7 @@ from centersmooth_experiments.baselines import l2_baselines
 from centersmooth_experiments.certify import Certified, Certifier, Point, passes_of_mean
 from centersmooth_experiments.config import Config, leading_rule
 from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.executors import run_locally
+from centersmooth_experiments.executors import executor_of
 from centersmooth_experiments.files import write_atomically
 from centersmooth_experiments.locks import held
 from centersmooth_experiments.memory import keep_freed_memory
@@ -92,16 +92,19 @@ def run(config: Config, display: Display, command: str) -> RunResult:
     """
     keep_freed_memory()
     require_float32()
+    execute = executor_of(config)
     plan = make_plan(config)
     _require_writable(plan.out)
     for line in plan.skipped:
         display.console.print(line, highlight=False, soft_wrap=True)
     facts = provenance(config.device, (*config.models, *config.metrics, config.data.name))
+    if config.executor == "ray":
+        facts["hardware"] |= {"executor": "ray", "threads": config.ray.cpus}
     cells = [CellRun(plan, cell_plan, display, {"command": command, **facts}) for cell_plan in plan.cells]
     with display.running(_units(plan)), ExitStack() as locks:
         for cell in cells:
             locks.callback(cell.release)
-        run_locally(cells, display)
+        execute(cells, display)
     done = [cell.done for cell in cells]
     folder = _write_experiment(plan, done, command, facts)
     wrong = broken([row for cell in done for row in cell.attacks], len(plan.attacked))
