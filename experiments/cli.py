@@ -30,13 +30,19 @@ class Terminated(BaseException):
     """SIGTERM arrived."""
 
 
+class _JobEnded(Exception):
+    """A job of a sweep, in a process of its own, ended with an exit code other than 0."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point; always exits."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     # Commands and names hold square brackets, which rich would read as markup and drop.
-    console, errors = Console(markup=False), Console(stderr=True, markup=False)
-    if not console.is_terminal:
-        console = Console(width=120, markup=False)
+    console, errors = _console(), Console(stderr=True, markup=False)
     debug = "--debug" in arguments
     if set(arguments) & {"--help", "-h"}:
         _print_help(console)
@@ -47,7 +53,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, _terminate)
     command = shlex.join(["cs-run", *arguments])
     try:
-        sys.exit(_run(arguments, console, command))
+        sys.exit(_run(arguments, command))
+    except _JobEnded as job:
+        sys.exit(job.code)
     except (KeyboardInterrupt, Terminated) as stop:
         errors.print("stopped; what is finished is kept. To continue: " + command, highlight=False, soft_wrap=True)
         sys.exit(130 if isinstance(stop, KeyboardInterrupt) else 143)
@@ -63,7 +71,12 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _run(arguments: list[str], console: Console, command: str) -> int:
+def _console() -> Console:
+    console = Console(markup=False)
+    return console if console.is_terminal else Console(width=120, markup=False)
+
+
+def _run(arguments: list[str], command: str) -> int:
     overrides = [a for a in arguments if a != "--debug"]
     if "--dry-run" in overrides:
         overrides = [a for a in overrides if a != "--dry-run"] + ["dry_run=true"]
@@ -74,13 +87,16 @@ def _run(arguments: list[str], console: Console, command: str) -> int:
     register_schema()
     codes: list[int] = []
     failures: list[Exception] = []
+    here = os.getpid()
 
     def task(raw: Any) -> None:
-        # Hydra prints lines of its own about an error that leaves the task, so none does.
+        # Hydra prints lines of its own about an error that leaves the task, so none does in this process.
         try:
-            codes.append(_task(raw, console, _without_paths(command)))
+            codes.append(_task(raw, _console(), _without_paths(command)))
         except Exception as error:
             failures.append(error)
+        if os.getpid() != here:  # a launcher brought it to another one: only an error finds its way back
+            _end_job(codes, failures)
 
     _require_known_flags(overrides)
     _require_known_experiments(overrides)
@@ -90,6 +106,13 @@ def _run(arguments: list[str], console: Console, command: str) -> int:
     if failures:
         raise failures[0]
     return max(codes, default=0)
+
+
+def _end_job(codes: Sequence[int], failures: Sequence[Exception]) -> None:
+    if failures:
+        raise failures[0]
+    if any(codes):
+        raise _JobEnded(max(codes))
 
 
 def _without_paths(command: str) -> str:
