@@ -1,0 +1,233 @@
+"""On a real Ray cluster, several raylets on this machine: the rows of the local run, whatever happens to nodes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from support import SMALL, compose
+
+from centersmooth_experiments import executors
+from centersmooth_experiments.errors import RunError
+from centersmooth_experiments.models import Custom
+from centersmooth_experiments.models.autoencoder import Autoencoder
+from centersmooth_experiments.precision import in_precision
+from centersmooth_experiments.progress import Display
+from centersmooth_experiments.runner import run
+
+executors._confine_ray("local")  # the cluster of these tests, too, listens on the loopback alone
+pytest.importorskip("ray", reason="Ray is not installed: pip install 'centersmooth[ray]'")
+
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from centersmooth_experiments import ray_executor  # noqa: E402
+
+EVERYTHING = ("metrics=[tv,l2]", "smoothing=[center,mean]", "bounds=exact", "far=measured", "center=free")
+TWO_CELLS = ("grid.eps=[0.4,0.6]", "points.count=4", *EVERYTHING)
+ON_RAY = "executor=ray"
+LISTENING = "0A"
+STORE = 80 * 2**20
+
+MODULE = """
+import os
+import torch
+
+DRIVER = os.getpid()
+
+
+class Fragile(torch.nn.Module):
+    driver = DRIVER
+
+    def forward(self, inputs):
+        marks = inputs.mean(dim=1, keepdim=True).round()
+        if os.getpid() != self.driver and bool((marks == 2).all()):
+            os._exit(1)
+        return torch.where(marks == 1, torch.nan, inputs.tanh())
+
+
+def model():
+    return Fragile()
+"""
+"""NaN on inputs around 1; a worker that meets inputs around 2 dies."""
+
+
+def rows_without_seconds(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "certificates.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A head without room for tasks and two nodes of one core: three raylets."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": STORE})
+    for _ in range(2):
+        made.add_node(num_cpus=1, object_store_memory=STORE)
+    yield made
+    made.shutdown()
+
+
+class Watched(Display):
+    """A display without a screen that calls a function whenever work was done."""
+
+    def __init__(self, look: Callable[[], None] = lambda: None) -> None:
+        super().__init__(Console(file=io.StringIO()))
+        self.look = look
+
+    def advance(self, units: float) -> None:
+        super().advance(units)
+        self.look()
+
+
+def run_in(folder: Path, *overrides: str, display: Display | None = None):
+    return run(compose(*SMALL, *overrides, f"out={folder}"), display or Watched(), "cs-run (test)")
+
+
+@pytest.mark.slow
+def test_a_node_is_removed_another_joins_and_the_rows_are_the_local_ones(cluster, tmp_path):
+    """With 3 of 8 points done, twice as many tasks under way as there are cores; both models are trained there too."""
+    first = set(cluster.worker_nodes)
+
+    def saved() -> int:
+        return len(list((tmp_path / "ray").glob("*/points/*.npz")))
+
+    def exchange() -> None:
+        if saved() == 3 and first == cluster.worker_nodes:
+            cluster.remove_node(min(first, key=id), allow_graceful=False)
+            cluster.add_node(num_cpus=1, object_store_memory=STORE)
+
+    overrides = (*TWO_CELLS, ON_RAY, f"ray.address={cluster.address}")
+    result = run_in(tmp_path / "ray", *overrides, display=Watched(exchange))
+    assert len(first & cluster.worker_nodes) == 1
+    assert saved() == 8
+    assert result.failed == 0
+    local = run_in(tmp_path / "local", *TWO_CELLS)
+    assert rows_without_seconds(result.folder) == rows_without_seconds(local.folder)
+
+
+@pytest.mark.slow
+def test_what_fails_at_one_point_is_a_row_with_its_reason(cluster, tmp_path, monkeypatch):
+    """A model of the user's own, whose module no worker could import: NaN at one point, a dead worker at another."""
+    monkeypatch.setattr(ray_executor, "RETRIES", 0)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "fragile.py").write_text(MODULE)
+    np.save(tmp_path / "inputs.npy", np.arange(4, dtype=np.float32)[[0, 3, 1, 2]][:, None].repeat(64, axis=1))
+    own = ["experiment=custom", "model=fragile:model", f"data.path={tmp_path / 'inputs.npy'}", "grid.eps=[0.01]"]
+    counts = ["budget=smoke", "n=1000", "m=1100", "points.count=4", f"out={tmp_path / 'runs'}"]
+    config = compose(*own, *counts, ON_RAY, f"ray.address={cluster.address}")
+    result = run(config, Watched(), "cs-run (test)")
+    rows = rows_without_seconds(result.folder)
+    assert result.failed == 2
+    assert {row["outcome"] for row in rows if row["point"] in "01"} == {"certified"}
+    reasons = {row["point"]: row["reason"] for row in rows if row["outcome"] == "failed"}
+    assert "NaN or infinity" in reasons["2"]
+    assert "its worker was lost 1 times" in reasons["3"]
+
+
+@pytest.mark.slow
+def test_tasks_no_node_has_room_for_are_refused(cluster, tmp_path):
+    with pytest.raises(RunError, match=r"no node of the Ray cluster has ray.cpus=3 and ray.gpus=0: ask for less"):
+        run_in(tmp_path, ON_RAY, "ray.cpus=3", f"ray.address={cluster.address}")
+
+
+@pytest.mark.slow
+def test_a_driver_that_dies_leaves_what_is_written_and_no_port_was_open_to_others(tmp_path):
+    overrides = [*SMALL, "points.count=40", f"out={tmp_path / 'runs'}", "executor=ray"]
+    code = "from centersmooth_experiments.cli import main; main()"
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
+    command = [sys.executable, "-c", code, *overrides]
+    driver = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (done := list((tmp_path / "runs").glob("*/points/*.npz"))):
+        assert driver.poll() is None, driver.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    addresses = listening_on(driver.pid)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    driver.stderr.close()
+    assert addresses
+    assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
+    before = {path: path.stat().st_mtime_ns for path in done}
+    result = run_in(tmp_path / "runs", "points.count=4")
+    local = run_in(tmp_path / "local", "points.count=4")
+    assert rows_without_seconds(result.folder) == rows_without_seconds(local.folder)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def listening_on(process: int) -> set[str]:
+    """Addresses at which the processes of a session listen, as the kernel writes them."""
+    own = set()
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getsid(int(folder.name)) == process:
+                own |= {os.readlink(file) for file in (folder / "fd").iterdir()}
+        except OSError:
+            continue
+    tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    lines = [line.split() for table in tables for line in table]
+    return {line[1].partition(":")[0] for line in lines if line[3] == LISTENING and f"socket:[{line[9]}]" in own}
+
+
+@pytest.mark.parametrize(
+    ("resources", "cpus", "gpus", "expected"),
+    [
+        ({"CPU": 16.0}, 1, 0, 16),
+        ({"CPU": 16.0}, 3, 0, 5),
+        ({"CPU": 16.0, "GPU": 2.0}, 1, 0.25, 8),
+        ({"CPU": 2.0, "GPU": 8.0}, 1, 1, 2),
+        ({"CPU": 16.0}, 1, 1, 0),
+        ({}, 1, 0, 0),
+    ],
+)
+def test_how_many_tasks_a_node_runs_at_once(resources, cpus, gpus, expected):
+    assert ray_executor._fitting(resources, cpus, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["executor=cluster"], "executor is 'cluster': expected local or ray"),
+        (["ray.cpus=0"], "ray.cpus is 0: expected an integer of at least 1"),
+        (["ray.in_flight=0"], "ray.in_flight is 0"),
+        (["ray.gpus=0.5"], "ray.gpus is 0.5: expected 0 with device=cpu"),
+        (["ray.address=ray://head:10001"], "expected local, auto or HOST:PORT"),
+    ],
+)
+def test_a_mistake_is_one_line(overrides, message):
+    with pytest.raises(RunError) as error:
+        compose(*overrides)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_without_ray_the_extra_is_named(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "centersmooth_experiments.ray_executor", None)
+    with pytest.raises(RunError, match=r"pip install 'centersmooth\[ray\]', or executor=local"):
+        run_in(tmp_path, "executor=ray")
+
+
+def test_a_cell_is_the_same_on_a_worker():
+    """What makes a model compute in another precision lies on the instance: it travels too."""
+    model = in_precision(Autoencoder(1, 8, width=4).to(memory_format=torch.channels_last).eval(), "bfloat16")
+    inputs = torch.rand(5, 1, 8, 8)
+    with torch.no_grad():
+        expected = model(inputs)
+        assert torch.equal(ray_executor._unpack(ray_executor._pack(model), "cpu")(inputs), expected)
+        assert not torch.equal(Autoencoder.forward(model, inputs), expected)
+
+
+def test_a_model_that_cannot_travel_is_one_line():
+    with pytest.raises(RunError, match=r"cannot be sent to a worker \(.*\): use executor=local"):
+        ray_executor._pack(Custom(threading.Lock().__enter__))
