@@ -1,7 +1,7 @@
 """``make bench``: measure, print, and write ``bench/results/<device>.csv`` and its plot.
 
-Usage: python bench/run.py [CASE ...], with the cases memory, centers, draws, models, faces, perceptual and overheads;
-all of them by default.
+Usage: python bench/run.py [CASE ...], with the cases memory, centers, draws, models, faces, perceptual, overheads and
+ray; all of them by default.
 Rows of cases that are not run stay in the table.
 """
 
@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 import cases
+import cluster
 import torch
 from draw import draw
 from hydra import compose as hydra_compose
@@ -44,6 +45,7 @@ CASES: dict[str, Callable[[], Iterable[cases.Row]]] = {
     "faces": cases.faces,
     "perceptual": cases.perceptual,
     "overheads": partial(cases.overheads, compose),
+    "ray": partial(cluster.executors, compose),
 }
 """In this order: the peak of memory is that of the process, so it comes first."""
 
