@@ -129,3 +129,15 @@ def test_interruption_says_how_to_continue(tmp_path, number, code):
 
 def test_configs_are_found_where_they_are_installed():
     assert (config_folder() / "config.yaml").is_file()
+
+
+@pytest.mark.slow
+def test_a_job_in_a_process_of_its_own_reports_how_it_ended(tmp_path):
+    """Hydra's submitit launcher, on this machine: nothing but an error finds its way back from there."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'centersmooth[slurm]'")
+    sweep = ["--multirun", "hydra/launcher=submitit_local", "hydra.launcher.submitit_folder=jobs/%j"]
+    done = cs_run(*sweep, "experiment=tv_digits", "budget=smoke", "bounds=paper,nope", "dry_run=true", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "cs-run: bounds is 'nope': expected paper or exact"
+    logs = [log.read_text() for log in (tmp_path / "jobs").glob("*/*_0_log.out")]
+    assert sum("cells, " in log for log in logs) == 1
