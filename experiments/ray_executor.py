@@ -87,6 +87,8 @@ def connected(settings: RayConfig) -> Iterator[None]:
         if own and ray.util.get_node_ip_address() != "127.0.0.1":
             raise RunError("ray was imported before the run and would open ports to others: use ray.address=auto")
         yield
+    except SystemError as error:  # what a signal's handler raised while Ray waited is the cause of one
+        raise error.__cause__ or error from None
     finally:
         ray.shutdown()
 

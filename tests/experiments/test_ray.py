@@ -135,6 +135,25 @@ def test_what_fails_at_one_point_is_a_row_with_its_reason(cluster, tmp_path, mon
     assert "its worker was lost 1 times" in reasons["3"]
 
 
+class Stop(BaseException):
+    """What the handler of a signal raises."""
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_run_as_it_does_without_ray(cluster, tmp_path):
+    def stop(number: int, frame: object) -> None:
+        raise Stop
+
+    before = signal.signal(signal.SIGTERM, stop)
+    later = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
+    display = Watched(lambda: later.start() if later.ident is None else None)
+    try:
+        with pytest.raises(Stop):
+            run_in(tmp_path, "points.count=100", ON_RAY, f"ray.address={cluster.address}", display=display)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.slow
 def test_tasks_no_node_has_room_for_are_refused(cluster, tmp_path):
     with pytest.raises(RunError, match=r"no node of the Ray cluster has ray.cpus=3 and ray.gpus=0: ask for less"):
