@@ -298,7 +298,7 @@ def mean_certificate(
         alpha=budget.alpha,
         bounds="exact",
         far=far,
-        reason=_tail_note(budget, eps) if far == "local" and movement == everywhere else "",
+        reason=_tail_note(budget, eps) if far == "local" and 0 < everywhere == movement else "",
         center_name="mean",
     )
 

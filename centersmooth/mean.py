@@ -23,7 +23,7 @@ from centersmooth.expectation import MEAN_RULES, MeanEvidence, band_ranks, mean_
 from centersmooth.metrics.base import Metric
 from centersmooth.noise import GaussianNoise
 from centersmooth.sampling import Model, Progress, RandomStream, Sampler, evaluating
-from centersmooth.smoother import Smoother, input_radii
+from centersmooth.smoother import Smoother, input_radii, require_runs
 from centersmooth.testing import check_seminorm
 
 
@@ -178,6 +178,7 @@ class MeanSmoother(Smoother):
         """
         if certificate.center is None:
             raise RequestError(f"there is nothing to attack: the certificate is {certificate.outcome.value}")
+        require_runs(runs)
         self._check_input(x)
         attack, stream = attack or Attack(), stream or RandomStream.fresh()
         sampler, center = self._sampler, certificate.center

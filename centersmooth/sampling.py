@@ -108,6 +108,8 @@ class Sampler:
         for name in ("forward_block", "batch_size"):
             if (value := getattr(self, name)) < 1:
                 raise RequestError(f"{name} is {value}: expected an integer of at least 1")
+        if self.output_range is not None and not _is_range(self.output_range):
+            raise RequestError(f"output_range is {self.output_range!r}: expected two numbers (low, high), or None")
 
     def base_output(self, x: Tensor) -> Tensor:
         """``f(x)``, computed in a block padded with zeros: ``(*in) -> (*out)``."""
@@ -226,3 +228,10 @@ class Sampler:
                 f"the model returned values in [{low:.6g}, {high:.6g}] for {what}, outside the declared "
                 f"output_range {self.output_range}: declare the true range, or none"
             )
+
+
+def _is_range(limits: object) -> bool:
+    """Whether it is two numbers in order, infinite ones too."""
+    if not isinstance(limits, (tuple, list)) or len(limits) != 2:
+        return False
+    return all(isinstance(limit, (int, float)) for limit in limits) and limits[0] <= limits[1]

@@ -251,6 +251,7 @@ class CenterSmoother(Smoother):
         """
         if certificate.radius is None or certificate.center is None:
             raise RequestError(f"there is nothing to attack: the certificate is {certificate.outcome.value}")
+        require_runs(runs)
         self._check_input(x)
         attack = attack if attack is not None else Attack()
         stream = stream if stream is not None else RandomStream.fresh()
@@ -274,6 +275,12 @@ class CenterSmoother(Smoother):
             free = self.center == "free"
             evidence = gather(self._sampler, metrics, self.budget, x, stream, far=far, free=free, progress=progress)
         return evidence[self.metric.name]
+
+
+def require_runs(runs: int) -> None:
+    """Refuse an attack that nothing would judge."""
+    if runs < 1:
+        raise RequestError(f"runs is {runs}: expected at least 1 run of the smoothed model to judge an attack by")
 
 
 def input_radii(eps: float | Iterable[float]) -> list[float]:

@@ -241,6 +241,12 @@ def _validated(config: Config) -> Config:
         raise RunError(f"far is '{config.far}': expected doubled, or measured together with bounds=exact")
     if config.precision not in PRECISIONS:
         raise RunError(f"precision is '{config.precision}': expected {', '.join(PRECISIONS)}")
+    if config.precision == "tf32" and config.device == "cpu":
+        raise RunError("precision is 'tf32' with device=cpu, which has none: expected float32 or bfloat16")
+    if config.recommend and (config.center, config.smoothing, config.attack) != ("sample", ["center"], "none"):
+        raise RunError(
+            "recommend is true, which is about centers of the sample: leave out center, smoothing and attack"
+        )
     if config.center not in ("sample", "free"):
         raise RunError(f"center is '{config.center}': expected sample or free")
     if config.smoothing not in (["center"], ["center", "mean"]):

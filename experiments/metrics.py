@@ -53,15 +53,18 @@ def metric_facts(metric: Metric) -> dict[str, str]:
     return facts | ({"weights": metric.weights_digest()} if hasattr(metric, "weights_digest") else {})
 
 
-def fingerprint(metrics: Mapping[str, Metric], outputs: Tensor) -> str:
+def fingerprint(metrics: Mapping[str, Metric], outputs: Tensor, output_range: tuple[float, float] | None) -> str:
     """What a user's own model and metrics answer on a block of noisy inputs, as part of a cell's identity.
 
-    State in closures, arrays and helper modules has no digest; what it does to the numbers has.
+    State in closures, arrays and helper modules has no digest; what it does to the numbers has. The range that a model
+    declares is a part of it too, as kept evidence of a mean rests on it.
     """
-    content = hashlib.sha256(outputs.cpu().numpy().tobytes())
+    content = hashlib.sha256(outputs.cpu().numpy().tobytes() + repr(output_range).encode())
     for name, metric in metrics.items():
         features = metric.features(outputs)
         content.update(name.encode() + metric.pairwise(features, features[:4]).cpu().numpy().tobytes())
+        if metric.source.has_means and outputs.is_floating_point():
+            content.update(metric.means(outputs[None]).cpu().numpy().tobytes())
     return content.hexdigest()[:16]
 
 

@@ -226,7 +226,8 @@ class CellRun:
 def _check_and_identify(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric]) -> str:
     """Refuse a model or metric that cannot be certified; what their numbers depend on besides the model's weights."""
     config = plan.config
-    sampler = Sampler(model, GaussianNoise(cell_plan.sigma), config.forward_block, config.batch_size)
+    noise, limits = GaussianNoise(cell_plan.sigma), model.output_range
+    sampler = Sampler(model, noise, config.forward_block, config.batch_size, limits)
     with evaluating(model):
         outputs = sampler.check_model(_input(plan, model, plan.points[0]))
         for metric in metrics.values():
@@ -239,7 +240,7 @@ def _check_and_identify(plan: Plan, cell_plan: CellPlan, model: nn.Module, metri
         if ":" in "".join((cell_plan.model, *metrics)):
             x = _input(plan, model, 0)
             block = torch.cat(list(sampler.draw(x, config.forward_block, RandomStream(0), "fingerprint")))
-            identity += fingerprint(metrics, block)
+            identity += fingerprint(metrics, block, model.output_range)
     return identity
 
 

@@ -332,7 +332,7 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
     lines = by_metric(summary, manifest["metrics"])
     drawn = tuple(manifest["rule"][part] for part in RULE)
     rules = _rules(lines, drawn)
-    shown = rules[:_MOST_RULES]
+    shown = _most_telling(rules)
     swept = "sigma" if manifest["curve"] == "sigma" else "h"
     trainings = [training_kind(*pair) for pair in zip(lines["train_sigma"], lines["sigma"], strict=True)]
     with_training = manifest["curve"] == "training" or (len(set(trainings)) > 1 and "" not in trainings)
@@ -378,6 +378,13 @@ def _rules(lines: pd.DataFrame, drawn: tuple[str, ...]) -> list[tuple[str, ...]]
 
     present = set(lines[list(RULE)].itertuples(index=False, name=None)) - {drawn}
     return [drawn, *sorted(present, key=place)]
+
+
+def _most_telling(rules: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """As many as the table has room for, in their order: the drawn one, then the sharpest of each smoothed model."""
+    named = [tuple(rule[part] for part in RULE) for rule in (SHARPER_RULE, FREE_RULE, MEAN_RULE, PAPER_RULE)]
+    others = sorted(rules[1:], key=lambda rule: named.index(rule) if rule in named else len(named))
+    return [rules[0], *(rule for rule in rules[1:] if rule in others[: _MOST_RULES - 1])]
 
 
 def _rule_headers(rules: Sequence[tuple[str, ...]]) -> list[str]:

@@ -390,7 +390,7 @@ def test_a_metric_without_a_mean_is_refused_with_its_reason(metric: Metric) -> N
     [
         ({"output_range": None}, "hard limits"),
         ({"output_range": (0.0, math.inf)}, "hard limits"),
-        ({"output_range": (1.0, 0.0)}, "hard limits"),
+        ({"output_range": (1.0, 0.0)}, "two numbers"),
         ({"far": "measured"}, "expected one of 'local', 'global'"),
     ],
 )

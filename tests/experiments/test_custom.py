@@ -99,6 +99,52 @@ def test_no_old_result_for_a_changed_metric_or_for_state_outside_a_module(folder
     assert radii[1] == pytest.approx(100 * radii[0], rel=1e-4)
 
 
+RANGED = """
+import torch
+from centersmooth import L1
+
+
+class Model(torch.nn.Module):
+    output_range = (0.0, 1.0)
+
+    def forward(self, x):
+        return torch.sigmoid(x[:, :3])
+
+
+class Metric(L1):
+    def means(self, groups):
+        return super().means(groups)
+"""
+
+
+@pytest.mark.parametrize("change", [("(0.0, 1.0)", "(-9.0, 10.0)"), ("super().means(groups)", "groups.amax(1)")])
+def test_no_old_evidence_for_a_changed_range_or_mean(folder, change):
+    """What is kept of a mean rests on the declared range, and a free center on what a mean is."""
+    request = ["model=ranged:Model", "metric=ranged:Metric", "data.path=inputs.npy", "points.count=1"]
+    request += ["smoothing=[center,mean]", "center=free"]
+    for source in (RANGED, RANGED.replace(*change)):
+        (folder / "ranged.py").write_text(source)
+        done = cs_run(folder, *request)
+        assert done.returncode == 0, done.stderr
+    cells = list((folder / "runs").glob("ranged.Model-files-*"))
+    assert len(cells) == 2
+
+
+@pytest.mark.parametrize("limits", ["'0..1'", "(0.0,)", "(1.0, 0.0)", "(float('nan'), 1.0)"])
+def test_a_range_that_is_none_is_one_line(folder, limits):
+    (folder / "ranged.py").write_text(RANGED.replace("(0.0, 1.0)", limits))
+    done = cs_run(folder, "model=ranged:Model", "data.path=inputs.npy")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "expected two numbers (low, high), or None" in done.stderr
+
+
+def test_a_model_outside_its_range_is_to_blame_and_not_the_metric(folder):
+    (folder / "ranged.py").write_text(RANGED.replace("(0.0, 1.0)", "(0.0, 0.1)"))
+    done = cs_run(folder, "model=ranged:Model", "data.path=inputs.npy", "smoothing=[center,mean]")
+    assert done.returncode == 2
+    assert "outside the declared output_range (0.0, 0.1)" in done.stderr
+
+
 def test_an_own_metric_beside_those_of_a_registered_model(folder):
     (folder / "own.py").write_text("def largest():\n    return lambda a, b: (a - b).abs().flatten(1).amax(1)\n")
     command = [sys.executable, "-c", CODE, "metrics=[tv,own:largest]", *SMALL]

@@ -105,6 +105,12 @@ def test_points_before_the_request_serve_where_none_follow():
         pilot_points(make_plan(compose(*SMALL, f"points.count={total}")))
 
 
+@pytest.mark.parametrize("other", ["center=free", "smoothing=[center,mean]", "attack=pgd"])
+def test_what_it_says_nothing_about_is_refused(other):
+    with pytest.raises(RunError, match="recommend is true, which is about centers of the sample"):
+        compose(*SMALL, "recommend=true", other)
+
+
 def test_where_nothing_helps_one_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(recommending, "SIZES", (1_000,))
     config = compose(*SMALL, f"out={tmp_path}", "bounds=exact", "grid.h=[2.9]", "m=9000", "points.count=1")
