@@ -15,6 +15,8 @@ from support import SMALL
 from centersmooth_experiments.cli import config_folder, experiments
 
 CODE = "from centersmooth_experiments.cli import main; main()"
+INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+"""Shells start background jobs, and all these start, with interrupts ignored."""
 
 
 def cs_run(*arguments: str, cwd, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -108,7 +110,7 @@ def test_from_any_folder_with_spaces_and_other_letters(tmp_path):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_says_how_to_continue(tmp_path, number, code):
     process = subprocess.Popen(
-        [sys.executable, "-c", CODE, *SMALL, "points.count=200", "metrics=[tv,l2]"],
+        [sys.executable, "-c", INTERRUPTIBLE + CODE, *SMALL, "points.count=200", "metrics=[tv,l2]"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -93,10 +93,10 @@ def test_a_gpu_that_is_not_there(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are chosen on Linux only")
 def test_one_core(tmp_path, usual):
-    """Thread counts move last digits, so outcomes and the order of the rows are compared, not bytes."""
+    """Thread counts move last digits, those of weights and so a cell's digest too: what comes between is compared."""
     done = cs_run(tmp_path, *SMALL, before="import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n")
     assert done.returncode == 0, done.stderr
-    assert [line.split(",")[:12] for line in rows(tmp_path)] == [line.split(",")[:12] for line in usual]
+    assert [line.split(",")[1:11] for line in rows(tmp_path)] == [line.split(",")[1:11] for line in usual]
 
 
 def test_a_home_that_cannot_be_written(tmp_path, usual):

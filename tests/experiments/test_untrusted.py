@@ -195,10 +195,14 @@ def is_unsafe(call: ast.Call) -> bool:
     return bool(option) and given.get(option) != str(value)
 
 
+MESSAGES = {"ray_executor.py": ["torch.load(io.BytesIO(packed), map_location=device, weights_only=False)"]}
+"""No files: what the processes of one run send each other, through Ray, which runs what it is sent anyway."""
+
+
 @pytest.mark.parametrize("folder", ["centersmooth", "experiments", "scripts", "bench"])
 def test_no_source_reads_files_as_code(folder):
     for path in (ROOT / folder).rglob("*.py"):
-        assert unsafe_calls(path.read_text()) == [], path
+        assert unsafe_calls(path.read_text()) == MESSAGES.get(path.name, []), path
 
 
 @pytest.mark.parametrize(
