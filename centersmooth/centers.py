@@ -120,8 +120,7 @@ def free_center(metric: Metric, outputs: Tensor, features: Tensor, sample: Cente
     ModelError
         The outputs are not floating-point, so that their means need not be outputs.
     """
-    if not outputs.is_floating_point():
-        raise ModelError(f"center='free' takes means of outputs: expected floating-point ones, got {outputs.dtype}")
+    require_means(outputs)
     blocks = outputs[: len(outputs) // BLOCK * BLOCK].reshape(-1, BLOCK, *outputs.shape[1:])
     means = metric.means(blocks)
     nearest = _nearest_of_blocks(metric, features_in_blocks(metric, means, block), features)
@@ -132,6 +131,17 @@ def free_center(metric: Metric, outputs: Tensor, features: Tensor, sample: Cente
         best = min(best, latest, key=lambda ball: ball.radius)
     others = len(outputs) - BLOCK
     return _checked(metric, Center(best.output.clone(), best.features, best.radius, nearest[:, 1:], others))
+
+
+def require_means(outputs: Tensor) -> None:
+    """Refuse outputs whose means need not be outputs.
+
+    Raises
+    ------
+    ModelError
+    """
+    if not outputs.is_floating_point():
+        raise ModelError(f"center='free' takes means of outputs: expected floating-point ones, got {outputs.dtype}")
 
 
 class _Ball(NamedTuple):

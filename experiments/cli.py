@@ -203,8 +203,26 @@ def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = error.__cause__
     if cause is not None and type(error).__name__ == "ConfigCompositionException":
-        lines += [line.strip() for line in str(cause).splitlines()[:1]]
+        lines = [_misfit(lines[0], (str(cause).splitlines() or [""])[0].strip())]
     return "; ".join(lines[:2]) + ("" if lines else type(error).__name__)
+
+
+_WANTED = {
+    "is not a ListConfig": "a list, as in {key}=[{value}]",
+    "is not a valid bool": "true or false",
+    "could not be converted to Integer": "an integer",
+    "could not be converted to Float": "a number",
+}
+"""What a setting takes, by what OmegaConf says of a value it cannot take."""
+
+
+def _misfit(merging: str, reason: str) -> str:
+    """What is wrong with a setting, from Hydra's line about merging it and OmegaConf's about its value."""
+    key, _, value = merging.removeprefix("Error merging override ").partition("=")
+    for sign, wanted in _WANTED.items():
+        if sign in reason:
+            return f"{key} is {value or 'empty'}: expected {wanted.format(key=key, value=value)}"
+    return f"{merging}; {reason}"
 
 
 def _is_unexplained_memory(error: Exception) -> bool:

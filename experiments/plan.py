@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from centersmooth import Attack, Budget, GaussianNoise, Metric, RandomStream, RequestError
 from centersmooth.bounds import BOUNDS, EXACT, Bounds
-from centersmooth.centers import BLOCK
+from centersmooth.centers import BLOCK, require_means
 from centersmooth.evidence import kept_ranks
+from centersmooth.expectation import mean_problem
 from centersmooth.metrics.base import TILE_ENTRIES
 from centersmooth.quantiles import near_ranks, place_ranks
 from centersmooth.rules import center_problem, free_problem, radius_problem
 from centersmooth.sampling import Sampler, evaluating
+from centersmooth.testing import check_own_metric, check_seminorm
 from centersmooth_experiments.cells import Cell
 from centersmooth_experiments.certify import passes_of_mean
 from centersmooth_experiments.config import Config, GridPoint, grid_pairs
@@ -120,6 +123,13 @@ class Plan:
         mean = passes_of_mean(self.budget) if "mean" in self.config.smoothing else 0
         return self.budget.passes + mean
 
+    def input(self, model: nn.Module, point: int) -> Tensor:
+        """What a model is given for a test point, before noise."""
+        image = self.data.images(self.data.test, [point]).to(self.config.device)
+        with torch.no_grad():
+            inputs: Tensor = model.inputs(image)
+        return inputs[0]
+
     def attack_passes(self, cell: CellPlan) -> int:
         """Forward passes of all attacks on a cell, if every point gets its certificates, of each kind asked for."""
         kinds = len(self.config.smoothing) + (self.config.center == "free")
@@ -216,6 +226,41 @@ def _require_feasible(config: Config, budget: Budget, pairs: list[GridPoint]) ->
         raise RunError(f"no certificate is possible: {problems[0]}{other}")
 
 
+def check(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric]) -> None:
+    """Refuse a model or a metric that cannot be certified as asked for, from a few draws at the first point.
+
+    Raises
+    ------
+    RunError, CenterSmoothError
+    """
+    config, limits = plan.config, model.output_range
+    sampler = Sampler(model, GaussianNoise(cell_plan.sigma), config.forward_block, config.batch_size, limits)
+    x = plan.input(model, plan.points[0])
+    with evaluating(model):
+        outputs = sampler.check_model(x)
+        for metric in metrics.values():
+            check_own_metric(metric, outputs)
+        if config.center == "free":
+            require_means(outputs)
+        for name in config.metrics if plan.attack else ():
+            plan.attack.check(sampler, metrics[name], x)
+        if "mean" in config.smoothing:
+            _require_mean(plan, cell_plan, model, metrics, outputs)
+
+
+def _require_mean(
+    plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric], outputs: Tensor
+) -> None:
+    """Refuse smoothing by expectation where no metric asked for has a certificate for it, or one only claims to."""
+    noise, limits = GaussianNoise(cell_plan.sigma), model.output_range
+    problems = {name: mean_problem(metric, noise, plan.budget, limits) for name, metric in metrics.items()}
+    asked = [problems[name] for name in plan.config.metrics]
+    if all(asked):
+        raise RunError(f"smoothing has mean, which {cell_plan.model} cannot serve: {asked[0]}")
+    for name in (name for name, problem in problems.items() if not problem):
+        check_seminorm(metrics[name], outputs, limits)
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a cell would take.
@@ -297,9 +342,10 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     config = plan.config
     model = in_precision(cell.spec.build(plan.data, config.weights).to(config.device), config.precision)
     metrics = build_metrics(cell.metric_names(config), config.weights, config.device)
+    check(plan, cell, model, metrics)
     sources = list(dict.fromkeys(metric.source for metric in metrics.values()))
     sampler = Sampler(model, GaussianNoise(cell.sigma), config.forward_block, config.forward_block)
-    x = model.inputs(plan.data.images(plan.data.test, [0]).to(config.device))[0]
+    x = plan.input(model, 0)
     with evaluating(model):
         output = sampler.base_output(x)
         features = [metric.features(output[None]) for metric in sources]

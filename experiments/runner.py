@@ -13,12 +13,10 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
+from torch import nn
 
 from centersmooth import GaussianNoise, Metric, ModelError, RandomStream
-from centersmooth.expectation import mean_problem
 from centersmooth.sampling import Sampler, evaluating
-from centersmooth.testing import check_own_metric, check_seminorm
 from centersmooth_experiments.attacks import CellAttack, attack_note, attack_table, broken
 from centersmooth_experiments.baselines import l2_baselines
 from centersmooth_experiments.certify import Certified, Certifier, Point, passes_of_mean
@@ -31,13 +29,7 @@ from centersmooth_experiments.memory import keep_freed_memory
 from centersmooth_experiments.metrics import build_metrics, fingerprint, metric_facts, metric_weights_digest
 from centersmooth_experiments.models import model_digest
 from centersmooth_experiments.panels import PanelSource, draw_panels, save_panels
-from centersmooth_experiments.plan import (
-    TRAINING_WEIGHT,
-    CellPlan,
-    Plan,
-    estimate,
-    make_plan,
-)
+from centersmooth_experiments.plan import TRAINING_WEIGHT, CellPlan, Plan, check, estimate, make_plan
 from centersmooth_experiments.precision import in_precision, require_float32
 from centersmooth_experiments.progress import Display, duration
 from centersmooth_experiments.provenance import provenance
@@ -153,8 +145,9 @@ class CellRun:
         plan, cell_plan, config = self.plan, self.cell_plan, self.plan.config
         model, weights = _obtain(plan, cell_plan, self.display)
         metrics = build_metrics(cell_plan.metric_names(config), config.weights, config.device)
-        weights_of_metrics = _check_and_identify(plan, cell_plan, model, metrics)
-        cell = cell_plan.cell(config, plan.budget, plan.data.digest, weights, weights_of_metrics)
+        check(plan, cell_plan, model, metrics)
+        identity = _identity(plan, cell_plan, model, metrics)
+        cell = cell_plan.cell(config, plan.budget, plan.data.digest, weights, identity)
         self._lock.enter_context(held(plan.out / cell.name / ".lock", f"the cell {cell.name}"))
         self.store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
         self.certifier = Certifier(
@@ -172,7 +165,7 @@ class CellRun:
 
     def point(self, index: int) -> Point:
         """One of the missing points, with what is missing of it."""
-        x = _input(self.plan, self.certifier.model, index)
+        x = self.plan.input(self.certifier.model, index)
         missing = (index in self._missing_centers, index in self._missing_means)
         return Point(index, self.plan.data.test.name(index), x, *missing)
 
@@ -223,38 +216,16 @@ class CellRun:
         return missing
 
 
-def _check_and_identify(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric]) -> str:
-    """Refuse a model or metric that cannot be certified; what their numbers depend on besides the model's weights."""
-    config = plan.config
-    noise, limits = GaussianNoise(cell_plan.sigma), model.output_range
-    sampler = Sampler(model, noise, config.forward_block, config.batch_size, limits)
-    with evaluating(model):
-        outputs = sampler.check_model(_input(plan, model, plan.points[0]))
-        for metric in metrics.values():
-            check_own_metric(metric, outputs)
-        for name in config.metrics if plan.attack else ():
-            plan.attack.check(sampler, metrics[name], _input(plan, model, plan.points[0]))
-        if "mean" in config.smoothing:
-            _require_mean(plan, cell_plan, model, metrics, outputs)
-        identity = metric_weights_digest(metrics)
-        if ":" in "".join((cell_plan.model, *metrics)):
-            x = _input(plan, model, 0)
-            block = torch.cat(list(sampler.draw(x, config.forward_block, RandomStream(0), "fingerprint")))
-            identity += fingerprint(metrics, block, model.output_range)
+def _identity(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric]) -> str:
+    """What a cell's numbers depend on besides the model's weights and the library."""
+    identity = metric_weights_digest(metrics)
+    if ":" in "".join((cell_plan.model, *metrics)):
+        block = plan.config.forward_block
+        sampler = Sampler(model, GaussianNoise(cell_plan.sigma), block, plan.config.batch_size, model.output_range)
+        with evaluating(model):
+            outputs = torch.cat(list(sampler.draw(plan.input(model, 0), block, RandomStream(0), "fingerprint")))
+            identity += fingerprint(metrics, outputs, model.output_range)
     return identity
-
-
-def _require_mean(
-    plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric], outputs: Tensor
-) -> None:
-    """Refuse smoothing by expectation where no metric asked for has a certificate for it, or one only claims to."""
-    noise, limits = GaussianNoise(cell_plan.sigma), model.output_range
-    problems = {name: mean_problem(metric, noise, plan.budget, limits) for name, metric in metrics.items()}
-    asked = [problems[name] for name in plan.config.metrics]
-    if all(asked):
-        raise RunError(f"smoothing has mean, which {cell_plan.model} cannot serve: {asked[0]}")
-    for name in (name for name, problem in problems.items() if not problem):
-        check_seminorm(metrics[name], outputs, limits)
 
 
 def _require_writable(out: Path) -> None:
@@ -299,7 +270,7 @@ def _attack_cell(
         return [], 0
     cell, batch_size = store.cell, plan.config.batch_size
     sampler = Sampler(model, GaussianNoise(cell.sigma), cell.forward_block, batch_size, store.output_range)
-    runs, inputs = plan.config.attacker.runs, lambda point: _input(plan, model, point)
+    runs, inputs = plan.config.attacker.runs, lambda point: plan.input(model, point)
     own = CellAttack(store, sampler, plan.attack, runs, inputs)
     rows = [row for row in rows if int(row["point"]) in plan.attacked]
     missing = own.missing(rows)
@@ -316,12 +287,6 @@ def _attack_cell(
                 failed += 1
                 display.console.print(f"the attack on point {target.point} failed: {error}", highlight=False)
     return list(own.rows(rows)), failed
-
-
-def _input(plan: Plan, model: nn.Module, point: int) -> Tensor:
-    image = plan.data.images(plan.data.test, [point]).to(plan.config.device)
-    with torch.no_grad():
-        return model.inputs(image)[0]
 
 
 def _select(rows: Iterable[Row], plan: Plan, cell_plan: CellPlan) -> list[Row]:

@@ -57,7 +57,11 @@ def test_version(tmp_path):
     [
         (["experiment=nope"], "expected one of"),
         (["nope=3"], "nope"),
-        (["n=abc"], "Integer"),
+        (["n=abc"], "n is abc: expected an integer"),
+        (["batch_size="], "batch_size is empty: expected an integer"),
+        (["grid.h=[x]"], "expected a number"),
+        (["recommend=maybe"], "expected true or false"),
+        (["metrics=tv"], "as in metrics=[tv]"),
         (["n=100"], "n >= 300 would do"),
         (["m=10"], "m >= 241 would do"),
         (["metrics=[foo]"], "expected one of tv, l1"),

@@ -159,3 +159,33 @@ def test_a_metric_that_is_none_is_refused_before_any_work(folder):
     assert done.returncode == 2
     assert "the triangle inequality fails" in done.stderr
     assert not list((folder / "runs").rglob("*.npz"))
+
+
+INTEGERS = """
+class Whole(torch.nn.Module):
+    def forward(self, x):
+        return (x.flatten(1) > 0).long()
+
+
+def whole():
+    return Whole()
+"""
+
+
+@pytest.mark.parametrize("flags", [["--dry-run"], []])
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("center=free", "expected floating-point ones"),
+        ("smoothing=[center,mean]", "a mean needs hard limits"),
+        ("attack=pgd", "needs gradients of the model"),
+    ],
+)
+def test_what_a_run_would_refuse_a_dry_run_refuses(folder, flags, override, expected):
+    path = folder / "mine.py"
+    path.write_text(path.read_text() + INTEGERS)
+    done = cs_run(folder, "model=mine:whole", "metric=l1", "data.path=inputs.npy", override, *flags)
+    assert done.returncode == 2, done.stdout
+    assert expected in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not [path for path in (folder / "runs").rglob("*") if path.is_file()]
