@@ -22,7 +22,7 @@ from centersmooth.evidence import DistanceSample, to_numpy
 from centersmooth.expectation import MEAN_RULES, MeanEvidence, band_ranks, mean_certificate, mean_problem, reach
 from centersmooth.metrics.base import Metric
 from centersmooth.noise import GaussianNoise
-from centersmooth.sampling import Model, Progress, RandomStream, Sampler, evaluating
+from centersmooth.sampling import Model, Progress, RandomStream, Sampler
 from centersmooth.smoother import Smoother, input_radii, require_runs
 from centersmooth.testing import check_seminorm
 
@@ -179,10 +179,9 @@ class MeanSmoother(Smoother):
         if certificate.center is None:
             raise RequestError(f"there is nothing to attack: the certificate is {certificate.outcome.value}")
         require_runs(runs)
-        self._check_input(x)
         attack, stream = attack or Attack(), stream or RandomStream.fresh()
         sampler, center = self._sampler, certificate.center
-        with evaluating(sampler.model):
+        with self._held_fixed(x):
             found = attack.perturb(sampler, self.metric, x, center, certificate.eps, stream.named("attack"), mean=True)
             streams = [stream.named(f"run {run}") for run in range(runs)]
             means = [mean_output(sampler, self.budget, found, one) for one in streams]

@@ -252,11 +252,10 @@ class CenterSmoother(Smoother):
         if certificate.radius is None or certificate.center is None:
             raise RequestError(f"there is nothing to attack: the certificate is {certificate.outcome.value}")
         require_runs(runs)
-        self._check_input(x)
         attack = attack if attack is not None else Attack()
         stream = stream if stream is not None else RandomStream.fresh()
         sampler, center = self._sampler, certificate.center
-        with evaluating(sampler.model):
+        with self._held_fixed(x):
             found = attack.perturb(sampler, self.metric, x, center, certificate.eps, stream.named("attack"))
             streams = [stream.named(f"run {run}") for run in range(runs)]
             run = partial(judge, sampler, self.metric, self.budget, found, center, name=self.center)

@@ -220,6 +220,13 @@ def test_what_cannot_be_attacked_is_refused():
             Attack(**wrong)
 
 
+def test_an_input_that_the_model_cannot_take_is_refused_before_the_attack():
+    smoother = smoother_of(LINEAR, L2())
+    (certificate,) = smoother.certify(X, EPS, stream=RandomStream(0))
+    with pytest.raises(RequestError, match=r"the model failed on a batch of shape \(128, 5\)"):
+        smoother.attack(torch.zeros(5), certificate, ATTACKS[1])
+
+
 def test_patches_are_unit_vectors_of_one_value():
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
