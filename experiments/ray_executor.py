@@ -46,6 +46,9 @@ RETRIES = 3
 
 LOST = (WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError)
 
+PATIENCE = 15.0
+"""Seconds without the end of any task after which a look is taken at whether a node is left to run one."""
+
 CELLS_A_WORKER = 2
 """Unpacked cells a worker process keeps: the one that ends and the one that begins."""
 
@@ -129,12 +132,23 @@ class Tasks:
         self._start_trainings()
         while self._waiting or self._batches or self._points:
             self._fill()
-            under_way = [*self._trainings, *self._points]
-            for ref in ray.wait(under_way)[0] if under_way else ():
+            for ref in self._ended():
                 if ref in self._trainings:
                     self._keep_checkpoint(ref)
                 else:
                     self._take(ref)
+
+    def _ended(self) -> list[ObjectRef]:
+        """The next task to end; says so where it waits because no node is left."""
+        under_way = [*self._trainings, *self._points]
+        done: list[ObjectRef] = []
+        said = False
+        while under_way and not done:
+            done, _ = ray.wait(under_way, timeout=PATIENCE)
+            if not done and not said and not slots(self._settings.cpus, self._gpus):
+                self._display.say("no node of the Ray cluster is left that could go on: waiting for one to join")
+                said = True
+        return done
 
     def _require_room(self) -> None:
         if not slots(self._settings.cpus, self._gpus):

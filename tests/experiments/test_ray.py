@@ -117,6 +117,31 @@ def test_a_node_is_removed_another_joins_and_the_rows_are_the_local_ones(cluster
 
 
 @pytest.mark.slow
+def test_without_any_node_it_says_that_it_waits_and_goes_on_with_the_next(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_executor, "PATIENCE", 0.5)
+    screen = Watched()
+
+    nodes = list(cluster.worker_nodes)
+
+    def lose_all() -> None:
+        while nodes:
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "waiting for one to join" in line:
+            for _ in range(2):
+                cluster.add_node(num_cpus=1, object_store_memory=STORE)
+
+    said: list[str] = []
+    screen.look, screen.say = lose_all, say
+    result = run_in(tmp_path, "points.count=4", ON_RAY, f"ray.address={cluster.address}", display=screen)
+    assert said.count("no node of the Ray cluster is left that could go on: waiting for one to join") == 1
+    assert result.failed == 0
+    assert {row["point"] for row in rows_without_seconds(result.folder)} == set("0123")
+
+
+@pytest.mark.slow
 def test_what_fails_at_one_point_is_a_row_with_its_reason(cluster, tmp_path, monkeypatch):
     """A model of the user's own, whose module no worker could import: NaN at one point, a dead worker at another."""
     monkeypatch.setattr(ray_executor, "RETRIES", 0)
