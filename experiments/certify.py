@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from centersmooth import Budget, GaussianNoise, Metric, ModelError, RandomStream
+from centersmooth import Budget, GaussianNoise, Metric, ModelError, RandomStream, RequestError
 from centersmooth.errors import is_out_of_memory
 from centersmooth.evidence import gather
 from centersmooth.expectation import mean_problem
@@ -19,6 +19,9 @@ from centersmooth.mean import gather_means
 from centersmooth.sampling import Progress, Sampler, evaluating
 from centersmooth_experiments.memory import smaller_batch
 from centersmooth_experiments.rows import MeanResult, PointResult
+
+OF_THE_POINT = (ModelError, RequestError)
+"""What a model or metric that passed its checks can raise at one point: a reason to go on with the next."""
 
 _Result = TypeVar("_Result")
 
@@ -135,7 +138,7 @@ class Certifier:
                 evidence = gather(
                     sampler, self.metrics, self.budget, point.x, stream, free=self.free, progress=progress
                 )
-            except ModelError as error:
+            except OF_THE_POINT as error:
                 failure = str(error)
         return PointResult(point.index, point.source, round(time.perf_counter() - started, 4), evidence, failure)
 
@@ -147,7 +150,7 @@ class Certifier:
         with _counting(passes_of_mean(budget), advance) as progress:
             try:
                 evidence = gather_means(sampler, metrics, budget, point.x, stream, limits, progress=progress)
-            except ModelError as error:
+            except OF_THE_POINT as error:
                 return f"the mean at point {point.index} failed: {error}"
         return MeanResult(point.index, point.source, round(time.perf_counter() - started, 4), evidence)
 

@@ -23,6 +23,8 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
+from centersmooth_experiments import supervise
+
 os.environ["HYDRA_FULL_ERROR"] = "1"
 
 
@@ -41,30 +43,46 @@ class _JobEnded(Exception):
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point; always exits."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # Commands and names hold square brackets, which rich would read as markup and drop.
-    console, errors = _console(), Console(stderr=True, markup=False)
+    command = shlex.join(["cs-run", *arguments])
+    if supervise.needed(arguments):
+        code = supervise.supervised(arguments)
+        if code is None:
+            _errors().print(
+                "cs-run: the process of the run was ended, by Ray where its cluster is gone; what is finished is kept. "
+                f"To continue: {command}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        sys.exit(2 if code is None else code)
+    code = _outcome(arguments, command)
+    supervise.report(code)
+    sys.exit(code)
+
+
+def _outcome(arguments: list[str], command: str) -> int:
+    """Do what is asked for; the exit code, after saying why where it is not 0."""
+    console, errors = _console(), _errors()
     debug = "--debug" in arguments
     if set(arguments) & {"--help", "-h"}:
         _print_help(console)
-        sys.exit(0)
+        return 0
     if "--version" in arguments:
         console.print(f"centersmooth {version('centersmooth')}", highlight=False)
-        sys.exit(0)
+        return 0
     signal.signal(signal.SIGTERM, _terminate)
-    command = shlex.join(["cs-run", *arguments])
     try:
-        sys.exit(_run(arguments, command))
+        return _run(arguments, command)
     except _JobEnded as job:
-        sys.exit(job.code)
+        return job.code
     except (KeyboardInterrupt, Terminated) as stop:
         errors.print("stopped; what is finished is kept. To continue: " + command, highlight=False, soft_wrap=True)
-        sys.exit(130 if isinstance(stop, KeyboardInterrupt) else 143)
+        return 130 if isinstance(stop, KeyboardInterrupt) else 143
     except Exception as error:
         if debug or not _is_expected(error):
             traceback.print_exc()
-            sys.exit(2 if _is_expected(error) else 70)
+            return 2 if _is_expected(error) else 70
         errors.print(f"cs-run: {_one_line(error)}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        return 2
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
@@ -74,6 +92,11 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _console() -> Console:
     console = Console(markup=False)
     return console if console.is_terminal else Console(width=120, markup=False)
+
+
+def _errors() -> Console:
+    """Commands and names hold square brackets, which rich would read as markup and drop."""
+    return Console(stderr=True, markup=False)
 
 
 def _run(arguments: list[str], command: str) -> int:
@@ -177,7 +200,7 @@ def _task(raw: Any, console: Console, command: str) -> int:
     if result.failed:
         console.print(f"{result.failed} points failed; their rows say why", highlight=False)
     for line in result.broken:
-        Console(stderr=True, markup=False).print(f"cs-run: {line}", highlight=False, soft_wrap=True)
+        _errors().print(f"cs-run: {line}", highlight=False, soft_wrap=True)
     return 70 if result.broken else 1 if result.failed else 0
 
 

@@ -129,6 +129,8 @@ class Config:
     dry_run: bool = False
 
 
+_HOST_PORT = re.compile(r"[\w.-]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}")
+
 _FOLDER_NAME = re.compile(r"(?!checkpoints$)[\w-]+")
 """Beside it lie the cells, whose names have dots, and the checkpoints."""
 
@@ -277,10 +279,10 @@ def _validate_ray(config: Config) -> None:
     cuda, ray = config.device == "cuda", config.ray
     if ray.gpus is None:
         ray.gpus = 1.0 if cuda else 0.0
-    if cuda != (ray.gpus > 0) or ray.gpus > 1:
+    if not 0 <= ray.gpus <= 1 or cuda != (ray.gpus > 0):
         expected = "more than 0 and at most 1" if cuda else "0"
         raise RunError(f"ray.gpus is {ray.gpus:g}: expected {expected} with device={config.device}")
-    if "://" in ray.address:
+    if ray.address not in ("local", "auto") and not _HOST_PORT.fullmatch(ray.address):
         raise RunError(
             f"ray.address is '{ray.address}': expected local, auto or HOST:PORT, on a machine of the cluster"
         )

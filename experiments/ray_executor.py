@@ -12,7 +12,9 @@ in which order they finish changes no row. The number of threads does, in last d
 from __future__ import annotations
 
 import io
+import os
 import signal
+import socket
 import sys
 import threading
 from collections import deque
@@ -25,7 +27,7 @@ from typing import Any
 import ray
 import torch
 from ray import ObjectRef, cloudpickle
-from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayTaskError, WorkerCrashedError
+from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
 from centersmooth_experiments.certify import Certifier, Point
 from centersmooth_experiments.config import Config, RayConfig
@@ -45,6 +47,9 @@ RETRIES = 3
 """How often a task is begun again on another worker before its points count as failed."""
 
 LOST = (WorkerCrashedError, NodeDiedError, ObjectLostError, OutOfMemoryError)
+
+ANSWER = 10.0
+"""Seconds within which a cluster's machine has to accept a connection."""
 
 PATIENCE = 15.0
 """Seconds without the end of any task after which a look is taken at whether a node is left to run one."""
@@ -78,22 +83,46 @@ def connected(settings: RayConfig) -> Iterator[None]:
     """Be a driver of the cluster; a cluster of this process ends with it."""
     own = {"include_dashboard": False} if settings.address == "local" else {}
     before = signal.getsignal(signal.SIGTERM)
+    _require_answer(settings.address)
     try:
         ray.init(settings.address, log_to_driver=False, logging_level="error", **own)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        raise RunError(
-            f"no Ray cluster at ray.address={settings.address} ({first_line(error)}): start one, or ray.address=local"
-        ) from error
+    except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise RunError(_no_cluster(settings.address, error)) from error
     try:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)  # Ray put its own there
         if own and ray.util.get_node_ip_address() != "127.0.0.1":
             raise RunError("ray was imported before the run and would open ports to others: use ray.address=auto")
         yield
+    except RayError as error:
+        raise RunError(
+            f"the Ray cluster went away ({first_line(error)}); what is finished is kept: the same command continues"
+        ) from error
     except SystemError as error:  # what a signal's handler raised while Ray waited is the cause of one
         raise error.__cause__ or error from None
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Ray itself goes on for a quarter of an hour where nothing listens."""
+    if address in ("local", "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise RunError(_no_cluster(address, error)) from error
+
+
+def _no_cluster(address: str, error: Exception) -> str:
+    if address == "local":
+        return f"a Ray cluster of this machine's own could not be started ({first_line(error)})"
+    token = os.environ.get("RAY_AUTH_MODE") == "token"
+    return (
+        f"no Ray cluster could be joined at ray.address={address} ({first_line(error)}): start one, "
+        f"{'make sure that the token of RAY_AUTH_MODE is its own, ' if token else ''}or use ray.address=local"
+    )
 
 
 def slots(cpus: int, gpus: float) -> int:
@@ -152,10 +181,8 @@ class Tasks:
 
     def _require_room(self) -> None:
         if not slots(self._settings.cpus, self._gpus):
-            raise RunError(
-                f"no node of the Ray cluster has ray.cpus={self._settings.cpus} and ray.gpus={self._gpus:g}: ask for "
-                "less, or start a node that has"
-            )
+            asked = f"ray.cpus={self._settings.cpus}" + (f" and ray.gpus={self._gpus:g}" if self._gpus else "")
+            raise RunError(f"no node of the Ray cluster has {asked}: ask for less, or start a node that has")
 
     def _ship_own_modules(self) -> None:
         """Users' modules go to the workers with what they made."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,13 +55,15 @@ class Fragile(torch.nn.Module):
         marks = inputs.mean(dim=1, keepdim=True).round()
         if os.getpid() != self.driver and bool((marks == 2).all()):
             os._exit(1)
+        if bool((marks == 4).all()):
+            raise KeyError("no such gene")
         return torch.where(marks == 1, torch.nan, inputs.tanh())
 
 
 def model():
     return Fragile()
 """
-"""NaN on inputs around 1; a worker that meets inputs around 2 dies."""
+"""NaN on inputs around 1; a worker that meets inputs around 2 dies; an exception on inputs around 4."""
 
 
 def rows_without_seconds(folder: Path) -> list[dict[str, str]]:
@@ -143,21 +146,22 @@ def test_without_any_node_it_says_that_it_waits_and_goes_on_with_the_next(cluste
 
 @pytest.mark.slow
 def test_what_fails_at_one_point_is_a_row_with_its_reason(cluster, tmp_path, monkeypatch):
-    """A model of the user's own, whose module no worker could import: NaN at one point, a dead worker at another."""
+    """A model of the user's own, whose module no worker could import: NaN, a dead worker, an exception at a point."""
     monkeypatch.setattr(ray_executor, "RETRIES", 0)
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "fragile.py").write_text(MODULE)
-    np.save(tmp_path / "inputs.npy", np.arange(4, dtype=np.float32)[[0, 3, 1, 2]][:, None].repeat(64, axis=1))
+    np.save(tmp_path / "inputs.npy", np.array([0, 3, 1, 2, 4], np.float32)[:, None].repeat(64, axis=1))
     own = ["experiment=custom", "model=fragile:model", f"data.path={tmp_path / 'inputs.npy'}", "grid.eps=[0.01]"]
-    counts = ["budget=smoke", "n=1000", "m=1100", "points.count=4", f"out={tmp_path / 'runs'}"]
+    counts = ["budget=smoke", "n=1000", "m=1100", "points.count=5", f"out={tmp_path / 'runs'}"]
     config = compose(*own, *counts, ON_RAY, f"ray.address={cluster.address}")
     result = run(config, Watched(), "cs-run (test)")
     rows = rows_without_seconds(result.folder)
-    assert result.failed == 2
+    assert result.failed == 3
     assert {row["outcome"] for row in rows if row["point"] in "01"} == {"certified"}
     reasons = {row["point"]: row["reason"] for row in rows if row["outcome"] == "failed"}
     assert "NaN or infinity" in reasons["2"]
     assert "its worker was lost 1 times" in reasons["3"]
+    assert "KeyError 'no such gene'" in reasons["4"]
 
 
 class Stop(BaseException):
@@ -181,7 +185,7 @@ def test_a_signal_ends_the_run_as_it_does_without_ray(cluster, tmp_path):
 
 @pytest.mark.slow
 def test_tasks_no_node_has_room_for_are_refused(cluster, tmp_path):
-    with pytest.raises(RunError, match=r"no node of the Ray cluster has ray.cpus=3 and ray.gpus=0: ask for less"):
+    with pytest.raises(RunError, match=r"no node of the Ray cluster has ray.cpus=3: ask for less"):
         run_in(tmp_path, ON_RAY, "ray.cpus=3", f"ray.address={cluster.address}")
 
 
@@ -208,6 +212,35 @@ def test_a_driver_that_dies_leaves_what_is_written_and_no_port_was_open_to_other
     local = run_in(tmp_path / "local", "points.count=4")
     assert rows_without_seconds(result.folder) == rows_without_seconds(local.folder)
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["raylet/raylet", "executor=ray"])
+def test_a_run_that_loses_its_cluster_or_its_process_says_how_to_go_on(tmp_path, lost):
+    """The second pattern is that of the process Ray ends, where it notices the loss first."""
+    overrides = [*SMALL, "points.count=40", f"out={tmp_path / 'runs'}", "executor=ray"]
+    code = "from centersmooth_experiments.cli import main; main()"
+    with open(tmp_path / "said", "w") as said:
+        user = subprocess.Popen([sys.executable, "-c", code, *overrides], cwd=tmp_path, stderr=said)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "runs").glob("*/points/*.npz")):
+        assert user.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    victims = [child for child in descendants(user.pid) if lost in command_of(child)]
+    os.kill(victims[0], signal.SIGKILL)
+    assert user.wait(timeout=120) == 2
+    assert re.search(r"what is finished is kept.*continue", (tmp_path / "said").read_text().splitlines()[-1])
+
+
+def command_of(process: int) -> str:
+    return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def descendants(process: int) -> list[int]:
+    """Children, their children and so on, nearest first."""
+    found = [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    return found + [below for child in found for below in descendants(child)]
 
 
 def listening_on(process: int) -> set[str]:
