@@ -84,7 +84,12 @@ def smallest(rows: Tensor, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
     parts = torch.split(rows, _ROWS_AT_ONCE)
     if rows.device.type == "cpu":
         return np.concatenate([np.sort(part.double().numpy(), axis=1)[:, ranks - 1] for part in parts])
-    return np.concatenate([part.sort(dim=1).values[:, ranks - 1].double().cpu().numpy() for part in parts])
+    return np.concatenate([sorted_by_torch(part, ranks) for part in parts])
+
+
+def sorted_by_torch(rows: Tensor, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The same on the device where the rows are."""
+    return rows.sort(dim=1).values[:, ranks - 1].double().cpu().numpy()
 
 
 def _up_to_float32(values: NDArray[np.float64]) -> NDArray[np.float32]:

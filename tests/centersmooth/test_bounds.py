@@ -213,3 +213,13 @@ def test_masses_are_rounded_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounds_module, "betainc", record)
     assert EXACT.upper_rank(1_000, 0.87, 0.005) is not None
     assert all(0.87 * (1 + 1e-13) < p < 0.87 * (1 + 1e-11) for p in asked)
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.005, 0.1])
+@pytest.mark.parametrize("n", [50, 1_000, 10_000])
+def test_masses_and_margins_are_rounded_outward(n: int, alpha: float) -> None:
+    """At the limit itself the bound fails with probability just below alpha: rounded inward, it would be above."""
+    inside = round(0.7 * n)
+    assert binom.sf(inside - 1, n, EXACT.mass_floor(inside, n, alpha)) < alpha
+    margin = PAPER.center_margin(n, alpha)
+    assert math.exp(-2 * n * margin**2) < alpha

@@ -7,6 +7,7 @@ outputs are not, so that everything hangs on the theorem about means of blocks.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -45,12 +46,12 @@ from centersmooth import (
 )
 from centersmooth import centers as library
 from centersmooth.attack import Attack
-from centersmooth.bounds import half_count
+from centersmooth.bounds import EXACT, half_count
 from centersmooth.centers import BLOCK, REFINEMENTS, least_median_center
 from centersmooth.evidence import Evidence, gather
 from centersmooth.measured import far_ranks, far_ranks_of, masses_of_a_run
 from centersmooth.quantiles import QuantileTable
-from centersmooth.rules import ROUNDING, measured_radii
+from centersmooth.rules import ROUNDING, certificate_from, free_problem, measured_radii
 from centersmooth.sampling import Sampler
 from centersmooth.testing import LinearModel
 
@@ -369,6 +370,45 @@ def test_far_radius_is_the_least_of_three() -> None:
     assert used >= {"sample", "means"}
 
 
+@pytest.mark.parametrize("budget", BUDGETS, ids=lambda b: f"{b.n}")
+def test_two_far_radii_share_the_failure_probability_of_one(budget: Budget) -> None:
+    """Each has half; alone, the sample points have all of it."""
+    noise = GaussianNoise(1.0)
+    shared = far_ranks_of(budget, noise, 1.0, "free")
+    assert shared == {block: far_ranks(budget, noise, 1.0, block=block, share=0.5) for block in (1, BLOCK)}
+    assert far_ranks_of(budget, noise, 1.0, "sample") == {1: far_ranks(budget, noise, 1.0)}
+
+
+def test_evidence_about_the_sample_has_all_of_its_failure_probability() -> None:
+    """Even where free centers were found from the same draws."""
+    model, metric = LAWS["steps"]
+    noise, sampler = GaussianNoise(1.0), Sampler(model, GaussianNoise(1.0), 200, 200)
+    whole, half = far_ranks(SMOOTH, noise, H), far_ranks(SMOOTH, noise, H, share=0.5)
+    assert (whole.near, whole.place) != (half.near, half.place)
+    for free in (False, True):
+        stream = RandomStream(1)
+        evidence = gather(sampler, {"d": with_means(metric)}, SMOOTH, torch.zeros(1), stream, free=free)["d"]
+        expected = evidence.about("sample").spread.at(whole.near, whole.place)
+        radii = measured_radii(evidence.about("sample"), H, metric, noise, SMOOTH)
+        assert radii.r_far == min(expected, 2**metric.power * evidence.far.at_rank(whole.radius))
+
+
+@pytest.mark.parametrize("metric", [L1(), L2(), Angular()], ids=lambda m: m.name)
+def test_center_and_table_are_the_same_in_tiles_of_any_size(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From one tile to one for each row."""
+    outputs = points(3, 40)
+    features = metric.features(outputs)
+    found = []
+    for tile in (2**23, 100, 1):
+        for module in ("base", "vectors"):
+            monkeypatch.setattr(f"centersmooth.metrics.{module}.TILE_ENTRIES", tile)
+        found.append(least_median_center(metric, outputs, features))
+    assert len({center.radius for center in found}) == 1
+    for center in found[1:]:
+        assert torch.equal(center.output, found[0].output)
+        assert np.allclose(center.nearest, found[0].nearest, rtol=1e-12)
+
+
 def test_smoothing_and_certificate_have_one_center() -> None:
     """`smooth` and `certify` answer with the same mean, which is none of the outputs that were drawn."""
     smoother = linear_smoother(L1())
@@ -433,3 +473,31 @@ def test_whole_numbers_have_no_means() -> None:
     smoother = CenterSmoother(lambda x: x.round().long(), L1(), UNIT, Budget(n=200, m=200, delta=0.2), center="free")
     with pytest.raises(ModelError, match="expected floating-point"):
         smoother.smooth(torch.zeros(1))
+
+
+def test_two_blocks_are_enough_for_means() -> None:
+    assert free_problem(Budget(n=2 * BLOCK), L1()) == ""
+    assert f"expected at least {2 * BLOCK}" in free_problem(Budget(n=2 * BLOCK - 1), L1())
+
+
+@pytest.mark.parametrize("center", ["sample", "free"])
+def test_a_certificate_without_a_radius_names_its_center(center: str) -> None:
+    """Where too few of the fresh draws fell around it."""
+    model, metric = LAWS["steps"]
+    metric, sampler = with_means(metric), Sampler(model, UNIT, 200, 200)
+    found = gather(sampler, {"d": metric}, SMOOTH, torch.zeros(1), RandomStream(0), free=True)["d"]
+    missed = dataclasses.replace(found, inside=0, free=dataclasses.replace(found.free, inside=0))
+    how = {"metric": metric, "noise": UNIT, "budget": SMOOTH, "bounds": EXACT, "far": "measured", "center": center}
+    certificate = certificate_from(missed, H, **how)
+    assert (certificate.radius, certificate.center_name) == (None, center)
+
+
+def test_evidence_without_far_has_no_distances_though_its_draws_would_do() -> None:
+    """What `smooth` gathers."""
+    model, metric = LAWS["steps"]
+    budget = Budget(n=400, m=250, delta=0.2, alpha1=0.1, alpha2=0.1)
+    sampler = Sampler(model, UNIT, 200, 200)
+    evidence = gather(sampler, {"d": metric}, budget, torch.zeros(1), RandomStream(0), far=False)["d"]
+    assert evidence.far is None
+    whole = gather(sampler, {"d": metric}, budget, torch.zeros(1), RandomStream(0))["d"]
+    assert whole.far.count == 250

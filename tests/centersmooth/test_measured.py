@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from laws import APART, LAWS, SMOOTH, UNIT, H, cauchy
 from reference_far import far_radius, far_radius_apart, spent_at_x, spent_at_x_prime
 from scipy.special import ndtr, ndtri
-from scipy.stats import binom
+from scipy.stats import binom, norm
 from torch import Tensor
 
-from centersmooth import L1, Budget, CenterSmoother, GaussianNoise, Metric, RandomStream, SquaredL2
+from centersmooth import L1, Budget, CenterSmoother, GaussianNoise, Metric, RandomStream, SquaredL2, measured
 from centersmooth.bounds import EXACT
 from centersmooth.centers import best_candidate, least_median_center
 from centersmooth.evidence import gather
 from centersmooth.measured import FarRanks, far_ranks, masses_of_a_run
-from centersmooth.quantiles import QuantileTable, near_ranks, place_ranks, smallest
+from centersmooth.quantiles import QuantileTable, near_ranks, place_ranks, smallest, sorted_by_torch
 from centersmooth.rules import ROUNDING, far_problem
 from centersmooth.sampling import Sampler
 from centersmooth.testing import LinearModel
@@ -147,6 +147,21 @@ def test_values_are_rounded_up_to_float32(values: list[float]) -> None:
     assert (table.values[0].astype(float) >= ordered).all()
     finite = np.isfinite(table.values[0])
     assert (table.values[0].astype(float) <= ordered * (1 + 2**-22) + 1e-44)[finite].all()
+
+
+def test_what_is_a_float32_already_is_kept() -> None:
+    """Distances that were computed in float32."""
+    values = np.array([0.0, 1.0, 0.1], dtype=np.float32).astype(np.float64)
+    assert QuantileTable.of(values[:, None], 0).values[0].tolist() == sorted(values.tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_device_other_than_the_cpu_selects_the_same_ranks(dtype: torch.dtype) -> None:
+    """Both ways of sorting, here on one device."""
+    rows = torch.rand(300, 50, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    ranks = np.array([1, 2, 25, 50])
+    assert np.array_equal(sorted_by_torch(rows, ranks), smallest(rows, ranks))
+    assert np.array_equal(smallest(rows, ranks)[7], np.sort(rows[7].double().numpy())[[0, 1, 24, 49]])
 
 
 def test_a_table_of_other_counts_is_refused() -> None:
@@ -363,6 +378,14 @@ def test_radius_is_put_together_in_roots(metric: Metric) -> None:
         assert ours.r_hat >= doubled.r_hat
         assert ours.radius > LINEAR.movement(ours.eps) ** metric.power
         assert (ours.far, doubled.far, ours.beta, doubled.beta) == ("measured", "doubled", None, 2**metric.power)
+
+
+@pytest.mark.parametrize("block", [1, 4])
+def test_ranks_are_compared_by_where_they_lie_in_two_normal_laws(block: int) -> None:
+    """``z_u + z_v / sqrt(L (L + 2))``, each rank at the middle of its step."""
+    cost = measured._cost(FarRanks(near=80, place=3, radius=1), 20, 100, block)
+    expected = norm.ppf(79.5 / 100) + norm.ppf(2.5 / 20) / math.sqrt(block * (block + 2))
+    assert cost == pytest.approx(expected, rel=1e-12)
 
 
 def test_one_set_of_draws_serves_both_rules() -> None:
