@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -106,6 +107,7 @@ def _run(arguments: list[str], command: str) -> int:
     import hydra
 
     from centersmooth_experiments.config import register_schema
+    from centersmooth_experiments.errors import RunError
 
     register_schema()
     codes: list[int] = []
@@ -125,7 +127,12 @@ def _run(arguments: list[str], command: str) -> int:
     _require_known_experiments(overrides)
     _require_no_folders_of_hydra(overrides)
     sys.argv = ["cs-run", *overrides]
-    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
+    except RuntimeError as error:
+        if "srun" not in str(error):
+            raise
+        raise RunError("hydra/launcher=submitit_slurm found no srun: use a machine of a Slurm cluster") from error
     if failures:
         raise failures[0]
     return max(codes, default=0)
@@ -225,6 +232,9 @@ def _one_line(error: Exception) -> str:
         )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = error.__cause__
+    if len(lines) > 1 and lines[1].startswith("Available options in 'hydra/launcher'"):
+        there = ", ".join(takewhile(lambda line: not line.startswith("Config search path"), lines[2:]))
+        return f"{lines[0]}: there are {there}; those of submitit come with pip install 'centersmooth[slurm]'"
     if cause is not None and type(error).__name__ == "ConfigCompositionException":
         lines = [_misfit(lines[0], (str(cause).splitlines() or [""])[0].strip())]
     return "; ".join(lines[:2]) + ("" if lines else type(error).__name__)

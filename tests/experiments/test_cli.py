@@ -79,6 +79,7 @@ def test_version(tmp_path):
         (["-x"], "no flag of cs-run"),
         (["--cfg"], "expected job, hydra or all"),
         (["grid.eps=${n}"], "not a ListConfig"),
+        (["--multirun", "hydra/launcher=ray"], "there are basic, "),
         (["hydra.run.dir=1"], "expected out=FOLDER"),
         (["+hydra.sweep.dir=1"], "expected out=FOLDER"),
     ],
