@@ -28,7 +28,7 @@ from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.metrics import build_metrics
 from centersmooth_experiments.plan import TRAINING_WEIGHT, CellPlan, Plan, make_plan
 from centersmooth_experiments.progress import Display, duration
-from centersmooth_experiments.runner import _input, _obtain
+from centersmooth_experiments.runner import _obtain
 from centersmooth_experiments.tables import number
 
 PILOT_POINTS = 5
@@ -153,7 +153,7 @@ def _draw(plan: Plan, cell: CellPlan, budget: Budget, points: Sequence[int], dis
                 sampler,
                 metrics,
                 budget,
-                _input(plan, model, point),
+                plan.input(model, point),
                 RandomStream(config.seed, point).named("pilot"),
                 progress=display.advance,
             )
