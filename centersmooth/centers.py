@@ -15,6 +15,7 @@ a free center has the least median distance of all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -204,7 +205,8 @@ def best_candidate(metric: Metric, candidates: Tensor, features: Tensor, distanc
 
 
 def _valid(metric: Metric, distances: Tensor) -> Tensor:
-    if not bool((torch.isfinite(distances) & (distances >= 0)).all()):
+    low, high = torch.stack(torch.aminmax(distances)).tolist()  # NaN if one of them is
+    if not (low >= 0 and high < math.inf):
         raise ModelError(f"the metric {metric.name} gave a distance that is NaN, infinite or negative")
     return distances
 

@@ -284,11 +284,11 @@ def mean_certificate(
     movement = min(local_movement(band, h), everywhere) if far == "local" else everywhere
     here = estimation_error(band, 0.0, budget.m, budget.alpha2 / 2, metric)
     there = estimation_error(band, h, budget.n, budget.alpha1, metric)
-    radius = (movement + here + there) * (1 + ROUNDING)
+    radius = min((movement + here + there) * (1 + ROUNDING), diameter)
     return Certificate(
         eps=eps,
         outcome=Outcome.CERTIFIED,
-        radius=min(radius, diameter),
+        radius=radius,
         vacuous=radius >= diameter,
         center=evidence.center,
         r_center=None,

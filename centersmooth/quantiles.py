@@ -83,8 +83,14 @@ def smallest(rows: Tensor, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
     """
     parts = torch.split(rows, _ROWS_AT_ONCE)
     if rows.device.type == "cpu":
-        return np.concatenate([np.sort(part.double().numpy(), axis=1)[:, ranks - 1] for part in parts])
+        return np.concatenate([sorted_by_numpy(part, ranks) for part in parts])
     return np.concatenate([sorted_by_torch(part, ranks) for part in parts])
+
+
+def sorted_by_numpy(rows: Tensor, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The same by numpy. What is float32 is sorted as that, four times faster than in float64."""
+    numbers = rows if rows.dtype == torch.float32 else rows.double()
+    return np.sort(numbers.numpy(), axis=1)[:, ranks - 1].astype(np.float64)
 
 
 def sorted_by_torch(rows: Tensor, ranks: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -59,19 +59,23 @@ class L1(Metric):
     def self_rows(self, features: Tensor) -> Iterator[Tensor]:
         """On the CPU from ``pdist``, about ten times faster than ``cdist`` for this norm; ``n^2 / 2`` numbers at once.
 
-        ``pdist`` leaves the pairs ``i < j`` in order, so pair ``(i, j)`` is number ``i*(2n-i-1)/2 + j-i-1``.
+        ``pdist`` leaves the pairs ``i < j`` in order: ``(i, j)`` is number ``first[i] + j``. Of a row, the pairs with
+        later rows lie side by side; those with rows before the tile are gathered, those within it mirrored.
         """
         if features.device.type != "cpu" or len(features) < 2:
             yield from super().self_rows(features)
             return
         n = len(features)
-        pairs, column = _l1_of_pairs(features), torch.arange(n)
+        pairs, index = _l1_of_pairs(features), torch.arange(n)
+        first = index * (2 * n - index - 3) // 2 - 1
         for start in range(0, n, step := max(1, TILE_ENTRIES // 8 // n)):
-            row = column[start : start + step, None]
-            first, second = torch.minimum(row, column), torch.maximum(row, column)
-            number = first * (2 * n - first - 1) // 2 + second - first - 1
-            tile = pairs.take(number.clamp_(min=0))
-            tile.diagonal(start).zero_()
+            stop = min(start + step, n)
+            tile = torch.zeros((stop - start, n), dtype=pairs.dtype)
+            tile[:, :start] = pairs.take(first[:start] + index[start:stop, None])
+            for i, row in zip(range(start, stop), tile, strict=True):
+                row[i + 1 :] = pairs[int(first[i]) + i + 1 : int(first[i]) + n]
+            among = tile[:, start:stop]
+            among += among.T.clone()
             yield tile
 
 
