@@ -321,6 +321,15 @@ def test_radius_is_put_together_from_its_shares_of_alpha(far: str, eps: float) -
     assert (certificate.reason, certificate.vacuous) == ("", False)
 
 
+def test_evidence_has_the_distance_between_model_and_mean() -> None:
+    """The smoothing error."""
+    noise, stream, metric = GaussianNoise(0.5), RandomStream(0), L1()
+    sampler = Sampler(lambda x: (x[:, :1] > 0.3).float(), noise, 128, 1_024, (0.0, 1.0))
+    evidence = gather_means(sampler, {"": metric}, Budget(n=300, m=500), torch.ones(1), stream, (0.0, 1.0))[""]
+    draws = torch.cat([outputs.clone() for outputs in sampler.draw(torch.ones(1), 500, stream, "fresh")])
+    assert 0 < evidence.error == pytest.approx(1 - float(draws.double().mean()))
+
+
 def test_a_bound_that_is_the_whole_space_is_vacuous() -> None:
     """Equal to the diameter counts."""
     distances = DistanceSample(4, np.arange(1, 5), np.zeros(4))

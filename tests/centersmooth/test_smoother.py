@@ -302,11 +302,12 @@ def test_an_abstention_saves_the_remaining_draws() -> None:
 def test_vacuous_radii_are_capped_and_flagged() -> None:
     """Three times a radius of 2 in a space of diameter 2 says nothing; without a range nobody can tell."""
     model, budget = (lambda x: torch.sign(x[:, :1])), Budget(n=200, m=400, delta=0.2, alpha1=0.1, alpha2=0.1)
-    (capped,), (open_,) = (
+    (capped,), (equal,), (open_,) = (
         make(model, L1(), budget, bounds="paper", output_range=limits).certify(torch.zeros(1), 0.1, stream=STREAM)
-        for limits in ((-1.0, 1.0), None)
+        for limits in ((-1.0, 1.0), (-3.0, 3.0), None)
     )
     assert (capped.radius, capped.vacuous, capped.r_hat) == (2, True, 2)
+    assert (equal.radius, equal.vacuous) == (6, True)
     assert (open_.radius, open_.vacuous) == (6, False)
 
 
@@ -332,6 +333,12 @@ def test_infeasible_n_is_refused_before_any_forward_pass(bounds: str) -> None:
     make(model, budget=Budget(n=named, m=300, delta=0.05), bounds=bounds).smooth(X)
     with pytest.raises(InfeasibleError):
         make(model, budget=Budget(n=named - 2, m=300, delta=0.05), bounds=bounds).smooth(X)
+
+
+@pytest.mark.parametrize("bounds", ["paper", "exact"])
+def test_a_delta_that_no_n_reaches_is_said_to_be_so(bounds: str) -> None:
+    with pytest.raises(InfeasibleError, match="no number of draws would do: raise delta"):
+        make(budget=Budget(n=100, m=300, delta=1e-12), bounds=bounds).smooth(X)
 
 
 @pytest.mark.parametrize("bounds", ["paper", "exact"])
