@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,13 +195,13 @@ def markdown(claims: Sequence[Claim]) -> str:
 
 def sharper_markdown(found: Sequence[Sharpening]) -> str:
     """How much smaller certificates get, as a Markdown table, for the README."""
-    lines = ["| experiment | rule | metric | h | eps | median radius, ours / paper's |", "|---|---|---|---|---|---|"]
-    for one in found:
-        eps, conditions = ", ".join(map(number, one.eps)), ", ".join(one.study.conditions)
-        lines.append(
-            f"| `{one.study.name}` ({conditions}) | {one.rule} | {one.metric} | {number(one.h)} | {eps} | "
-            f"{ratio_text(one)} |"
-        )
+    lines = ["| experiment | rule | metric | eps | median radius, ours / paper's |", "|---|---|---|---|---|"]
+    for _, group in groupby(found, lambda one: (one.study.folder, one.rule, one.metric)):
+        at = list(group)
+        study, rule, metric = at[0].study, at[0].rule, at[0].metric
+        eps = ", ".join(map(number, sorted({eps for one in at for eps in one.eps})))
+        ratios = "<br>".join(f"h = {number(one.h)}: {ratio_text(one)}" for one in at)
+        lines.append(f"| `{study.name}` ({', '.join(study.conditions)}) | {rule} | {metric} | {eps} | {ratios} |")
     return "\n".join(lines) + "\n"
 
 
