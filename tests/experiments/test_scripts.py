@@ -1,4 +1,4 @@
-"""`make publish` and `make reproduce-all`: what they leave, and what they say when they are stopped."""
+"""`make publish`, `make reproduce-all`, estimates: what they leave, and what they say when they are stopped."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 SCRIPTS = str(Path(__file__).parents[2] / "scripts")
@@ -16,7 +17,7 @@ SCRIPTS = str(Path(__file__).parents[2] / "scripts")
 def script(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
     yield importlib.import_module
-    for name in ("publish", "reproduce_all"):
+    for name in ("publish", "reproduce_all", "more_draws"):
         sys.modules.pop(name, None)
 
 
@@ -33,6 +34,22 @@ def test_publishing_leaves_nothing_of_an_earlier_result(run_small, tmp_path, scr
     assert {"certificates.csv", "summary.csv", "manifest.json", "radius_tv.png", "radius_tv.pdf"} <= names
     assert not {"radius_l2.png", "radius_l2.pdf", "attack.csv"} & names
     assert json.loads((target / "manifest.json").read_text())["metrics"] == ["tv"]
+
+
+def test_an_estimate_at_the_draws_there_were_is_the_certificate(run_small, tmp_path, script, monkeypatch):
+    """With the counts of the run itself nothing is estimated; with more draws the bound falls."""
+    more_draws = script("more_draws")
+    run_small("metrics=[l2]", "smoothing=[center,mean]", "grid.h=[1]")
+    table = pd.read_csv(tmp_path / "runs" / "tv_digits" / "summary.csv")
+    (radius,) = table[(table["smoothing"] == "mean") & (table["far"] == "local")]["radius_median"]
+    counts = json.loads((tmp_path / "runs" / "tv_digits" / "manifest.json").read_text())["counts"]
+    monkeypatch.setattr(more_draws, "N", counts["n"])
+    monkeypatch.setattr(more_draws, "TRIED", (counts["m"], 10**6))
+    monkeypatch.setattr(more_draws, "SHOWN", (counts["m"], 10**6))
+    (row,) = more_draws.rows(tmp_path / "runs" / "tv_digits")
+    same, more = (float(cell.replace(",", "")) for cell in row.split(" | ")[3:5])
+    assert same == pytest.approx(radius, rel=1e-3)
+    assert more < same
 
 
 def ended(script, monkeypatch, endings):
