@@ -185,9 +185,10 @@ def test_means_of_boxes_are_boxes() -> None:
             [[0.0, 0, 2, 2], [2, 4, 4, 8], [0, 0, 0, 0]],
             [[5, 5, 5, 9], [0, 0, 0, 0], [3, 1, 2, 2]],
             [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1]],
+            [[0, 0, 0, 0], [2, 4, 4, 8], [0, 0, 0, 0]],
         ]
     )
-    assert Jaccard().means(groups).tolist() == [[1, 2, 3, 5], [0, 0, 0, 0], [0, 0, 1, 1]]
+    assert Jaccard().means(groups).tolist() == [[1, 2, 3, 5], [0, 0, 0, 0], [0, 0, 1, 1], [2, 4, 4, 8]]
 
 
 @given(st.lists(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3), min_size=1, max_size=30))

@@ -385,6 +385,14 @@ def test_outputs_without_negative_numbers_are_at_most_at_right_angles(metric: Me
     assert [metric.diameter((3,), limits) for limits in ((-0.1, 1.0), None)] == [2 * half, 2 * half]
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e300])
+def test_a_direction_has_no_length(scale: float) -> None:
+    """Squares of these leave float64."""
+    a, b = scale * torch.tensor([[[3.0, 4.0], [4.0, -3.0]]], dtype=torch.float64).transpose(0, 1)
+    assert measure(Cosine(), a, a).item() == pytest.approx(0, abs=1e-15)
+    assert measure(Cosine(), a, b).item() == pytest.approx(1)
+
+
 def test_a_chord_rounded_above_the_diameter_is_no_nan() -> None:
     assert Angular().from_source(torch.tensor([2 + 1e-15], dtype=torch.float64)).tolist() == [1.0]
 
