@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from centersmooth.certificate import Budget, CenterName
+from centersmooth.checks import an_integer
 from centersmooth.errors import RequestError, is_out_of_memory
 from centersmooth.evidence import gather
 from centersmooth.metrics.base import Metric
@@ -73,8 +74,7 @@ class Attack:
         if self.kind not in get_args(AttackName):
             raise RequestError(f"attack is {self.kind!r}: expected one of {', '.join(get_args(AttackName))}")
         for name in ("steps", "restarts", "draws"):
-            if (value := getattr(self, name)) < 1:
-                raise RequestError(f"{name} of the attack is {value}: expected an integer of at least 1")
+            object.__setattr__(self, name, an_integer(f"{name} of the attack", getattr(self, name), 1))
 
     @property
     def passes(self) -> int:

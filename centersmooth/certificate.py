@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from centersmooth.bounds import Bounds, BoundsName
-from centersmooth.errors import RequestError
+from centersmooth.checks import a_number, an_integer
 
 FarName = Literal["doubled", "measured"]
 """How the median distance at ``x'`` is bounded: by twice ``r_hat``, or by what was measured at ``x``."""
@@ -79,14 +79,10 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, least in (("n", 1), ("m", 1), ("n0", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise RequestError(f"{name} is {value!r}: expected an integer of at least {least}")
-        if not 0 < self.delta < 0.5:
-            raise RequestError(f"delta is {self.delta}: expected a number strictly between 0 and 1/2")
-        for name in ("alpha1", "alpha2"):
-            if not 0 < getattr(self, name) < 0.5:
-                raise RequestError(f"{name} is {getattr(self, name)}: expected a probability between 0 and 1/2")
+            object.__setattr__(self, name, an_integer(name, getattr(self, name), least))
+        for name, what in (("delta", "a number"), ("alpha1", "a probability"), ("alpha2", "a probability")):
+            value = a_number(name, getattr(self, name), 0.0, 0.5, f"{what} strictly between 0 and 1/2")
+            object.__setattr__(self, name, value)
 
     def accepts_center(self, inside: int, bounds: Bounds) -> bool:
         """The test of Algorithm 1: whether the ball holds at least ``1/2 - delta``, w.p. ``>= 1 - alpha1/2``.

@@ -23,7 +23,7 @@ from centersmooth.expectation import MEAN_RULES, MeanEvidence, band_ranks, mean_
 from centersmooth.metrics.base import Metric
 from centersmooth.noise import GaussianNoise
 from centersmooth.sampling import Model, Progress, RandomStream, Sampler
-from centersmooth.smoother import Smoother, input_radii, require_runs
+from centersmooth.smoother import Smoother, checked_stream, input_radii, what_to_attack
 from centersmooth.testing import check_seminorm
 
 
@@ -68,13 +68,14 @@ class MeanSmoother(Smoother):
         noise: GaussianNoise,
         budget: Budget,
         *,
-        output_range: tuple[float, float],
+        output_range: tuple[float, float] | None = None,
         far: MeanFarName = "local",
         forward_block: int = 128,
         batch_size: int = 1024,
     ) -> None:
         super().__init__(Sampler(model, noise, forward_block, batch_size, output_range), metric, budget)
-        if problem := mean_problem(metric, noise, budget, output_range):
+        problem = mean_problem(metric, noise, budget, output_range)
+        if problem or output_range is None:
             raise RequestError(problem)
         if far not in MEAN_RULES:
             raise RequestError(f"far is {far!r}: expected one of {', '.join(map(repr, MEAN_RULES))}")
@@ -97,10 +98,11 @@ class MeanSmoother(Smoother):
         ModelError
             If the model is not one fixed function of one input, returns NaN, or leaves the declared range.
         """
+        stream = checked_stream(stream)
         with self._held_fixed(x):
             base = self._sampler.base_output(x)
-            mean = mean_output(self._sampler, self.budget, x, stream or RandomStream.fresh(), progress=progress)
-        return Smoothed(mean, None, False, base, self.distance(base.double(), mean))
+            mean = mean_output(self._sampler, self.budget, x, stream, progress=progress)
+        return Smoothed(mean, None, False, base, self.distance(base, mean))
 
     def certify(
         self,
@@ -129,9 +131,8 @@ class MeanSmoother(Smoother):
         ModelError
             If the model is not one fixed function of one input, returns NaN, or leaves the declared range.
         """
-        radii = input_radii(eps)
+        radii, stream = input_radii(eps), checked_stream(stream)
         with self._held_fixed(x):
-            stream = stream or RandomStream.fresh()
             metrics = {"": self.metric}
             evidence = gather_means(
                 self._sampler, metrics, self.budget, x, stream, self.output_range, progress=progress
@@ -176,11 +177,8 @@ class MeanSmoother(Smoother):
         RequestError
             The certificate has no center, or gradients are asked of a model that has none.
         """
-        if certificate.center is None:
-            raise RequestError(f"there is nothing to attack: the certificate is {certificate.outcome.value}")
-        require_runs(runs)
-        attack, stream = attack or Attack(), stream or RandomStream.fresh()
-        sampler, center = self._sampler, certificate.center
+        attack, runs, center = what_to_attack(certificate, attack, runs, "mean")
+        stream, sampler = checked_stream(stream), self._sampler
         with self._held_fixed(x):
             found = attack.perturb(sampler, self.metric, x, center, certificate.eps, stream.named("attack"), mean=True)
             streams = [stream.named(f"run {run}") for run in range(runs)]

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
+from centersmooth.checks import a_number
 from centersmooth.errors import RequestError
 
 
+@runtime_checkable
 class Noise(Protocol):
     """A smoothing law together with its shift bound."""
 
@@ -51,8 +53,8 @@ class GaussianNoise:
     sigma: float
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.sigma, (int, float)) and math.isfinite(self.sigma) and self.sigma > 0):
-            raise RequestError(f"sigma is {self.sigma}: expected a positive number, in the unit of the model's input")
+        expected = "a positive number, in the unit of the model's input"
+        object.__setattr__(self, "sigma", a_number("sigma", self.sigma, 0.0, math.inf, expected))
 
     def sample(self, x: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
         """Draw ``x + sigma * N(0, I)``, ``count`` times; the noise is always drawn in float32."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from centersmooth.checks import an_integer, is_range
 from centersmooth.errors import ForwardMemoryError, ModelError, RequestError, is_out_of_memory
 from centersmooth.noise import Noise
 
@@ -106,9 +107,10 @@ class Sampler:
 
     def __post_init__(self) -> None:
         for name in ("forward_block", "batch_size"):
-            if (value := getattr(self, name)) < 1:
-                raise RequestError(f"{name} is {value}: expected an integer of at least 1")
-        if self.output_range is not None and not _is_range(self.output_range):
+            object.__setattr__(self, name, an_integer(name, getattr(self, name), 1))
+        if not callable(self.model):
+            raise RequestError(f"model is {self.model!r}: expected an nn.Module or a function of a batch")
+        if self.output_range is not None and not is_range(self.output_range):
             raise RequestError(f"output_range is {self.output_range!r}: expected two numbers (low, high), or None")
 
     def base_output(self, x: Tensor) -> Tensor:
@@ -205,6 +207,8 @@ class Sampler:
             raise RequestError(
                 f"the model returned {type(outputs).__name__}: expected one tensor of shape (batch, ...)"
             )
+        if outputs.is_complex():
+            raise RequestError(f"the model returned {outputs.dtype}: expected real numbers")
         if outputs.ndim < 1 or len(outputs) != len(inputs):
             raise RequestError(
                 f"the model returned shape {tuple(outputs.shape)} for {len(inputs)} inputs: expected one output each"
@@ -228,10 +232,3 @@ class Sampler:
                 f"the model returned values in [{low:.6g}, {high:.6g}] for {what}, outside the declared "
                 f"output_range {self.output_range}: declare the true range, or none"
             )
-
-
-def _is_range(limits: object) -> bool:
-    """Whether it is two numbers in order, infinite ones too."""
-    if not isinstance(limits, (tuple, list)) or len(limits) != 2:
-        return False
-    return all(isinstance(limit, (int, float)) for limit in limits) and limits[0] <= limits[1]

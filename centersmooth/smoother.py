@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from centersmooth.attack import Attack, Attacked, judge
 from centersmooth.bounds import BOUNDS, BoundsName
+from centersmooth.centers import require_means
 from centersmooth.certificate import Budget, CenterName, Certificate, FarName, Smoothed
+from centersmooth.checks import an_integer
 from centersmooth.errors import InfeasibleError, RequestError
 from centersmooth.evidence import Evidence, gather
 from centersmooth.metrics.base import Metric
@@ -29,14 +33,29 @@ class Smoother:
             raise RequestError(
                 f"metric is {metric!r}: expected an instance such as L2(), or DistanceFunction(yours) around a function"
             )
+        if not isinstance(sampler.noise, Noise):
+            raise RequestError(f"noise is {sampler.noise!r}: expected a law such as GaussianNoise(sigma=0.25)")
+        if not isinstance(budget, Budget):
+            raise RequestError(f"budget is {budget!r}: expected counts such as Budget(n=2_000, m=4_000, delta=0.08)")
         self.metric = metric
         self.budget = budget
         self._sampler = sampler
         self._checked_inputs: set[tuple[object, ...]] = set()
 
     def distance(self, a: Tensor, b: Tensor) -> float:
-        """The metric between two outputs of shape ``(*out)``, for audits of a certificate."""
-        return float(self.metric.pairwise(self.metric.features(a[None]), self.metric.features(b[None])))
+        """The metric between two outputs of shape ``(*out)``, in the more precise of their types; for audits.
+
+        Raises
+        ------
+        RequestError
+            They are not two tensors of one shape.
+        """
+        if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape:
+            came = [tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in (a, b)]
+            raise RequestError(f"no distance between {came[0]} and {came[1]}: expected two outputs of one shape")
+        dtype = torch.promote_types(a.dtype, b.dtype)
+        first, second = (self.metric.features(one[None].to(dtype)) for one in (a, b))
+        return float(self.metric.pairwise(first, second))
 
     @contextmanager
     def _held_fixed(self, x: Tensor) -> Iterator[None]:
@@ -50,6 +69,8 @@ class Smoother:
             yield
 
     def _check_outputs(self, outputs: Tensor) -> None:
+        """Whether the metric takes these; where it does not, it says so before draws are made."""
+        self.metric.features(outputs[:1])
         check_own_metric(self.metric, outputs)
 
     def _check_input(self, x: Tensor) -> None:
@@ -118,13 +139,13 @@ class CenterSmoother(Smoother):
         forward_block: int = 128,
         batch_size: int = 1024,
     ) -> None:
-        if bounds not in BOUNDS:
+        if not isinstance(bounds, str) or bounds not in BOUNDS:
             raise RequestError(f"bounds is {bounds!r}: expected one of {', '.join(map(repr, BOUNDS))}")
         super().__init__(Sampler(model, noise, forward_block, batch_size, output_range), metric, budget)
         far = far if far is not None else "measured" if bounds == "exact" else "doubled"
-        if (BOUNDS[bounds], far, "sample") not in RULES:
+        if not isinstance(far, str) or (BOUNDS[bounds], far, "sample") not in RULES:
             raise RequestError(f"far is {far!r} with bounds={bounds!r}: expected 'doubled', or 'measured' with 'exact'")
-        if (BOUNDS[bounds], far, center) not in RULES:
+        if not isinstance(center, str) or (BOUNDS[bounds], far, center) not in RULES:
             raise RequestError(
                 f"center is {center!r} with far={far!r}: expected 'sample', or 'free' with bounds='exact' and "
                 "far='measured'"
@@ -249,12 +270,8 @@ class CenterSmoother(Smoother):
         RequestError
             The certificate has no radius, or gradients are asked of a model that has none.
         """
-        if certificate.radius is None or certificate.center is None:
-            raise RequestError(f"there is nothing to attack: the certificate is {certificate.outcome.value}")
-        require_runs(runs)
-        attack = attack if attack is not None else Attack()
-        stream = stream if stream is not None else RandomStream.fresh()
-        sampler, center = self._sampler, certificate.center
+        attack, runs, center = what_to_attack(certificate, attack, runs, self.center)
+        stream, sampler = checked_stream(stream), self._sampler
         with self._held_fixed(x):
             found = attack.perturb(sampler, self.metric, x, center, certificate.eps, stream.named("attack"))
             streams = [stream.named(f"run {run}") for run in range(runs)]
@@ -267,19 +284,59 @@ class CenterSmoother(Smoother):
         if problem := center_problem(self.budget, self.bounds):
             raise InfeasibleError(problem)
 
+    def _check_outputs(self, outputs: Tensor) -> None:
+        super()._check_outputs(outputs)
+        if self.center == "free":
+            require_means(outputs)
+
     def _gather(self, x: Tensor, stream: RandomStream | None, *, far: bool, progress: Progress | None) -> Evidence:
         with self._held_fixed(x):
             metrics = {self.metric.name: self.metric}
-            stream = stream if stream is not None else RandomStream.fresh()
+            stream = checked_stream(stream)
             free = self.center == "free"
             evidence = gather(self._sampler, metrics, self.budget, x, stream, far=far, free=free, progress=progress)
         return evidence[self.metric.name]
 
 
-def require_runs(runs: int) -> None:
-    """Refuse an attack that nothing would judge."""
-    if runs < 1:
-        raise RequestError(f"runs is {runs}: expected at least 1 run of the smoothed model to judge an attack by")
+def checked_stream(stream: RandomStream | None) -> RandomStream:
+    """The stream given, or one of fresh entropy.
+
+    Raises
+    ------
+    RequestError
+        It is neither a stream nor None.
+    """
+    if stream is not None and not isinstance(stream, RandomStream):
+        raise RequestError(f"stream is {stream!r}: expected RandomStream(seed=0), or None for fresh entropy")
+    return stream if stream is not None else RandomStream.fresh()
+
+
+def what_to_attack(
+    certificate: Certificate, attack: Attack | None, runs: int, name: CenterName | Literal["mean"]
+) -> tuple[Attack, int, Tensor]:
+    """The attack, how many runs judge it, and the center they are compared with.
+
+    Parameters
+    ----------
+    name
+        The smoothed model that is attacked, as its certificates call it.
+
+    Raises
+    ------
+    RequestError
+        The certificate has no radius or is of another smoothed model, or the others are not what they should be.
+    """
+    if not isinstance(certificate, Certificate):
+        raise RequestError(f"certificate is a {type(certificate).__name__}: expected one of those certify() returned")
+    if certificate.radius is None or certificate.center is None:
+        raise RequestError(f"there is nothing to attack: the certificate is {certificate.outcome.value}")
+    if certificate.center_name != name:
+        raise RequestError(
+            f"the certificate is of center {certificate.center_name!r}: expected one of this smoother, {name!r}"
+        )
+    if attack is not None and not isinstance(attack, Attack):
+        raise RequestError(f"attack is {attack!r}: expected an Attack, such as Attack('search')")
+    return attack if attack is not None else Attack(), an_integer("runs", runs, 1), certificate.center
 
 
 def input_radii(eps: float | Iterable[float]) -> list[float]:
@@ -294,4 +351,7 @@ def input_radii(eps: float | Iterable[float]) -> list[float]:
         raise error from None
     if not radii:
         raise RequestError("eps is empty: expected at least one l2 radius")
+    for radius in radii:
+        if not 0 <= radius < math.inf:
+            raise RequestError(f"eps is {radius}: expected an l2 radius of at least 0, in the unit of the input")
     return radii

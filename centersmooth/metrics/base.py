@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from centersmooth.checks import is_number
 from centersmooth.errors import RequestError, is_out_of_memory
 
 TILE_ENTRIES = 2**23
@@ -127,10 +128,14 @@ class DistanceFunction(Metric):
     def __init__(
         self, distance: Callable[[Tensor, Tensor], Tensor], *, power: float = 1.0, diameter: float = math.inf
     ) -> None:
-        if power < 1:
-            raise RequestError(f"power is {power}: expected 1 (a metric) or more (a power of one, 2 for its square)")
-        if not diameter > 0:
-            raise RequestError(f"diameter is {diameter}: expected the largest distance, a positive number or infinity")
+        if not callable(distance):
+            raise RequestError(f"distance is {distance!r}: expected a function of two equally long batches")
+        if not is_number(power) or not 1 <= power < math.inf:
+            raise RequestError(f"power is {power!r}: expected 1 (a metric) or more (a power of one, 2 for its square)")
+        if not is_number(diameter) or not diameter > 0:
+            raise RequestError(
+                f"diameter is {diameter!r}: expected the largest distance, a positive number or infinity"
+            )
         self.distance = distance
         self.power = power
         self._diameter = diameter
@@ -143,7 +148,8 @@ class DistanceFunction(Metric):
         return self._diameter
 
     def features(self, outputs: Tensor) -> Tensor:
-        return outputs
+        """The outputs; half-precision ones in float32, so that the distance rounds as little as certificates allow."""
+        return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
 
     def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
         columns = [self._column(a, row) for row in b]
@@ -166,4 +172,6 @@ class DistanceFunction(Metric):
                 f"the distance '{self.name}' returned {came} for two batches of {len(a)} outputs: "
                 f"expected one number a pair, shape ({len(a)},); look for a missing dim= or reduction='none'"
             )
-        return distances
+        if distances.is_complex():
+            raise RequestError(f"the distance '{self.name}' returned {distances.dtype}: expected real numbers")
+        return distances if distances.is_floating_point() else distances.double()

@@ -487,11 +487,24 @@ def test_bad_requests_are_one_line(changes: dict[str, object], expected: str) ->
     assert "\n" not in str(caught.value)
 
 
+class Uniform:
+    """Another law; its numbers do not matter here."""
+
+    def sample(self, x: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
+        return x + torch.rand((count, *x.shape), generator=generator)
+
+    def required_mass(self, mass: float, eps: float) -> float:
+        return 1.0
+
+    def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
+        return 1.0
+
+
 def test_candidates_other_noise_and_bad_eps_are_refused() -> None:
     """What only center smoothing has, and what has no likelihood ratio here."""
     for noise, n0, expected in (
         (UNIT, 30, "n0 is 30"),
-        (object(), 0, "noise is object: the certificate of a mean needs GaussianNoise"),
+        (Uniform(), 0, "noise is Uniform: the certificate of a mean needs GaussianNoise"),
     ):
         with pytest.raises(RequestError, match=expected):
             MeanSmoother(blurry, L2(), noise, Budget(n=9, m=9, n0=n0), output_range=(0.0, 1.0))

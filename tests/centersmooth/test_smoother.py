@@ -18,6 +18,7 @@ from centersmooth import (
     L1,
     L2,
     Angular,
+    Attack,
     Budget,
     CenterSmoother,
     CenterSmoothError,
@@ -27,6 +28,7 @@ from centersmooth import (
     GaussianNoise,
     InfeasibleError,
     Jaccard,
+    MeanSmoother,
     Metric,
     ModelError,
     Outcome,
@@ -38,10 +40,12 @@ from centersmooth import (
 from centersmooth.bounds import EXACT, PAPER, half_count
 from centersmooth.centers import best_candidate, least_median_center
 from centersmooth.evidence import DistanceSample, gather, kept_ranks
+from centersmooth.noise import Noise
 from centersmooth.rules import ROUNDING, center_problem, spent_alpha
 from centersmooth.sampling import Sampler
 
 SIGMA = 0.5
+NOISE = GaussianNoise(SIGMA)
 X = torch.tensor([0.3, -1.0, 0.5])
 WEIGHT = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, 1.0]])
 BUDGET = Budget(n=200, m=600, delta=0.25, alpha1=0.1, alpha2=0.1)
@@ -52,8 +56,10 @@ def linear(x: Tensor) -> Tensor:
     return x @ WEIGHT.to(x.dtype).T
 
 
-def make(model: Callable = linear, metric: Metric | None = None, budget: Budget = BUDGET, **rest) -> CenterSmoother:
-    return CenterSmoother(model, metric or L2(), GaussianNoise(SIGMA), budget, **{"forward_block": 64, **rest})
+def make(
+    model: Callable = linear, metric: Metric | None = None, budget: Budget = BUDGET, noise: Noise = NOISE, **rest
+) -> CenterSmoother:
+    return CenterSmoother(model, metric or L2(), noise, budget, **{"forward_block": 64, **rest})
 
 
 def content(certificate: Certificate) -> dict[str, object]:
@@ -441,6 +447,26 @@ BAD_CALLS = {
     "n0 negative": (lambda: Budget(n0=-1), RequestError, "n0 is -1"),
     "alpha1 1": (lambda: Budget(alpha1=1.0), RequestError, "alpha1 is 1.0"),
     "alpha2 NaN": (lambda: Budget(alpha2=math.nan), RequestError, "alpha2 is nan"),
+    "a number as noise": (lambda: make(noise=0.25), RequestError, "noise is 0.25: expected a law"),
+    "a dict as budget": (lambda: make(budget={"n": 9}), RequestError, "budget is {'n': 9}: expected counts"),
+    "a word as model": (lambda: make("resnet"), RequestError, "model is 'resnet': expected an nn.Module"),
+    "bounds in a list": (lambda: make(bounds=["exact"]), RequestError, "bounds is ['exact']"),
+    "far in a list": (lambda: make(far=["measured"]), RequestError, "far is ['measured']"),
+    "center in a list": (lambda: make(center=["free"]), RequestError, "center is ['free']"),
+    "batch a word": (lambda: make(batch_size="3"), RequestError, "batch_size is '3': expected an integer"),
+    "half a block": (lambda: make(forward_block=12.5), RequestError, "forward_block is 12.5: expected an integer"),
+    "NaN range": (lambda: make(output_range=(0.0, math.nan)), RequestError, "expected two numbers"),
+    "complex outputs": (lambda: make(lambda x: x * 1j).smooth(X), RequestError, "complex64: expected real numbers"),
+    "means of integers": (lambda: make(torch.Tensor.long, center="free").smooth(X), ModelError, "takes means"),
+    "delta a word": (lambda: Budget(delta="0.1"), RequestError, "delta is '0.1': expected a number"),
+    "alpha1 None": (lambda: Budget(alpha1=None), RequestError, "alpha1 is None: expected a probability"),
+    "sigma a word": (lambda: GaussianNoise("0.25"), RequestError, "sigma is '0.25': expected a positive number"),
+    "sigma NaN": (lambda: GaussianNoise(math.nan), RequestError, "sigma is nan"),
+    "half a step": (lambda: Attack(steps=2.5), RequestError, "steps of the attack is 2.5: expected an integer"),
+    "distance a word": (lambda: DistanceFunction("l2"), RequestError, "distance is 'l2': expected a function"),
+    "power a word": (lambda: DistanceFunction(torch.dist, power="2"), RequestError, "power is '2'"),
+    "diameter 0": (lambda: DistanceFunction(torch.dist, diameter=0), RequestError, "diameter is 0"),
+    "stream a number": (lambda: make().certify(X, 0.1, stream=0), RequestError, "stream is 0: expected RandomStream"),
 }
 
 
@@ -584,3 +610,79 @@ def test_a_power_is_doubled_as_its_root_is(power: float) -> None:
         assert certificate.r_far == pytest.approx(2**power * certificate.r_hat)
         factor = gamma * (1 + 2**power) if gamma else 3**power * (1 + ROUNDING)
         assert certificate.radius == pytest.approx(factor * certificate.r_hat)
+
+
+@pytest.mark.parametrize("eps", [-0.1, math.nan, math.inf, [0.1, -0.1], "0.1", []])
+def test_an_impossible_eps_costs_no_forward_pass(eps: object) -> None:
+    model = Counting()
+    mean = MeanSmoother(model, L2(), GaussianNoise(SIGMA), BUDGET, output_range=(-9.0, 9.0))
+    for smoother in (make(model), mean):
+        with pytest.raises(RequestError, match="eps"):
+            smoother.certify(X, eps)
+    assert model.calls == 0
+
+
+def test_numbers_of_any_type_are_taken() -> None:
+    """numpy's, in places where a plain one is expected."""
+    budget = Budget(n=np.int64(200), m=np.int32(600), delta=np.float32(0.25), alpha1=0.1, alpha2=0.1)
+    limits = (np.float32(-9), 9)
+    (certificate,) = make(budget=budget, output_range=limits).certify(X, np.float64(0.1), stream=STREAM)
+    assert content(certificate) == content(make(output_range=(-9.0, 9.0)).certify(X, 0.1, stream=STREAM)[0])
+    assert GaussianNoise(np.float32(0.25)) == GaussianNoise(0.25)
+    assert type(budget.n) is int
+
+
+def test_only_certificates_of_the_same_smoothed_model_are_attacked() -> None:
+    smoothers = {
+        "sample": make(lambda x: linear(x).tanh()),
+        "free": make(lambda x: linear(x).tanh(), center="free"),
+        "mean": MeanSmoother(
+            lambda x: linear(x).tanh(), L2(), GaussianNoise(SIGMA), BUDGET, output_range=(-1.0, 1.0), forward_block=64
+        ),
+    }
+    certificates = {name: smoother.certify(X, 0.1, stream=STREAM)[0] for name, smoother in smoothers.items()}
+    for name, smoother in smoothers.items():
+        for other, certificate in certificates.items():
+            if other == name:
+                assert smoother.attack(X, certificate, Attack(steps=1), runs=1).perturbed.shape == X.shape
+            else:
+                with pytest.raises(RequestError, match=f"of center '{other}': expected one of this smoother, '{name}'"):
+                    smoother.attack(X, certificate)
+        with pytest.raises(RequestError, match="certificate is a float"):
+            smoother.attack(X, 0.5)
+        with pytest.raises(RequestError, match="attack is 'search': expected an Attack"):
+            smoother.attack(X, certificates[name], "search")
+        with pytest.raises(RequestError, match="runs is 0"):
+            smoother.attack(X, certificates[name], runs=0)
+
+
+# --- audits -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", [L1(), L2(), TotalVariation(), Cosine()], ids=lambda metric: metric.name)
+def test_a_center_is_compared_with_an_output_of_another_type(metric: Metric) -> None:
+    """That of a mean is float64."""
+    image = torch.rand(1, 3, 3, generator=torch.Generator().manual_seed(0))
+    smoother = make(metric=metric)
+    mixed = smoother.distance(image.double(), 1 - image)
+    assert mixed == smoother.distance(image.double(), (1 - image).double()) > 0
+
+
+@pytest.mark.parametrize("other", [torch.zeros(4), np.zeros(3), None])
+def test_no_distance_between_what_does_not_match(other: object) -> None:
+    with pytest.raises(RequestError, match=r"no distance between \(3,\) and .*: expected two outputs of one shape"):
+        make().distance(X, other)
+
+
+def test_an_own_distance_of_half_precision_outputs_is_computed_in_single() -> None:
+    """Where it sums 1,000 numbers, half precision would lose a thousandth; certificates allow for a tenth of that."""
+    smoother = make(metric=DistanceFunction(lambda a, b: (a - b).abs().sum(1)))
+    a, b = torch.rand(2, 1_000, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    assert smoother.distance(a, b) == pytest.approx(float((a.double() - b.double()).abs().sum()), rel=1e-6)
+
+
+def test_an_own_distance_that_only_tells_equal_from_other() -> None:
+    """Its values are bools."""
+    smoother = make(lambda x: linear(x).round(), metric=DistanceFunction(lambda a, b: (a != b).any(1), diameter=1.0))
+    assert (smoother.distance(X, X), smoother.distance(X, -X)) == (0.0, 1.0)
+    assert smoother.certify(X, 0.1, stream=STREAM)[0].outcome is Outcome.CERTIFIED
