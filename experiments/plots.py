@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from centersmooth_experiments.tables import (
+    FREE_RULE,
     KEYS,
     MEAN_RULE,
     RULE,
@@ -58,7 +59,33 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 _DOTTED = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0, "marker": ".", "markersize": 4}
 _MEAN = {"linestyle": (0, (6, 1.5, 1, 1.5)), "linewidth": 1.0, "marker": "d", "markersize": 3.5}
+_FREE = {"linestyle": (0, (4, 1.2)), "linewidth": 1.0, "marker": "s", "markersize": 3, "markerfacecolor": "white"}
 _ATTACKED = {"marker": "+", "markersize": 6, "markeredgewidth": 1.2, "zorder": 4}
+
+
+class Beside(NamedTuple):
+    """Another rule whose medians stand beside those of the rule drawn, and how they and its attacks look."""
+
+    column: str
+    rule: Mapping[str, str]
+    label: str
+    style: Mapping[str, Any]
+    marker: str = ""
+    """Of what an attack moved, where that is another smoothed model than the one drawn."""
+
+    @property
+    def attacked(self) -> str:
+        """The column of movements."""
+        return f"{self.column}_attacked"
+
+
+BESIDE = (
+    Beside("sharper", SHARPER_RULE, "sharper (exact, measured)", _DOTTED),
+    Beside("free", FREE_RULE, "free centers", _FREE, "1"),
+    Beside("mean", MEAN_RULE, "mean (local)", _MEAN, "2"),
+)
+_GLOBAL_RULE = MEAN_RULE | {"far": "global"}
+
 _MARKERS = "osD^vPX"
 _INK = "#333333"
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.3, 2.45  # inches: one column of a paper
@@ -142,12 +169,12 @@ def draw(folder: str | Path) -> list[Path]:
         rule = ", ".join(f"{part}={manifest['rule'][part]}" for part in RULE)
         metrics = ", ".join(manifest["metrics"]) or "none"
         raise ValueError(f"{folder}: expected rows of the rule and metrics to be drawn ({rule}; {metrics}), found none")
-    drawn = manifest["rule"]
-    sharper = _of_figures(every_rule, manifest["metrics"], SHARPER_RULE) if drawn["far"] == "doubled" else rows[:0]
-    attacks = _of_figures(read_attacks(folder), manifest["metrics"], manifest["rule"])
-    mean = _of_figures(every_rule, manifest["metrics"], MEAN_RULE)
-    summary = _with_medians(_with_medians(summarise(rows), summarise(sharper), "sharper"), summarise(mean), "mean")
-    summary = _with_attacks(summary, attacks)
+    attacks = read_attacks(folder)
+    summary = _with_attacks(summarise(rows), _of_figures(attacks, manifest["metrics"], manifest["rule"]), "attacked")
+    for one in beside(manifest["rule"]):
+        summary = _with_medians(summary, summarise(_of_figures(every_rule, manifest["metrics"], one.rule)), one.column)
+        summary = _with_attacks(summary, _of_figures(attacks, manifest["metrics"], one.rule), one.attacked)
+    everywhere = _of_figures(every_rule, manifest["metrics"], _GLOBAL_RULE)
     layout = LAYOUTS[manifest["curve"]]
     summary, curves = _with_curves(summary, layout)
     slip = read_unit_slip(folder)
@@ -156,12 +183,26 @@ def draw(folder: str | Path) -> list[Path]:
     for metric in manifest["metrics"]:
         lines = summary[summary["metric"] == metric]
         if len(lines):
+            baselines = [line for line in manifest["baselines"] if line["metric"] == metric]
             footer = footer_lines(rows[rows["metric"] == metric], manifest)
+            footer += [] if baselines else _global_bound(everywhere[everywhere["metric"] == metric])
             with style():
-                baselines = [line for line in manifest["baselines"] if line["metric"] == metric]
                 figure = _figure(lines, metric, curves, layout, footer, baselines, slip[slip["metric"] == metric])
                 written += save(figure, figure_path(folder, metric), manifest["title"])
     return written
+
+
+def beside(rule: Mapping[str, str]) -> list[Beside]:
+    """What stands beside a rule: sharper ones for the same smoothed model, and other smoothed models."""
+    same = [one for one in BESIDE if one.column == "sharper" and rule["far"] == "doubled"]
+    return [*same, *(one for one in BESIDE if one.marker and one.rule["center"] != rule["center"])]
+
+
+def _global_bound(rows: pd.DataFrame) -> list[str]:
+    """The mean's bound for every model alike as a line of text: it would flatten whatever else is drawn."""
+    medians = summarise(rows).query("status == 'ok'").groupby("h")["radius_median"]
+    at = [f"{number(values.min())} at h = {number(h)}" for h, values in medians]
+    return [f"mean (global), not drawn: {', '.join(at)}"] if at else []
 
 
 def _of_figures(rows: pd.DataFrame, metrics: Sequence[str], rule: Mapping[str, str]) -> pd.DataFrame:
@@ -174,12 +215,12 @@ def _with_medians(summary: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.D
     return summary.assign(**{name: [medians.get(place, math.nan) for place in _places(summary)]})
 
 
-def _with_attacks(summary: pd.DataFrame, attacks: pd.DataFrame) -> pd.DataFrame:
-    """The median over points of the largest movement found, as a column ``attacked``; NaN where there is none."""
+def _with_attacks(summary: pd.DataFrame, attacks: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The median over points of the largest movement found, as a column; NaN where there is none."""
     found: dict[tuple[str, ...], list[float]] = {}
     for place, movement in zip(_places(attacks), attacks["movement"], strict=True):
         found.setdefault(place, []).append(movement)
-    return summary.assign(attacked=[quantile(found.get(place, []), 0.5) for place in _places(summary)])
+    return summary.assign(**{name: [quantile(found.get(place, []), 0.5) for place in _places(summary)]})
 
 
 def _places(summary: pd.DataFrame) -> list[tuple[str, ...]]:
@@ -272,9 +313,9 @@ def _figure(
     across = min(len(panels), _PANELS_A_ROW)
     down = math.ceil(len(panels) / across)
     width = across * _PANEL_WIDTH
-    handles = _legend_handles(lines, curves) + _baseline_handles(baselines) + _slip_handles(slip)
-    legend_rows = math.ceil(len(handles) / (2 * across))
-    legend_columns = math.ceil(len(handles) / legend_rows)
+    handles = _legend_handles(lines, curves) + _baseline_handles(baselines, layout) + _slip_handles(slip)
+    legend_columns = _columns_that_fit(handles, 2 * across, width)
+    legend_rows = math.ceil(len(handles) / legend_columns)
     footer = [part for line in footer for part in textwrap.wrap(line, int(width * 22))]
     below = legend_rows * _LEGEND_LINE + len(footer) * _FOOTER_LINE + 0.1
     height = down * _PANEL_HEIGHT + below
@@ -287,26 +328,41 @@ def _figure(
     for index, ((model, dataset), panel) in enumerate(panels):
         ax = axes.flat[index]
         _panel(ax, panel)
-        _baselines(ax, baselines)
+        _baselines(ax, baselines, layout)
         _unit_slip(ax, slip, model, dataset)
         ax.set_title(f"{_NAMES.get(model, model)}, {_NAMES.get(dataset, dataset)}")
         ax.set_xlabel(layout.xlabel)
         if index % across == 0:
             ax.set_ylabel(METRIC_LABELS.get(metric, metric))
-    figure.legend(
-        handles=_row_wise(handles, legend_columns),
-        loc="upper center",
-        bbox_to_anchor=(0.5, below / height),
-        ncols=legend_columns,
-        frameon=False,
-        borderaxespad=0.2,
-        labelspacing=0.3,
-        columnspacing=1.5,
-        handlelength=2.2,
-    )
+    anchor = {"loc": "upper center", "bbox_to_anchor": (0.5, below / height)}
+    figure.legend(handles=_row_wise(handles, legend_columns), ncols=legend_columns, **anchor, **_LEGEND)
     bottom = 0.04 / height
     figure.text(0.5, bottom, "\n".join(footer), ha="center", va="bottom", fontsize=6, color="#666666", linespacing=1.3)
     return figure
+
+
+_LEGEND = {
+    "frameon": False,
+    "borderaxespad": 0.2,
+    "labelspacing": 0.3,
+    "columnspacing": 1.5,
+    "handlelength": 2.2,
+}
+
+
+def _columns_that_fit(handles: Sequence[Artist], most: int, width: float) -> int:
+    """In how many columns, ``most`` at most, a legend of these is no wider than ``width`` inches; measured."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(len(handles) / most)
+    for columns in range(math.ceil(len(handles) / rows), 1, -1):
+        figure = Figure(figsize=(width, width))
+        legend = figure.legend(handles=_row_wise(handles, columns), ncols=columns, **_LEGEND)
+        padding = 2 * legend.borderpad * legend.prop.get_size_in_points() / 72  # of a frame that is not drawn
+        if legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width <= (width + padding) * figure.dpi:
+            return columns
+    return 1
 
 
 def _row_wise(handles: Sequence[Artist], columns: int) -> list[Artist]:
@@ -319,8 +375,9 @@ def _row_wise(handles: Sequence[Artist], columns: int) -> list[Artist]:
 
 def _panel(ax: Axes, panel: pd.DataFrame) -> None:
     """One model on one data set: every curve with its band, and marks where a median is missing."""
+    others = [column for one in BESIDE for column in (one.column, one.attacked)]
     columns = panel.columns.intersection(
-        ["radius_median", "radius_q75", "error_median", "error_q75", "sharper", "mean", "attacked"]
+        ["radius_median", "radius_q75", "error_median", "error_q75", "attacked", *others]
     )
     drawn = panel[columns].to_numpy(dtype=float)
     highest = float(np.max(drawn, initial=0, where=np.isfinite(drawn)))
@@ -342,29 +399,40 @@ def _panel(ax: Axes, panel: pd.DataFrame) -> None:
 _BASELINE_DASHES = ((0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 4)), (0, (8, 3)))
 
 
-def _baselines(ax: Axes, baselines: Sequence[Mapping[str, Any]]) -> None:
-    """Horizontal lines of bounds that are the same for every input; the axis makes room for them."""
-    for index, line in enumerate(baselines):
-        style = _BASELINE_DASHES[index % len(_BASELINE_DASHES)]
-        ax.axhline(line["value"], color="#666666", linewidth=1, linestyle=style, zorder=1)
+def _baseline_look(index: int) -> dict[str, Any]:
+    return {"color": "#666666", "linewidth": 1, "linestyle": _BASELINE_DASHES[index % len(_BASELINE_DASHES)]}
+
+
+def _of_label(baselines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Of each kind of baseline its values, as pairs ``(h, value)``."""
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for line in baselines:
+        kinds.setdefault(line["label"], []).append((line["h"], line["value"]))
+    return kinds
+
+
+def _baselines(ax: Axes, baselines: Sequence[Mapping[str, Any]], layout: Layout) -> None:
+    """Bounds that are the same for every input; the axis makes room for them.
+
+    Curves where h goes across the figure, horizontal lines where it does not.
+    """
+    if layout.across == "h":
+        for index, pairs in enumerate(_of_label(baselines).values()):
+            ax.plot(*zip(*pairs, strict=True), marker=".", markersize=4, **_baseline_look(index), zorder=1)
+    else:
+        for index, line in enumerate(baselines):
+            ax.axhline(line["value"], **_baseline_look(index), zorder=1)
+    for line in baselines:
         ax.set_ylim(0, max(ax.get_ylim()[1], 1.06 * line["value"]))
 
 
-def _baseline_handles(baselines: Sequence[Mapping[str, Any]]) -> list[Artist]:
+def _baseline_handles(baselines: Sequence[Mapping[str, Any]], layout: Layout) -> list[Artist]:
     from matplotlib.lines import Line2D
 
     several = len({line["h"] for line in baselines}) > 1
-    return [
-        Line2D(
-            [],
-            [],
-            color="#666666",
-            linewidth=1,
-            linestyle=_BASELINE_DASHES[index % len(_BASELINE_DASHES)],
-            label=f"{line['label']}{', h = ' + number(line['h']) if several else ''}",
-        )
-        for index, line in enumerate(baselines)
-    ]
+    labels = [f"{line['label']}{', h = ' + number(line['h']) if several else ''}" for line in baselines]
+    labels = list(_of_label(baselines)) if layout.across == "h" else labels
+    return [Line2D([], [], **_baseline_look(index), label=label) for index, label in enumerate(labels)]
 
 
 _SLIP_LOOK = {"color": "#8a8a8a", "linewidth": 1.1, "linestyle": (0, (4, 2)), "marker": ".", "zorder": 2}
@@ -401,11 +469,13 @@ def _curve(ax: Axes, lines: pd.DataFrame, index: int) -> None:
     _band(ax, x, error, lines["error_q25"], lines["error_q75"], look["color"])
     ax.plot(x, error, color=look["color"], linestyle=(0, (3.5, 1.8)), linewidth=1.1)
     ax.plot(x, radius, **look, zorder=3)
-    for name, style in (("sharper", _DOTTED), ("mean", _MEAN)):
-        if _has(lines, name):
-            ax.plot(x, _finite(lines[name]), color=look["color"], **style, zorder=2)
     if _has(lines, "attacked"):
         _points(ax, x, _finite(lines["attacked"]), color=look["color"], **_ATTACKED)
+    for one in BESIDE:
+        if _has(lines, one.column):
+            ax.plot(x, _finite(lines[one.column]), color=look["color"], **one.style, zorder=2)
+        if one.marker and _has(lines, one.attacked):
+            _points(ax, x, _finite(lines[one.attacked]), color=look["color"], **_ATTACKED | {"marker": one.marker})
     hollow = (lines["vacuous"] > 0).to_numpy() & np.isfinite(radius)
     _points(ax, x[hollow], radius[hollow], **look, markerfacecolor="white", zorder=4)
     _points(ax, x[_alone(error)], error[_alone(error)], color=look["color"], marker="_", markersize=6)
@@ -463,13 +533,14 @@ def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve]) -> list[Artist
 
     handles: list[Artist] = [line(curves[index].label, **_look(index)) for index in sorted(set(lines["curve"]))]
     handles.append(line("certified radius (median)", marker="o" if len(handles) == 1 else None))
-    if _has(lines, "sharper"):
-        handles.append(line("sharper (exact, measured)", **_DOTTED))
-    if _has(lines, "mean"):
-        handles.append(line("mean (local)", **_MEAN))
+    handles += [line(one.label, **one.style) for one in BESIDE if _has(lines, one.column)]
     handles.append(line("smoothing error (median)", linestyle=(0, (3.5, 1.8)), linewidth=1.1))
     if _has(lines, "attacked"):
-        handles.append(line("moved by attack (median)", linestyle="none", **_ATTACKED))
+        handles.append(line("attacked (median)", linestyle="none", **_ATTACKED))
+    for one in BESIDE:
+        if one.marker and _has(lines, one.attacked):
+            label = f"{one.label.split(' (')[0]}, attacked"
+            handles.append(line(label, linestyle="none", **_ATTACKED | {"marker": one.marker}))
     handles.append(Patch(facecolor=_INK, alpha=0.2, linewidth=0, label="interquartile range"))
     for status, marker in _GAPS.items():
         if (lines["status"] == status).any():

@@ -160,10 +160,13 @@ def test_the_figure_and_the_end_table_show_what_was_found(run_small):
     manifest, rows = read_manifest(folder), read_rows(folder)
     found = plots._of_figures(read_attacks(folder), ["tv"], manifest["rule"])
     lead = plots._of_figures(rows, ["tv"], manifest["rule"])
-    (line,) = plots._with_attacks(summary_of(lead), found).to_dict("records")
+    attacked = plots._with_attacks(summary_of(lead), found, "attacked")
+    (line,) = attacked.to_dict("records")
     assert line["attacked"] == quantile(found["movement"], 0.5) < line["radius_median"]
-    drawn, curves = plots._with_curves(plots._with_attacks(summary_of(lead), found), plots.LAYOUTS[manifest["curve"]])
-    assert "moved by attack (median)" in [h.get_label() for h in plots._legend_handles(drawn, curves)]
+    drawn, curves = plots._with_curves(
+        plots._with_attacks(summary_of(lead), found, "attacked"), plots.LAYOUTS[manifest["curve"]]
+    )
+    assert "attacked (median)" in [h.get_label() for h in plots._legend_handles(drawn, curves)]
     screen = io.StringIO()
     Console(file=screen, width=200).print(render(summary_of(rows), manifest))
     assert "attacked by pgd on 2 points" in screen.getvalue()

@@ -13,9 +13,19 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from centersmooth_experiments import plot_cli, plots
-from centersmooth_experiments.tables import COLUMNS, MEAN_RULE, SHARPER_RULE, read_manifest, read_rows, summarise
+from centersmooth_experiments.tables import (
+    COLUMNS,
+    FREE_RULE,
+    MEAN_RULE,
+    PAPER_RULE,
+    SHARPER_RULE,
+    read_manifest,
+    read_rows,
+    summarise,
+)
 
 MANIFEST = {
     "experiment": "tv_digits",
@@ -145,6 +155,81 @@ def test_the_local_bound_of_the_mean_is_a_curve_of_its_own(tmp_path):
     assert "mean (local)" in legend_of(figure)
     assert "mean (local)" not in legend_of(figure_of(write(tmp_path / "b", rows_of(GRID))))
     assert plots.draw(folder)
+
+
+def drawn_figures(folder, monkeypatch):
+    """What `draw` saves, by metric."""
+    figures = {}
+    monkeypatch.setattr(plots, "save", lambda figure, path, title: figures.setdefault(path.stem, figure) and [])
+    plots.draw(folder)
+    return figures
+
+
+def attacks_of(rule, movement, **changes):
+    """One attacked point at each place of the grid at h = 1."""
+    rows = rows_of({place: [movement] for place in GRID if place[0] == 1.0}, **rule)
+    return rows.assign(movement=movement, **changes)
+
+
+def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, monkeypatch):
+    """They are other smoothed models: what moves one says nothing about another."""
+    others = {(h, eps): [0.1 * h, 0.2 * h, 0.3 * h] for h, eps in GRID}
+    everywhere = {(h, eps): [500.0 * h] for h, eps in GRID}
+    rows = [rows_of(GRID), rows_of(others, **FREE_RULE), rows_of(others, **MEAN_RULE)]
+    rows.append(rows_of(everywhere, **MEAN_RULE | {"far": "global"}))
+    folder = write(tmp_path, pd.concat(rows))
+    moved = {"+": MANIFEST["rule"], "1": FREE_RULE, "2": MEAN_RULE}
+    attacks = [attacks_of(rule, 0.01 * (place + 1)) for place, rule in enumerate(moved.values())]
+    pd.concat(attacks).to_csv(folder / "attack.csv", index=False)
+    (figure,) = drawn_figures(folder, monkeypatch).values()
+    (ax,) = figure.axes
+    for place, marker in enumerate(moved):
+        (line,) = [line for line in ax.lines if line.get_marker() == marker]
+        assert line.get_ydata().tolist() == [0.01 * (place + 1)] * len(line.get_xdata())
+    assert [0.2] * 3 in [line.get_ydata().tolist() for line in ax.lines if line.get_marker() == "s"]
+    assert {"free centers", "mean (local)", "free centers, attacked", "mean, attacked"} <= set(legend_of(figure))
+    assert "mean (global), not drawn: 500 at h = 1, 750 at h = 1.5, 1000 at h = 2" in figure.texts[0].get_text()
+    assert ax.get_ylim()[1] < 200
+
+
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        (PAPER_RULE, ["sharper", "free", "mean"]),
+        (PAPER_RULE | {"bounds": "exact"}, ["sharper", "free", "mean"]),
+        (SHARPER_RULE, ["free", "mean"]),
+        (FREE_RULE, ["mean"]),
+    ],
+)
+def test_what_stands_beside_a_rule(rule, expected):
+    assert [one.column for one in plots.beside(rule)] == expected
+
+
+def test_baselines_are_curves_where_h_goes_across(tmp_path, monkeypatch):
+    lines = [
+        {"metric": "tv", "label": label, "h": h, "value": factor * h}
+        for h in (1.0, 1.5, 2.0)
+        for label, factor in (("paper's baseline, mean", 9.0), ("best global bound, mean", 7.0))
+    ]
+    rows = rows_of({(h, 0.2): [1.0, 2.0, 3.0] for h in (1.0, 1.5, 2.0)})
+    (figure,) = drawn_figures(write(tmp_path, rows, curve="eps", baselines=lines), monkeypatch).values()
+    (ax,) = figure.axes
+    grey = [line.get_ydata().tolist() for line in ax.lines if line.get_color() == "#666666"]
+    assert grey == [[9.0, 13.5, 18.0], [7.0, 10.5, 14.0]]
+    assert {"paper's baseline, mean", "best global bound, mean"} <= set(legend_of(figure))
+    assert ax.get_ylim()[1] >= 18
+
+
+@pytest.mark.parametrize("label", ["short", "a" * 30, "a" * 45])
+def test_a_legend_stays_within_the_figure(tmp_path, monkeypatch, label):
+    """In as many columns as fit."""
+    lines = [{"metric": "tv", "label": label + kind, "h": 1.0, "value": 1.0} for kind in "bcde"]
+    (figure,) = drawn_figures(write(tmp_path, rows_of(GRID), baselines=lines), monkeypatch).values()
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    texts = [text.get_window_extent(renderer) for text in figure.legends[0].get_texts()]
+    assert min(text.x0 for text in texts) >= 0
+    assert max(text.x1 for text in texts) <= figure.bbox.width
+    assert figure.legends[0]._ncols == (1 if len(label) > 20 else 2)
 
 
 def test_redrawing_changes_no_byte_and_changed_rows_do(experiment, monkeypatch):
