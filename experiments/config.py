@@ -108,7 +108,7 @@ class Config:
     alpha1: float = 0.005
     alpha2: float = 0.005
     bounds: str = "paper"
-    far: str = "doubled"
+    far: str | None = None
     center: str = "sample"
     smoothing: list[str] = field(default_factory=lambda: ["center"])
     unit_slip: bool = False
@@ -141,7 +141,7 @@ KEYS = {
     "points.count, points.start": "which test points",
     "n, m, n0, delta": "draws for center, radius, candidates; slack of the center's mass",
     "alpha1, alpha2": "failure probabilities of the smoothed output and of the radius",
-    "bounds, far": "paper or exact, doubled or measured (with exact): the rule that table and figures lead with",
+    "bounds, far": "paper (doubled), or exact (measured, or doubled): the rule that table and figures lead with",
     "center": "free: means of outputs may be centers as well, in rows of their own, which lead with far=measured",
     "smoothing": "[center,mean]: certify the mean of the noisy outputs as well, for l1, l2 and tv (another pass)",
     "unit_slip": "true: report what the released code's unit slip would give, as no certificate",
@@ -189,6 +189,8 @@ def resolve(raw: Any, cuda: bool) -> Config:
         )
     chosen = OmegaConf.create({config.budget: config.budgets[config.budget]})[config.budget]
     _fill_nulls(config, chosen)
+    if config.far is None:
+        config.far = "measured" if config.bounds == "exact" else "doubled"
     for one, many in (("model", "models"), ("metric", "metrics")):
         if config[one] is not None:
             config[many] = [config[one]]
