@@ -91,6 +91,7 @@ _INK = "#333333"
 _PANEL_WIDTH, _PANEL_HEIGHT = 3.3, 2.45  # inches: one column of a paper
 _LEGEND_LINE, _FOOTER_LINE = 0.135, 0.115
 _PANELS_A_ROW = 4
+_DPI = 200
 _STYLE = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
@@ -255,7 +256,7 @@ def save(figure: Figure, path: Path, title: str) -> list[Path]:
     paths = []
     for kind, metadata in kinds.items():
         content = io.BytesIO()
-        figure.savefig(content, format=kind, dpi=200, metadata=metadata)
+        figure.savefig(content, format=kind, dpi=_DPI, metadata=metadata)
         paths.append(path.with_suffix(f".{kind}"))
         paths[-1].write_bytes(content.getvalue())
     return paths
@@ -357,7 +358,7 @@ def _columns_that_fit(handles: Sequence[Artist], most: int, width: float) -> int
 
     rows = math.ceil(len(handles) / most)
     for columns in range(math.ceil(len(handles) / rows), 1, -1):
-        figure = Figure(figsize=(width, width))
+        figure = Figure(figsize=(width, width), dpi=_DPI)
         legend = figure.legend(handles=_row_wise(handles, columns), ncols=columns, **_LEGEND)
         padding = 2 * legend.borderpad * legend.prop.get_size_in_points() / 72  # of a frame that is not drawn
         if legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width <= (width + padding) * figure.dpi:

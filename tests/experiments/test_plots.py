@@ -225,6 +225,7 @@ def test_a_legend_stays_within_the_figure(tmp_path, monkeypatch, label):
     """In as many columns as fit."""
     lines = [{"metric": "tv", "label": label + kind, "h": 1.0, "value": 1.0} for kind in "bcde"]
     (figure,) = drawn_figures(write(tmp_path, rows_of(GRID), baselines=lines), monkeypatch).values()
+    figure.set_dpi(200)
     renderer = FigureCanvasAgg(figure).get_renderer()
     texts = [text.get_window_extent(renderer) for text in figure.legends[0].get_texts()]
     assert min(text.x0 for text in texts) >= 0
