@@ -187,6 +187,11 @@ def test_least_m_is_found_in_few_steps(base: type[Bounds], missing: float) -> No
     assert base().upper_rank(m, 1 - missing, 0.005) is not None
 
 
+def test_a_required_mass_is_a_probability() -> None:
+    """Rounded up, but not above 1."""
+    assert GaussianNoise(1.0).required_mass(0.5, 50.0) == 1.0
+
+
 @given(eps=st.floats(0, 5), mass=st.floats(0.5, 0.99))
 def test_required_mass_is_the_gaussian_shift(eps: float, mass: float) -> None:
     """Equation 4, never rounded down."""

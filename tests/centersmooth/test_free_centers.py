@@ -491,6 +491,8 @@ def test_a_certificate_without_a_radius_names_its_center(center: str) -> None:
     how = {"metric": metric, "noise": UNIT, "budget": SMOOTH, "bounds": EXACT, "far": "measured", "center": center}
     certificate = certificate_from(missed, H, **how)
     assert (certificate.radius, certificate.center_name) == (None, center)
+    assert (certificate.eps, certificate.alpha) == (H, SMOOTH.alpha)
+    assert (certificate.bounds, certificate.far) == ("exact", "measured")
 
 
 def test_evidence_without_far_has_no_distances_though_its_draws_would_do() -> None:

@@ -370,6 +370,14 @@ def test_tiles_of_a_large_sample_are_its_distance_matrix(metric: Metric) -> None
     assert float(matrix.diagonal().max()) < 1e-6
 
 
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_tiles_keep_the_digits_of_float64(n: int) -> None:
+    """Of l1 too, whose distances have the type of the outputs."""
+    features = L1().features(torch.rand(n, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    (matrix,) = L1().self_rows(features)
+    torch.testing.assert_close(matrix, L1().pairwise(features, features), rtol=1e-14, atol=0)
+
+
 @pytest.mark.parametrize("columns", [255, 256, 257, 700])
 @pytest.mark.parametrize("metric", [L1(), L2()], ids=lambda metric: metric.name)
 def test_tiles_of_long_outputs_are_their_distance_matrix(metric: Metric, columns: int) -> None:
