@@ -422,6 +422,8 @@ def test_an_attack_moves_the_mean_and_stays_below() -> None:
     assert (len(set(attacked.movements)), attacked.abstained) == (4, 0)
     assert 2 * still < max(attacked.movements) <= certificate.radius
     assert float((attacked.perturbed - IMAGE).norm()) <= 0.5
+    again = smoother.attack(IMAGE, certificate, Attack(steps=10), stream=RandomStream(1))
+    assert again.movements == attacked.movements
 
 
 def test_what_is_attacked_is_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:

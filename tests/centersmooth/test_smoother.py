@@ -466,6 +466,11 @@ BAD_CALLS = {
     "distance a word": (lambda: DistanceFunction("l2"), RequestError, "distance is 'l2': expected a function"),
     "power a word": (lambda: DistanceFunction(torch.dist, power="2"), RequestError, "power is '2'"),
     "diameter 0": (lambda: DistanceFunction(torch.dist, diameter=0), RequestError, "diameter is 0"),
+    "complex distance": (
+        lambda: make(metric=DistanceFunction(lambda a, b: (a - b)[:, 0] * 1j)).smooth(X),
+        RequestError,
+        "returned torch.complex64: expected real numbers",
+    ),
     "stream a number": (lambda: make().certify(X, 0.1, stream=0), RequestError, "stream is 0: expected RandomStream"),
 }
 
@@ -629,7 +634,25 @@ def test_numbers_of_any_type_are_taken() -> None:
     (certificate,) = make(budget=budget, output_range=limits).certify(X, np.float64(0.1), stream=STREAM)
     assert content(certificate) == content(make(output_range=(-9.0, 9.0)).certify(X, 0.1, stream=STREAM)[0])
     assert GaussianNoise(np.float32(0.25)) == GaussianNoise(0.25)
-    assert type(budget.n) is int
+    assert (type(budget.n), type(GaussianNoise(np.float32(0.25)).sigma)) == (int, float)
+
+
+def test_integer_outputs_have_centers() -> None:
+    """Though no means."""
+    (certificate,) = make(lambda x: linear(x).round().long()).certify(X, 0.1, stream=STREAM)
+    assert (certificate.outcome, certificate.center.dtype) == (Outcome.CERTIFIED, torch.int64)
+
+
+@pytest.mark.parametrize("center", ["sample", "free"])
+def test_an_attack_is_judged_by_runs_of_the_smoothed_model_it_is_about(center: str) -> None:
+    """As anybody would who ran `smooth` on the streams of the runs."""
+    smoother = make(center=center)
+    (certificate,) = smoother.certify(X, 0.1, stream=STREAM)
+    attacked = smoother.attack(X, certificate, runs=3, stream=STREAM)
+    runs = [smoother.smooth(attacked.perturbed, stream=STREAM.named(f"run {run}")) for run in range(3)]
+    expected = [smoother.distance(run.center, certificate.center) for run in runs if not run.abstained]
+    assert list(attacked.movements) == pytest.approx(expected)
+    assert smoother.attack(X, certificate, Attack(), runs=3, stream=STREAM).movements == attacked.movements
 
 
 def test_only_certificates_of_the_same_smoothed_model_are_attacked() -> None:
