@@ -508,6 +508,25 @@ def test_a_metric_that_gives_nan_is_named() -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf, -1e-9])
+def test_one_impossible_distance_among_candidates_is_refused(wrong: float) -> None:
+    """Of all pairs of the sample, for whichever way a center is chosen."""
+    distances = torch.rand(9, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    distances[4, 7] = wrong
+    metric, outputs = DistanceFunction(lambda a, b: distances[a[:, 0], b[:, 0]]), torch.arange(9)[:, None]
+    with pytest.raises(ModelError, match="a distance that is NaN, infinite or negative"):
+        least_median_center(metric, outputs, outputs)
+    with pytest.raises(ModelError, match="a distance that is NaN, infinite or negative"):
+        best_candidate(metric, outputs, outputs, distances)
+
+
+def test_a_center_has_features_of_its_own() -> None:
+    """One row, those of its output."""
+    outputs = torch.rand(9, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    center = least_median_center(L2(), outputs, outputs)
+    assert torch.equal(center.features, center.output[None])
+
+
 @pytest.mark.parametrize("outcome", Outcome)
 def test_every_outcome_has_a_sentence(outcome: Outcome) -> None:
     """For people, in one line, that says what to change."""
