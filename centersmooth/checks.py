@@ -19,7 +19,7 @@ def is_range(limits: object) -> bool:
         isinstance(limits, (tuple, list))
         and len(limits) == 2
         and all(map(is_number, limits))
-        and (bool(limits[0] <= limits[1]))
+        and bool(limits[0] <= limits[1])
     )
 
 

@@ -290,9 +290,9 @@ class CenterSmoother(Smoother):
             require_means(outputs)
 
     def _gather(self, x: Tensor, stream: RandomStream | None, *, far: bool, progress: Progress | None) -> Evidence:
+        stream = checked_stream(stream)
         with self._held_fixed(x):
             metrics = {self.metric.name: self.metric}
-            stream = checked_stream(stream)
             free = self.center == "free"
             evidence = gather(self._sampler, metrics, self.budget, x, stream, far=far, free=free, progress=progress)
         return evidence[self.metric.name]

@@ -235,14 +235,20 @@ class CellStore:
         )
 
     def _unpack_mean(self, point: int, arrays: dict[str, np.ndarray]) -> MeanResult:
-        center, base = torch.from_numpy(arrays["center"]), torch.from_numpy(arrays["base"])
-        evidence = {}
-        for name in self.metrics:
-            if f"{name}.distances" in arrays:
-                distances = DistanceSample(self.cell.budget.m, arrays["ranks"], arrays[f"{name}.distances"])
-                error, reach = arrays[f"{name}.numbers"].tolist()
-                evidence[name] = MeanEvidence(center, base, error, distances, reach)
+        evidence = unpack_means(arrays, self.metrics, self.cell.budget.m)
         return MeanResult(point, str(arrays["source"]), float(arrays["seconds"]), evidence)
+
+
+def unpack_means(arrays: Mapping[str, np.ndarray], metrics: Iterable[str], m: int) -> dict[str, MeanEvidence]:
+    """Of a file below ``means/`` what ``m`` draws said about the mean, under those of the metrics that have one."""
+    center, base = torch.from_numpy(arrays["center"]), torch.from_numpy(arrays["base"])
+    evidence = {}
+    for name in metrics:
+        if f"{name}.distances" in arrays:
+            distances = DistanceSample(m, arrays["ranks"], arrays[f"{name}.distances"])
+            error, reach = arrays[f"{name}.numbers"].tolist()
+            evidence[name] = MeanEvidence(center, base, error, distances, reach)
+    return evidence
 
 
 def _pack_evidence(name: str, evidence: Evidence) -> dict[str, np.ndarray]:

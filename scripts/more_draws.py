@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from centersmooth import Budget, GaussianNoise, Metric
 from centersmooth.evidence import DistanceSample
 from centersmooth.expectation import MeanEvidence, band_ranks, mean_certificate
 from centersmooth_experiments.metrics import build_metrics
+from centersmooth_experiments.store import unpack_means
 from centersmooth_experiments.tables import PAPER_RULE, number, of_rule
 
 Cell = dict[str, Any]
@@ -59,10 +59,7 @@ def evidence_of(folder: Path, metric: str, m: int) -> Iterator[MeanEvidence]:
     """What is kept of each point of a cell."""
     for path in sorted((folder / "means").glob("*.npz")):
         with np.load(path, allow_pickle=False) as arrays:
-            error, reach = arrays[f"{metric}.numbers"].tolist()
-            distances = DistanceSample(m, arrays["ranks"], arrays[f"{metric}.distances"])
-            center, base = torch.from_numpy(arrays["center"]), torch.from_numpy(arrays["base"])
-            yield MeanEvidence(center, base, error, distances, reach)
+            yield unpack_means(arrays, [metric], m)[metric]
 
 
 def rows(experiment: Path) -> Iterator[str]:
