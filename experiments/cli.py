@@ -15,8 +15,10 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from importlib.resources import files
+from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
 from types import FrameType
@@ -27,10 +29,6 @@ from rich.console import Console
 from centersmooth_experiments import supervise
 
 os.environ["HYDRA_FULL_ERROR"] = "1"
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 class _JobEnded(Exception):
@@ -70,24 +68,27 @@ def _outcome(arguments: list[str], command: str) -> int:
     if "--version" in arguments:
         console.print(f"centersmooth {version('centersmooth')}", highlight=False)
         return 0
-    signal.signal(signal.SIGTERM, _terminate)
+    terminations: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        """As Ctrl-C does: Ray, while it waits, lets no other exception of a signal through."""
+        terminations.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         return _run(arguments, command)
     except _JobEnded as job:
         return job.code
-    except (KeyboardInterrupt, Terminated) as stop:
+    except KeyboardInterrupt:
         errors.print("stopped; what is finished is kept. To continue: " + command, highlight=False, soft_wrap=True)
-        return 130 if isinstance(stop, KeyboardInterrupt) else 143
+        return 143 if terminations else 130
     except Exception as error:
         if debug or not _is_expected(error):
             traceback.print_exc()
             return 2 if _is_expected(error) else 70
         errors.print(f"cs-run: {_one_line(error)}", highlight=False, soft_wrap=True)
         return 2
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise Terminated
 
 
 def _console() -> Console:
@@ -126,9 +127,11 @@ def _run(arguments: list[str], command: str) -> int:
     _require_known_flags(overrides)
     _require_known_experiments(overrides)
     _require_no_folders_of_hydra(overrides)
-    sys.argv = ["cs-run", *overrides]
+    _require_usable_launcher(overrides)
     try:
-        hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
+        with _launching(overrides) as additions:
+            sys.argv = ["cs-run", *_flags_first(overrides), *additions]
+            hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
     except RuntimeError as error:
         if "srun" not in str(error):
             raise
@@ -162,6 +165,11 @@ def _require_known_flags(arguments: list[str]) -> None:
             raise RunError(f"--cfg is followed by '{value}': expected job, hydra or all")
 
 
+def _flags_first(arguments: list[str]) -> list[str]:
+    """Flags and then settings, each in their order: Hydra's parser takes no settings on both sides of a flag."""
+    return sorted(arguments, key=lambda argument: "=" in argument or argument.startswith("~"))
+
+
 def _require_known_experiments(overrides: list[str]) -> None:
     from centersmooth_experiments.errors import RunError
 
@@ -180,6 +188,34 @@ def _require_no_folders_of_hydra(overrides: list[str]) -> None:
         key = override.lstrip("+~").partition("=")[0]
         if key.startswith(("hydra.run", "hydra.sweep.", "hydra.output_subdir")):
             raise RunError(f"{key} is not for users: expected out=FOLDER for the folder of all results")
+
+
+def _require_usable_launcher(overrides: list[str]) -> None:
+    from centersmooth_experiments.errors import RunError
+
+    launcher = _value(overrides, "hydra/launcher")
+    if launcher and "--multirun" not in overrides:
+        raise RunError(f"hydra/launcher={launcher} is for the jobs of a sweep: add --multirun")
+    if launcher != "ray":
+        return
+    if _value(overrides, "executor") == "ray":
+        raise RunError("hydra/launcher=ray hands jobs to Ray, executor=ray their points: choose one")
+    if find_spec("hydra_plugins.hydra_ray_launcher") is None:
+        raise RunError("hydra/launcher=ray is of another package: pip install 'centersmooth[ray-launcher]'")
+
+
+def _launching(overrides: list[str]) -> AbstractContextManager[list[str]]:
+    """Around a sweep: what its launcher needs, and the overrides it needs beside those of the user."""
+    if _value(overrides, "hydra/launcher") != "ray":
+        return nullcontext([])
+    from centersmooth_experiments.ray_launcher import launching
+
+    return launching(overrides)
+
+
+def _value(overrides: list[str], key: str) -> str:
+    """What the command line sets a key to, empty where it does not."""
+    return next((value for name, _, value in (o.partition("=") for o in overrides) if name == key), "")
 
 
 def _task(raw: Any, console: Console, command: str) -> int:
@@ -234,7 +270,10 @@ def _one_line(error: Exception) -> str:
     cause = error.__cause__
     if len(lines) > 1 and lines[1].startswith("Available options in 'hydra/launcher'"):
         there = ", ".join(takewhile(lambda line: not line.startswith("Config search path"), lines[2:]))
-        return f"{lines[0]}: there are {there}; those of submitit come with pip install 'centersmooth[slurm]'"
+        return (
+            f"{lines[0]}: there are {there}; those of submitit come with pip install 'centersmooth[slurm]', "
+            "ray with 'centersmooth[ray-launcher]'"
+        )
     if cause is not None and type(error).__name__ == "ConfigCompositionException":
         lines = [_misfit(lines[0], (str(cause).splitlines() or [""])[0].strip())]
     return "; ".join(lines[:2]) + ("" if lines else type(error).__name__)

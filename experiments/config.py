@@ -229,7 +229,6 @@ def _validated(config: Config) -> Config:
         ("batch_size", config.batch_size, 1),
         ("forward_block", config.forward_block, 1),
         *((f"attacker.{key}", value, 1) for key, value in vars(config.attacker).items()),
-        ("ray.cpus", config.ray.cpus, 1),
         ("ray.points_a_task", config.ray.points_a_task, 1),
         ("ray.in_flight", 1 if config.ray.in_flight is None else config.ray.in_flight, 1),
     ):
@@ -259,7 +258,7 @@ def _validated(config: Config) -> Config:
         raise RunError(f"attack is '{config.attack}': expected none, pgd or search")
     if config.executor not in ("local", "ray"):
         raise RunError(f"executor is '{config.executor}': expected local or ray")
-    _validate_ray(config)
+    validate_ray(config.ray, config.device)
     for key in ("models", "metrics"):
         if not getattr(config, key):
             raise RunError(f"{key} is empty: expected at least one name, or {key[:-1]}=package.module:factory")
@@ -276,14 +275,21 @@ def leading_rule(config: Config) -> dict[str, str]:
     return {"bounds": config.bounds, "far": config.far, "center": center, "smoothing": "center"}
 
 
-def _validate_ray(config: Config) -> None:
-    """Fill in the GPUs of a task; refuse what no task could use."""
-    cuda, ray = config.device == "cuda", config.ray
+def validate_ray(ray: RayConfig, device: str) -> None:
+    """Fill in the GPUs of a task; refuse what no task could use.
+
+    Raises
+    ------
+    RunError
+    """
+    cuda = device == "cuda"
+    if ray.cpus < 1:
+        raise RunError(f"ray.cpus is {ray.cpus}: expected an integer of at least 1")
     if ray.gpus is None:
         ray.gpus = 1.0 if cuda else 0.0
     if not 0 <= ray.gpus <= 1 or cuda != (ray.gpus > 0):
         expected = "more than 0 and at most 1" if cuda else "0"
-        raise RunError(f"ray.gpus is {ray.gpus:g}: expected {expected} with device={config.device}")
+        raise RunError(f"ray.gpus is {ray.gpus:g}: expected {expected} with device={device}")
     if ray.address not in ("local", "auto") and not _HOST_PORT.fullmatch(ray.address):
         raise RunError(
             f"ray.address is '{ray.address}': expected local, auto or HOST:PORT, on a machine of the cluster"

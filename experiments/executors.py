@@ -28,7 +28,7 @@ def executor_of(config: Config) -> Executor:
     """
     if config.executor == "local":
         return run_locally
-    _confine_ray(config.ray.address)
+    confine_ray(config.ray.address)
     try:
         from centersmooth_experiments.ray_executor import run_on_ray
     except ImportError as error:
@@ -49,7 +49,7 @@ def run_locally(cells: Sequence[CellRun], display: Display) -> None:
         cell.close()
 
 
-def _confine_ray(address: str) -> None:
+def confine_ray(address: str) -> None:
     """What Ray reads when it is imported: no report of its use; a cluster of one's own on the loopback, with a token.
 
     On Linux Ray takes the machine's own address for 127.0.0.1, and listens there, unless clusters are off as on macOS.

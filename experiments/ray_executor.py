@@ -79,13 +79,13 @@ def _threads(count: int) -> Iterator[None]:
 
 
 @contextmanager
-def connected(settings: RayConfig) -> Iterator[None]:
-    """Be a driver of the cluster; a cluster of this process ends with it."""
+def connected(settings: RayConfig, show_workers: bool = False) -> Iterator[None]:
+    """Be a driver of the cluster, and show what its workers print if asked; a cluster of this process ends with it."""
     own = {"include_dashboard": False} if settings.address == "local" else {}
     before = signal.getsignal(signal.SIGTERM)
     _require_answer(settings.address)
     try:
-        ray.init(settings.address, log_to_driver=False, logging_level="error", **own)
+        ray.init(settings.address, log_to_driver=show_workers, logging_level="error", **own)
     except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise RunError(_no_cluster(settings.address, error)) from error
     try:
@@ -130,6 +130,19 @@ def slots(cpus: int, gpus: float) -> int:
     return sum(_fitting(node["Resources"], cpus, gpus) for node in ray.nodes() if node["Alive"])
 
 
+def require_room(settings: RayConfig) -> None:
+    """Refuse a task that fits no node.
+
+    Raises
+    ------
+    RunError
+    """
+    gpus = settings.gpus or 0
+    if not slots(settings.cpus, gpus):
+        asked = f"ray.cpus={settings.cpus}" + (f" and ray.gpus={gpus:g}" if gpus else "")
+        raise RunError(f"no node of the Ray cluster has {asked}: ask for less, or start a node that has")
+
+
 def _fitting(resources: dict[str, float], cpus: int, gpus: float) -> int:
     fitting = resources.get("CPU", 0) // cpus
     return int(min(fitting, resources.get("GPU", 0) // gpus) if gpus else fitting)
@@ -156,7 +169,7 @@ class Tasks:
 
     def carry_out(self) -> None:
         """Everything, until each cell is open and misses no point."""
-        self._require_room()
+        require_room(self._settings)
         self._ship_own_modules()
         self._start_trainings()
         while self._waiting or self._batches or self._points:
@@ -178,11 +191,6 @@ class Tasks:
                 self._display.say("no node of the Ray cluster is left that could go on: waiting for one to join")
                 said = True
         return done
-
-    def _require_room(self) -> None:
-        if not slots(self._settings.cpus, self._gpus):
-            asked = f"ray.cpus={self._settings.cpus}" + (f" and ray.gpus={self._gpus:g}" if self._gpus else "")
-            raise RunError(f"no node of the Ray cluster has {asked}: ask for less, or start a node that has")
 
     def _ship_own_modules(self) -> None:
         """Users' modules go to the workers with what they made."""

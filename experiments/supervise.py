@@ -23,7 +23,8 @@ _PARENT_DEATH_SIGNAL = 1
 
 def needed(arguments: Sequence[str]) -> bool:
     """Whether these arguments of ``cs-run`` ask for Ray, outside such a process."""
-    return os.name == "posix" and _REPORT not in os.environ and "executor=ray" in [a.lstrip("+") for a in arguments]
+    asked = {"executor=ray", "hydra/launcher=ray"} & {argument.lstrip("+") for argument in arguments}
+    return os.name == "posix" and _REPORT not in os.environ and bool(asked)
 
 
 def supervised(arguments: Sequence[str]) -> int | None:

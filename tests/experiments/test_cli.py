@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -10,24 +9,12 @@ import sys
 import time
 
 import pytest
-from support import SMALL
+from support import CODE, SMALL, cs_run
 
 from centersmooth_experiments.cli import config_folder, experiments
 
-CODE = "from centersmooth_experiments.cli import main; main()"
 INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 """Shells start background jobs, and all these start, with interrupts ignored."""
-
-
-def cs_run(*arguments: str, cwd, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", CODE, *arguments],
-        cwd=cwd,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
 
 
 def test_help_lists_every_experiment_without_importing_torch(tmp_path):
@@ -79,7 +66,12 @@ def test_version(tmp_path):
         (["-x"], "no flag of cs-run"),
         (["--cfg"], "expected job, hydra or all"),
         (["grid.eps=${n}"], "not a ListConfig"),
-        (["--multirun", "hydra/launcher=ray"], "there are basic, "),
+        (["--multirun", "hydra/launcher=nope"], "there are basic, "),
+        (["hydra/launcher=basic"], "add --multirun"),
+        (["--multirun", "hydra/launcher=ray", "executor=ray"], "choose one"),
+        (["--multirun", "hydra/launcher=ray", "ray.address=127.0.0.1:9"], "no Ray cluster could be joined"),
+        (["--multirun", "hydra/launcher=ray", "ray.cpus=1,2"], "could not be converted to Integer"),
+        (["--multirun", "hydra/launcher=ray", "ray.gpus=1", "device=cpu"], "ray.gpus is 1: expected 0"),
         (["hydra.run.dir=1"], "expected out=FOLDER"),
         (["+hydra.sweep.dir=1"], "expected out=FOLDER"),
     ],
@@ -103,6 +95,13 @@ def test_dry_run_says_what_it_would_do_and_does_nothing(tmp_path):
     assert "9 cells, 1,665,450 forward passes" in said
     assert re.search(r"about [\d,]+ MiB of memory and [\d,]+ MiB of disk", said)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_may_stand_on_both_sides_of_a_flag(tmp_path):
+    done = cs_run("n=1234", "--cfg", "job", "experiment=tv_mnist", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "'n': 1234\n" in done.stdout
+    assert "name: tv_mnist" in done.stdout
 
 
 def test_from_any_folder_with_spaces_and_other_letters(tmp_path):

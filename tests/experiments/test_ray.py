@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from support import SMALL, compose
+from support import CODE, SMALL, compose, cs_run
 
 from centersmooth_experiments import executors
 from centersmooth_experiments.errors import RunError
@@ -28,7 +28,7 @@ from centersmooth_experiments.precision import in_precision
 from centersmooth_experiments.progress import Display
 from centersmooth_experiments.runner import run
 
-executors._confine_ray("local")  # the cluster of these tests, too, listens on the loopback alone
+executors.confine_ray("local")  # the cluster of these tests, too, listens on the loopback alone
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'centersmooth[ray]'")
 
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -184,6 +184,33 @@ def test_a_signal_ends_the_run_as_it_does_without_ray(cluster, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_sweep_whose_jobs_are_tasks_gives_the_rows_of_local_runs(cluster, tmp_path):
+    """`hydra/launcher=ray`: a job a seed, in workers of two nodes, and what its workers print is shown."""
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'centersmooth[ray-launcher]'")
+    launch = ["--multirun", "hydra/launcher=ray", f"ray.address={cluster.address}", f"out={tmp_path}/ray/${{seed}}"]
+    done = cs_run(*SMALL, *launch, "seed=0,1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "certify autoencoder on digits, sigma 0.4 ..." in done.stdout
+    for seed in "01":
+        local = run_in(tmp_path / "local" / seed, f"seed={seed}")
+        assert rows_without_seconds(tmp_path / "ray" / seed / "tv_digits") == rows_without_seconds(local.folder)
+
+
+@pytest.mark.slow
+def test_a_sweep_on_ray_fails_in_one_line(cluster, tmp_path):
+    """Of a job, whose error comes back from its worker, and of the sweep itself."""
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'centersmooth[ray-launcher]'")
+    launch = ["--multirun", "hydra/launcher=ray", f"ray.address={cluster.address}", "dry_run=true"]
+    job = cs_run(*SMALL, *launch, "bounds=paper,nope", cwd=tmp_path)
+    assert job.returncode == 2
+    assert job.stdout.count("1 cells, ") == 1
+    assert job.stderr.splitlines()[-1] == "cs-run: bounds is 'nope': expected paper or exact"
+    sweep = cs_run(*SMALL, *launch, "ray.cpus=3", cwd=tmp_path)
+    assert (sweep.returncode, len(sweep.stderr.splitlines())) == (2, 1)
+    assert "no node of the Ray cluster has ray.cpus=3: ask for less" in sweep.stderr
+
+
+@pytest.mark.slow
 def test_tasks_no_node_has_room_for_are_refused(cluster, tmp_path):
     with pytest.raises(RunError, match=r"no node of the Ray cluster has ray.cpus=3: ask for less"):
         run_in(tmp_path, ON_RAY, "ray.cpus=3", f"ray.address={cluster.address}")
@@ -192,19 +219,21 @@ def test_tasks_no_node_has_room_for_are_refused(cluster, tmp_path):
 @pytest.mark.slow
 def test_a_driver_that_dies_leaves_what_is_written_and_no_port_was_open_to_others(tmp_path):
     overrides = [*SMALL, "points.count=40", f"out={tmp_path / 'runs'}", "executor=ray"]
-    code = "from centersmooth_experiments.cli import main; main()"
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
-    command = [sys.executable, "-c", code, *overrides]
+    command = [sys.executable, "-c", CODE, *overrides]
     driver = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 120
     while not (done := list((tmp_path / "runs").glob("*/points/*.npz"))):
         assert driver.poll() is None, driver.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    addresses = listening_on(driver.pid)
+    addresses, run_itself = listening_on(driver.pid), descendants(driver.pid)[0]
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     driver.stderr.close()
+    while is_alive(run_itself):  # it dies with the process outside, and with it go its locks
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
     assert addresses
     assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
     before = {path: path.stat().st_mtime_ns for path in done}
@@ -219,9 +248,8 @@ def test_a_driver_that_dies_leaves_what_is_written_and_no_port_was_open_to_other
 def test_a_run_that_loses_its_cluster_or_its_process_says_how_to_go_on(tmp_path, lost):
     """The second pattern is that of the process Ray ends, where it notices the loss first."""
     overrides = [*SMALL, "points.count=40", f"out={tmp_path / 'runs'}", "executor=ray"]
-    code = "from centersmooth_experiments.cli import main; main()"
     with open(tmp_path / "said", "w") as said:
-        user = subprocess.Popen([sys.executable, "-c", code, *overrides], cwd=tmp_path, stderr=said)
+        user = subprocess.Popen([sys.executable, "-c", CODE, *overrides], cwd=tmp_path, stderr=said)
     deadline = time.monotonic() + 120
     while not list((tmp_path / "runs").glob("*/points/*.npz")):
         assert user.poll() is None
@@ -235,6 +263,13 @@ def test_a_run_that_loses_its_cluster_or_its_process_says_how_to_go_on(tmp_path,
 
 def command_of(process: int) -> str:
     return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return bool(command_of(process))
+    except OSError:
+        return False
 
 
 def descendants(process: int) -> list[int]:

@@ -1,7 +1,10 @@
-"""Composing configurations as the command line does; a run of a second; a small BigGAN."""
+"""The command line and configurations composed as it does; a run of a second; a small BigGAN."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -22,6 +25,22 @@ SMALL = [
     "train.images=100",
 ]
 """A run of a second: one cell, two points."""
+
+
+CODE = "from centersmooth_experiments.cli import main; main()"
+"""What the script `cs-run` does."""
+
+
+def cs_run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`cs-run` with these arguments, as a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", CODE, *arguments],
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
 
 
 def compose(*overrides: str) -> Config:
