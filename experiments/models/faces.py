@@ -9,15 +9,19 @@ rounds them, and a box that begins outside its image can then suppress one of th
 sees one image alone.
 
 The package averages pixels once for each pyramid level and each crop, box by box. Here every mean is read from one
-table of sums an image, at the four corners of its bin: levels and crops of any size cost four reads a pixel.
+table of sums an image, at the four corners of its bin: levels and crops of any size cost four reads a pixel. On a CPU
+this, the activations and the poolings, which take longer than the convolutions there, are compiled
+([face_kernels.py](face_kernels.py)).
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import prelu
 from torchvision.ops import nms
 
 from centersmooth_experiments.errors import RunError
@@ -64,23 +68,70 @@ class Boxes(NamedTuple):
         return Boxes(*(part[which] for part in self))
 
 
+class _Activation(nn.Module):
+    """PReLU and, where there is one, the pooling after it, in one pass on a CPU.
+
+    Parameters
+    ----------
+    prelu : nn.PReLU
+    pool : nn.MaxPool2d or None
+        Windows of 2 or 3 at a stride of 2, the last one cut off at the end.
+    """
+
+    def __init__(self, prelu: nn.PReLU, pool: nn.MaxPool2d | None) -> None:
+        super().__init__()
+        self.weight, self.pool = prelu.weight, pool
+
+    def forward(self, values: Tensor) -> Tensor:
+        if values.device.type != "cpu" or values.dtype != torch.float32:
+            activated = prelu(values, self.weight)
+            return self.pool(activated) if self.pool else activated
+        if values.ndim == 2:
+            return self._activated(values.contiguous())
+        last = values.permute(0, 2, 3, 1).contiguous()
+        return (self._pooled(last) if self.pool else self._activated(last)).permute(0, 3, 1, 2)
+
+    def _activated(self, values: Tensor) -> Tensor:
+        _kernels().activate(values.view(-1, values.shape[-1]).numpy(), self.weight.numpy())
+        return values
+
+    def _pooled(self, values: Tensor) -> Tensor:
+        count, height, width, channels = values.shape
+        size = self.pool.kernel_size
+        pooled = values.new_empty(count, (height - size + 1) // 2 + 1, (width - size + 1) // 2 + 1, channels)
+        _kernels().activate_and_pool(values.numpy(), self.weight.numpy(), size, pooled.numpy())
+        return pooled
+
+
+def _fused(network: nn.Module) -> nn.Module:
+    """A network of the package, its activations and poolings taken together."""
+    for name, part in list(network.named_children()):
+        if isinstance(part, nn.PReLU):
+            pool = name.replace("prelu", "pool")
+            setattr(network, name, _Activation(part, getattr(network, pool, None)))
+            if hasattr(network, pool):
+                setattr(network, pool, nn.Identity())
+    return network
+
+
 class FaceDetector(nn.Module):
     """Largest face of each image, as four corners in pixels; pre-trained, nothing to train.
 
     Raises
     ------
     RunError
-        If facenet-pytorch is missing.
+        If facenet-pytorch or numba is missing.
     """
 
     output_range = None
 
     def __init__(self) -> None:
         super().__init__()
-        package = _facenet()
-        self.proposer = package.PNet()
-        self.refiner = package.RNet()
-        self.judge = package.ONet()
+        package = _required("facenet_pytorch")
+        _required("numba")
+        self.proposer = _fused(package.PNet())
+        self.refiner = _fused(package.RNet())
+        self.judge = _fused(package.ONet())
         # Channels last: convolutions and poolings of many small pictures take a fraction of the time on a CPU.
         self.to(memory_format=torch.channels_last)
         self.eval().requires_grad_(False)
@@ -121,7 +172,7 @@ class FaceDetector(nn.Module):
 
     def _propose_level(self, sums: Tensor, scale: float) -> Boxes:
         size = [int((side - 1) * scale + 1) for side in sums.shape[1:3]]
-        level = _normal(_level(sums, *size))
+        level = _level(sums, *size)
         shifts, probabilities = _in_chunks(self.proposer, level)
         scores = probabilities[:, 1]
         image, row, column = (scores >= _PROPOSED).nonzero().unbind(1)
@@ -257,6 +308,9 @@ def summed(pixels: Tensor) -> Tensor:
     """
     count, channels, height, width = pixels.shape
     table = pixels.new_zeros((count, height + 1, width + 1, channels), dtype=torch.float64)
+    if pixels.device.type == "cpu":
+        _kernels().sum_up(pixels.contiguous().numpy(), table.numpy())
+        return table
     table[:, 1:, 1:] = pixels.permute(0, 2, 3, 1)
     return table.cumsum(1).cumsum(2)
 
@@ -269,40 +323,46 @@ def _bins(start: Tensor, length: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def _level(sums: Tensor, height: int, width: int) -> Tensor:
-    """Whole images at another size by area interpolation, ``(b, 3, height, width)``."""
-    origin = torch.zeros(1, dtype=torch.int64, device=sums.device)
-    (top,), (bottom,) = _bins(origin, origin + sums.shape[1] - 1, height)
-    (left,), (right,) = _bins(origin, origin + sums.shape[2] - 1, width)
-    rows = sums.index_select(1, bottom) - sums.index_select(1, top)
-    total = rows.index_select(2, right) - rows.index_select(2, left)
-    return (total / ((bottom - top)[:, None] * (right - left))[..., None]).float().permute(0, 3, 1, 2)
+    """Whole images at another size, ``(b, 3, height, width)``, as the networks take them."""
+    count, rows, columns, _ = sums.shape
+    window = torch.tensor([[0, 0, rows - 1, columns - 1]], device=sums.device).repeat(count, 1)
+    return _means(sums, torch.arange(count, device=sums.device), window, height, width)
 
 
-def _crops(sums: Tensor, image: Tensor, window: Tensor, side: int) -> Tensor:
-    """Windows of images, all at one size by area interpolation.
+def _means(sums: Tensor, image: Tensor, window: Tensor, height: int, width: int) -> Tensor:
+    """Windows of images, all at one size by area interpolation, as the networks take them.
 
     Parameters
     ----------
     sums : Tensor, shape ``(b, H+1, W+1, 3)``
     image : Tensor of int64, shape ``(n,)``
     window : Tensor of int64, shape ``(n, 4)``
-        As `_windows` gives it.
+        As `_windows` gives it; none is empty.
 
     Returns
     -------
-    Tensor of float32, shape ``(n, 3, side, side)``
+    Tensor of float32, shape ``(n, 3, height, width)``
     """
-    _, height, width, channels = sums.shape
-    top, bottom = _bins(window[:, 0], window[:, 2], side)
-    left, right = _bins(window[:, 1], window[:, 3], side)
-    flat, offset = sums.view(-1, channels), height * image[:, None]
+    if sums.device.type != "cpu":
+        return _normal(_gathered(sums, image, window, height, width))
+    means = torch.empty(len(image), height, width, 3)
+    _kernels().average(*(array.contiguous().numpy() for array in (sums, image, window, means)))
+    return _normal(means.permute(0, 3, 1, 2))
+
+
+def _gathered(sums: Tensor, image: Tensor, window: Tensor, height: int, width: int) -> Tensor:
+    """Means over the bins of windows, ``(n, 3, height, width)``, on any device."""
+    _, rows, columns, channels = sums.shape
+    top, bottom = _bins(window[:, 0], window[:, 2], height)
+    left, right = _bins(window[:, 1], window[:, 3], width)
+    flat, offset = sums.view(-1, channels), rows * image[:, None]
 
     def corner(row: Tensor, column: Tensor) -> Tensor:
-        return flat.index_select(0, ((offset + row)[:, :, None] * width + column[:, None, :]).flatten())
+        return flat.index_select(0, ((offset + row)[:, :, None] * columns + column[:, None, :]).flatten())
 
     total = corner(bottom, right).sub_(corner(top, right)).sub_(corner(bottom, left)).add_(corner(top, left))
     area = (bottom - top)[:, :, None] * (right - left)[:, None, :]
-    return total.view(-1, side, side, channels).div_(area[..., None]).float().permute(0, 3, 1, 2)
+    return total.view(-1, height, width, channels).div_(area[..., None]).float().permute(0, 3, 1, 2)
 
 
 def _windows(corners: Tensor, height: int, width: int) -> Tensor:
@@ -323,9 +383,15 @@ def _inside(sums: Tensor, boxes: Boxes) -> Boxes:
     return boxes.take((_windows_of(sums, boxes)[:, 2:] > 0).all(dim=1))
 
 
+def _kernels() -> Any:
+    from centersmooth_experiments.models import face_kernels  # compiled, and so imported, where there is no accelerator
+
+    return face_kernels
+
+
 def _normal(pixels: Tensor) -> Tensor:
     """Pixels of 0 to 255 as the networks were trained on them."""
-    return (pixels - 127.5) * 0.0078125
+    return (pixels - 127.5).mul_(0.0078125)
 
 
 def _in_chunks(network: nn.Module, images: Tensor) -> list[Tensor]:
@@ -348,7 +414,7 @@ def _on_crops(network: nn.Module, sums: Tensor, boxes: Boxes, side: int, cpu_chu
     image = torch.cat([boxes.image, boxes.image.new_zeros(filling)])
     window = torch.cat([_windows_of(sums, boxes), image.new_tensor([[0, 0, 1, 1]]).expand(filling, 4)])
     parts = zip(image.split(chunk), window.split(chunk), strict=True)
-    outputs = [network(_normal(_crops(sums, *part, side))) for part in parts]
+    outputs = [network(_means(sums, *part, side, side)) for part in parts]
     return [torch.cat(values)[:count] for values in zip(*outputs, strict=True)]
 
 
@@ -363,11 +429,11 @@ def _check(images: Tensor) -> None:
         )
 
 
-def _facenet() -> Any:
+def _required(package: str) -> Any:
     try:
-        import facenet_pytorch
+        return import_module(package)
     except ImportError as error:
         raise RunError(
-            "the face detector needs facenet-pytorch, which is not installed: pip install 'centersmooth[faces]'"
+            f"the face detector needs {package.replace('_', '-')}, which is not installed: "
+            "pip install 'centersmooth[faces]'"
         ) from error
-    return facenet_pytorch

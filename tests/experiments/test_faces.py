@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.models import faces
+from centersmooth_experiments.models import face_kernels, faces
 from centersmooth_experiments.models.faces import Boxes, FaceDetector
 
 ROUNDING = 1e-2
@@ -119,8 +119,9 @@ def test_one_line_errors(detector):
         detector(torch.zeros(1, 1, 30, 30))
 
 
-def test_a_missing_package_is_one_line(monkeypatch):
-    monkeypatch.setitem(sys.modules, "facenet_pytorch", None)
+@pytest.mark.parametrize("package", ["facenet_pytorch", "numba"])
+def test_a_missing_package_is_one_line(package, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(RunError, match=r"pip install 'centersmooth\[faces\]'") as caught:
         FaceDetector()
     assert "\n" not in str(caught.value)
@@ -191,17 +192,61 @@ def test_crops_are_those_of_the_package_and_boxes_without_a_pixel_go():
     sums = faces.summed(pixels)
     left = faces._inside(sums, boxes)
     assert left.corners.tolist() == [rows[index] for index in (0, 1, 2, 5)]
-    crops = faces._crops(sums, left.image, faces._windows_of(sums, left), 24)
+    windows = faces._windows_of(sums, left)
     views = [pixels[0, :, :12, :12], pixels[0, :, 38:, 28:], pixels[0, :, 4:20, 4:20], pixels[1, :, 6:7, 6:7]]
     expected = torch.cat([interpolate(view[None], size=(24, 24), mode="area") for view in views])
-    torch.testing.assert_close(crops, expected, rtol=1e-6, atol=0)
+    gathered = faces._gathered(sums, left.image, windows, 24, 24)
+    torch.testing.assert_close(gathered, expected, rtol=1e-6, atol=0)
+    compiled = faces._means(sums, left.image, windows, 24, 24)
+    assert torch.equal(compiled, faces._normal(gathered))
 
 
 def test_levels_of_the_pyramid_are_area_interpolation():
     pixels = 255 * torch.rand(2, 3, 218, 178, generator=torch.Generator().manual_seed(0))
     for size in ((131, 107), (17, 14), (1, 1), (300, 200)):
-        expected = interpolate(pixels.double(), size=size, mode="area").float()
-        torch.testing.assert_close(faces._level(faces.summed(pixels), *size), expected, rtol=1e-6, atol=0)
+        expected = faces._normal(interpolate(pixels.double(), size=size, mode="area").float())
+        torch.testing.assert_close(faces._level(faces.summed(pixels), *size), expected, rtol=0, atol=1e-6)
+
+
+def test_sums_are_those_of_pytorch():
+    pixels = 255 * torch.randn(2, 3, 21, 34, generator=torch.Generator().manual_seed(0))
+    sums = faces.summed(pixels)
+    assert not sums[:, 0].any()
+    assert not sums[:, :, 0].any()
+    assert torch.equal(sums[:, 1:, 1:], pixels.permute(0, 2, 3, 1).double().cumsum(1).cumsum(2))
+
+
+@pytest.mark.parametrize("size", [None, 2, 3])
+@pytest.mark.parametrize("shape", [(3, 28, 22, 22), (2, 10, 11, 14), (1, 5, 3, 4), (4, 64, 8, 8), (2, 1, 5, 5)])
+def test_activations_and_poolings_are_those_of_pytorch(size, shape):
+    """Slopes of both signs; infinities; a NaN comes out of every window it is in."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(shape, generator=generator).to(memory_format=torch.channels_last)
+    values[0, 0, 0, 0], values[0, 0, 1, 2], values[0, -1, 2, 2] = torch.inf, torch.nan, -torch.inf
+    prelu = nn.PReLU(shape[1]).requires_grad_(False)
+    prelu.weight.copy_(torch.randn(shape[1], generator=generator))
+    pool = nn.MaxPool2d(size, 2, ceil_mode=True) if size else None
+    expected = pool(prelu(values)) if pool else prelu(values)
+    fused = faces._Activation(prelu, pool)
+    torch.testing.assert_close(fused(values.clone()), expected, rtol=0, atol=0, equal_nan=True)
+    # What has no kernel, an accelerator or another type, takes PyTorch's own operators.
+    doubles = fused.double()(values.double())
+    torch.testing.assert_close(doubles.float(), expected, rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+def test_activations_of_vectors_are_those_of_pytorch():
+    prelu, values = nn.PReLU(6).requires_grad_(False), torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(faces._Activation(prelu, None)(values.clone()), prelu(values))
+
+
+def test_where_nothing_can_be_kept_kernels_are_compiled_each_time(monkeypatch):
+    def njit(function=None, cache=False, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(face_kernels.numba, "njit", njit)
+    assert face_kernels._compiled(print) is print
 
 
 def test_the_largest_box_and_the_last_of_equal_ones():
