@@ -27,9 +27,9 @@ def l2(outputs: Tensor, one: Tensor) -> Tensor:
     return (outputs - one).flatten(1).norm(dim=1)
 
 
-def through_network(network: Callable[[Tensor, Tensor], Tensor]) -> Distance:
-    """A distance that calls a network on one pair at a time."""
-    return lambda outputs, one: torch.stack([network(output[None], one[None]).flatten()[0] for output in outputs])
+def pair_by_pair(distance: Callable[[Tensor, Tensor], Tensor]) -> Distance:
+    """A distance, of a network perhaps, that is called on one pair at a time."""
+    return lambda outputs, one: torch.stack([distance(output[None], one[None]).flatten()[0] for output in outputs])
 
 
 def sample(model: Callable[[Tensor], Tensor], x: Tensor, sigma: float, count: int, batch: int) -> Tensor:

@@ -30,5 +30,5 @@ def test_a_distance_through_a_network_is_called_on_one_pair_at_a_time():
         return (a - b).square().sum(1)
 
     outputs = torch.arange(6.0).view(3, 2)
-    assert plain.through_network(network)(outputs, outputs[0]).tolist() == [0.0, 8.0, 32.0]
+    assert plain.pair_by_pair(network)(outputs, outputs[0]).tolist() == [0.0, 8.0, 32.0]
     assert seen == [1, 1, 1]
