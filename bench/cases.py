@@ -259,11 +259,13 @@ def _costs_of_a_draw(
 
 
 def _all_centers(metrics: dict[str, Metric], outputs: Tensor, n: int) -> float:
+    """CPU seconds of the searches of a point: one for all metrics of a source, as in `gather`."""
+    sources = dict.fromkeys(metric.source for metric in metrics.values())
     some = outputs[torch.arange(n) % len(outputs)]
     some = some + 1e-3 * torch.rand(some.shape, generator=torch.Generator().manual_seed(0))
 
     def find() -> None:
-        for metric in metrics.values():
+        for metric in sources:
             least_median_center(metric, some, features_in_blocks(metric, some, 128))
 
     return alternate([find], 1)[0]
