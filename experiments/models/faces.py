@@ -83,7 +83,7 @@ class _Activation(nn.Module):
         self.weight, self.pool = prelu.weight, pool
 
     def forward(self, values: Tensor) -> Tensor:
-        if values.device.type != "cpu" or values.dtype != torch.float32:
+        if not _on_cpu(values) or values.dtype != torch.float32:
             activated = prelu(values, self.weight)
             return self.pool(activated) if self.pool else activated
         if values.ndim == 2:
@@ -308,7 +308,7 @@ def summed(pixels: Tensor) -> Tensor:
     """
     count, channels, height, width = pixels.shape
     table = pixels.new_zeros((count, height + 1, width + 1, channels), dtype=torch.float64)
-    if pixels.device.type == "cpu":
+    if _on_cpu(pixels):
         _kernels().sum_up(pixels.contiguous().numpy(), table.numpy())
         return table
     table[:, 1:, 1:] = pixels.permute(0, 2, 3, 1)
@@ -343,7 +343,7 @@ def _means(sums: Tensor, image: Tensor, window: Tensor, height: int, width: int)
     -------
     Tensor of float32, shape ``(n, 3, height, width)``
     """
-    if sums.device.type != "cpu":
+    if not _on_cpu(sums):
         return _normal(_gathered(sums, image, window, height, width))
     means = torch.empty(len(image), height, width, 3)
     _kernels().average(*(array.contiguous().numpy() for array in (sums, image, window, means)))
@@ -383,6 +383,10 @@ def _inside(sums: Tensor, boxes: Boxes) -> Boxes:
     return boxes.take((_windows_of(sums, boxes)[:, 2:] > 0).all(dim=1))
 
 
+def _on_cpu(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu"
+
+
 def _kernels() -> Any:
     from centersmooth_experiments.models import face_kernels  # compiled, and so imported, where there is no accelerator
 
@@ -397,7 +401,7 @@ def _normal(pixels: Tensor) -> Tensor:
 def _in_chunks(network: nn.Module, images: Tensor) -> list[Tensor]:
     """Outputs of a network, one row an image, from chunks of one size on a CPU."""
     count = len(images)
-    if images.device.type == "cpu":
+    if _on_cpu(images):
         filling = images.new_zeros((-count % _CPU_IMAGES, *images.shape[1:]))
         parts = torch.cat([images, filling]).split(_CPU_IMAGES) if len(filling) else images.split(_CPU_IMAGES)
     else:
@@ -409,7 +413,7 @@ def _in_chunks(network: nn.Module, images: Tensor) -> list[Tensor]:
 def _on_crops(network: nn.Module, sums: Tensor, boxes: Boxes, side: int, cpu_chunk: int) -> list[Tensor]:
     """Outputs of a network for the pixels of each box, one row a box, from chunks of one size."""
     count = len(boxes.image)
-    chunk = cpu_chunk if sums.device.type == "cpu" else min(_ACCELERATOR, max(count, 1))
+    chunk = cpu_chunk if _on_cpu(sums) else min(_ACCELERATOR, max(count, 1))
     filling = max(chunk - count, -count % chunk)
     image = torch.cat([boxes.image, boxes.image.new_zeros(filling)])
     window = torch.cat([_windows_of(sums, boxes), image.new_tensor([[0, 0, 1, 1]]).expand(filling, 4)])

@@ -96,6 +96,14 @@ def test_a_batch_gives_each_image_its_own_box(detector, portraits):
     assert torch.equal(detector(images.flip(0)).flip(0), alone)
 
 
+def test_an_accelerator_finds_the_same_boxes(detector, portraits, monkeypatch):
+    """Its operators and numbers of crops at once, here on the CPU."""
+    images = noisy(portraits[:8], 0.1)
+    expected = detector(images)
+    monkeypatch.setattr(faces, "_on_cpu", lambda tensor: False)
+    torch.testing.assert_close(detector(images), expected, rtol=0, atol=ROUNDING)
+
+
 def test_faces_smaller_than_their_image_and_odd_sizes(detector, reference, portraits):
     small = interpolate(portraits[:4], size=(61, 47), mode="area")
     scene = torch.cat([torch.cat([small[0], small[1]], 2), torch.cat([small[2], small[3]], 2)], 1)[None]
