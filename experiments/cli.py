@@ -200,8 +200,8 @@ def _require_usable_launcher(overrides: list[str]) -> None:
         return
     if _value(overrides, "executor") == "ray":
         raise RunError("hydra/launcher=ray hands jobs to Ray, executor=ray their points: choose one")
-    if find_spec("hydra_plugins.hydra_ray_launcher") is None:
-        raise RunError("hydra/launcher=ray is of another package: pip install 'centersmooth[ray-launcher]'")
+    if find_spec("hydra_plugins") is None or find_spec("hydra_plugins.hydra_ray_launcher") is None:
+        raise RunError("hydra/launcher=ray is not installed: pip install 'centersmooth[ray-launcher]'")
 
 
 def _launching(overrides: list[str]) -> AbstractContextManager[list[str]]:

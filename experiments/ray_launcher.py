@@ -50,6 +50,14 @@ def _settings(overrides: Sequence[str]) -> RayConfig:
     given = [override.removeprefix("ray.") for override in overrides if override.startswith("ray.")]
     settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RayConfig), OmegaConf.from_dotlist(given)))
     assert isinstance(settings, RayConfig)
-    device = "cpu" if "device=cpu" in overrides or not torch.cuda.is_available() else "cuda"
-    validate_ray(settings, device)
+    validate_ray(settings, _device(overrides, settings))
     return settings
+
+
+def _device(overrides: Sequence[str], settings: RayConfig) -> str:
+    """What a job will compute on. Nodes may have GPUs where the driver has none."""
+    if "device=cpu" in overrides:
+        return "cpu"
+    if settings.gpus is not None:
+        return "cuda" if settings.gpus > 0 else "cpu"
+    return "cuda" if "device=cuda" in overrides or torch.cuda.is_available() else "cpu"

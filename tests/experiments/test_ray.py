@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from support import CODE, SMALL, compose, cs_run
 
-from centersmooth_experiments import executors
+from centersmooth_experiments import cli, executors, ray_launcher
 from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.models import Custom
 from centersmooth_experiments.models.autoencoder import Autoencoder
@@ -322,6 +322,23 @@ def test_a_mistake_is_one_line(overrides, message):
         compose(*overrides)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus"),
+    [([], 0), (["device=cuda"], 1), (["ray.gpus=0.5"], 0.5), (["ray.gpus=0"], 0), (["device=cpu"], 0)],
+)
+def test_what_a_job_of_a_sweep_takes(overrides, gpus, monkeypatch):
+    """GPUs of the nodes can be asked for from a driver that has none."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    settings = ray_launcher._settings(["ray.cpus=3", "bounds=paper,exact", *overrides])
+    assert (settings.address, settings.cpus, settings.gpus) == ("local", 3, gpus)
+
+
+def test_without_the_launcher_of_ray_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    with pytest.raises(RunError, match=r"pip install 'centersmooth\[ray-launcher\]'"):
+        cli._require_usable_launcher(["--multirun", "hydra/launcher=ray"])
 
 
 def test_without_ray_the_extra_is_named(monkeypatch, tmp_path):
