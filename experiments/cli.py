@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import shlex
 import signal
 import sys
@@ -113,11 +114,13 @@ def _run(arguments: list[str], command: str) -> int:
     register_schema()
     codes: list[int] = []
     failures: list[Exception] = []
-    here = os.getpid()
+    here, folder = os.getpid(), Path.cwd()
 
     def task(raw: Any) -> None:
         # Hydra prints lines of its own about an error that leaves the task, so none does in this process.
         try:
+            if os.getpid() != here:
+                _enter(folder)
             codes.append(_task(raw, _console(), _without_paths(command)))
         except Exception as error:
             failures.append(error)
@@ -128,9 +131,10 @@ def _run(arguments: list[str], command: str) -> int:
     _require_known_experiments(overrides)
     _require_no_folders_of_hydra(overrides)
     _require_usable_launcher(overrides)
+    _require_folders_of_their_own(overrides)
     try:
         with _launching(overrides) as additions:
-            sys.argv = ["cs-run", *_flags_first(overrides), *additions]
+            sys.argv = ["cs-run", *_flags_first([*additions, *overrides])]
             hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
     except RuntimeError as error:
         if "srun" not in str(error):
@@ -139,6 +143,19 @@ def _run(arguments: list[str], command: str) -> int:
     if failures:
         raise failures[0]
     return max(codes, default=0)
+
+
+def _enter(folder: Path) -> None:
+    """Be where the sweep was started, for its relative paths."""
+    from centersmooth_experiments.errors import RunError
+
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise RunError(
+            f"{folder}, where the sweep was started, cannot be entered on {platform.node()} ({error.strerror}): "
+            "start it in a folder that all machines see"
+        ) from error
 
 
 def _end_job(codes: Sequence[int], failures: Sequence[Exception]) -> None:
@@ -193,29 +210,59 @@ def _require_no_folders_of_hydra(overrides: list[str]) -> None:
 def _require_usable_launcher(overrides: list[str]) -> None:
     from centersmooth_experiments.errors import RunError
 
-    launcher = _value(overrides, "hydra/launcher")
+    given = _given(overrides)
+    launcher = given.get("hydra/launcher")
+    if "hydra.launcher" in given:
+        raise RunError(
+            f"hydra.launcher={given['hydra.launcher']} sets nothing: a launcher is chosen by hydra/launcher="
+        )
     if launcher and "--multirun" not in overrides:
         raise RunError(f"hydra/launcher={launcher} is for the jobs of a sweep: add --multirun")
     if launcher != "ray":
         return
-    if _value(overrides, "executor") == "ray":
+    if "ray" in given.get("executor", "").split(","):
         raise RunError("hydra/launcher=ray hands jobs to Ray, executor=ray their points: choose one")
     if find_spec("hydra_plugins") is None or find_spec("hydra_plugins.hydra_ray_launcher") is None:
         raise RunError("hydra/launcher=ray is not installed: pip install 'centersmooth[ray-launcher]'")
 
 
+def _require_folders_of_their_own(overrides: list[str]) -> None:
+    """Each job writes its table and figures to ``out/name``, where the last one's would be left of them all."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from centersmooth_experiments.errors import RunError
+
+    given = _given(overrides)
+    if "--multirun" not in overrides or "true" in (given.get("dry_run"), given.get("recommend")):
+        return
+    settings = [override for override in overrides if "=" in override]
+    parsed = OverridesParser.create().parse_overrides(settings)
+    swept = [setting.key_or_group for setting in parsed if setting.is_sweep_override()]
+    shared = [key for key in swept if key not in ("experiment", "name", "out")]
+    if "name" in given and "name" not in swept and "experiment" in swept:
+        shared.append("experiment")
+    if shared and "${" not in given.get("out", "") + given.get("name", ""):
+        raise RunError(
+            f"the jobs of this sweep differ in {', '.join(shared)} and would write to one folder: give each its own, "
+            f"as in 'out=runs/${{{shared[0]}}}'"
+        )
+
+
 def _launching(overrides: list[str]) -> AbstractContextManager[list[str]]:
     """Around a sweep: what its launcher needs, and the overrides it needs beside those of the user."""
-    if _value(overrides, "hydra/launcher") != "ray":
-        return nullcontext([])
-    from centersmooth_experiments.ray_launcher import launching
+    given = _given(overrides)
+    launcher = given.get("hydra/launcher", "basic")
+    if launcher == "ray":
+        from centersmooth_experiments.ray_launcher import launching
 
-    return launching(overrides)
+        return launching(given)
+    side_by_side = launcher != "basic" and given.get("executor", "local") == "local"
+    return nullcontext(["wait=true"] if side_by_side else [])
 
 
-def _value(overrides: list[str], key: str) -> str:
-    """What the command line sets a key to, empty where it does not."""
-    return next((value for name, _, value in (o.partition("=") for o in overrides) if name == key), "")
+def _given(overrides: list[str]) -> dict[str, str]:
+    """What the command line sets keys to; the last value of each."""
+    return {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
 
 
 def _task(raw: Any, console: Console, command: str) -> int:

@@ -117,6 +117,7 @@ class Config:
     seed: int = 0
     device: str = "auto"
     out: str = "runs"
+    wait: bool = False
     executor: str = "local"
     ray: RayConfig = field(default_factory=RayConfig)
     batch_size: int = 1024
@@ -154,6 +155,7 @@ KEYS = {
     "data.path": "folder that holds the data (else $CENTERSMOOTH_DATA, else downloaded)",
     "weights.biggan, .dcgan, .vgg": "pre-trained: a folder, and two files (else $CENTERSMOOTH_DATA, else downloaded)",
     "device, seed, out": "auto, cpu or cuda; an integer; the folder of all results (runs)",
+    "wait": "true: wait for what another run is working on, a cell or a checkpoint, where this one would stop",
     "precision": "of the model's arithmetic, a part of it: float32; tf32 (CUDA) or bfloat16, faster with fewer digits",
     "executor": "local, or ray: points and trainings as tasks of a Ray cluster (docs/cluster.md)",
     "ray.address": "local (a cluster on this machine, loopback only), auto, or HOST:PORT of a running one",
@@ -258,6 +260,8 @@ def _validated(config: Config) -> Config:
         raise RunError(f"attack is '{config.attack}': expected none, pgd or search")
     if config.executor not in ("local", "ray"):
         raise RunError(f"executor is '{config.executor}': expected local or ray")
+    if config.wait and config.executor == "ray":
+        raise RunError("wait is true with executor=ray, which holds all its cells at once: expected wait=false")
     validate_ray(config.ray, config.device)
     for key in ("models", "metrics"):
         if not getattr(config, key):

@@ -1,4 +1,4 @@
-"""One process at a time on a cell or a checkpoint; whoever comes second learns who holds it."""
+"""One process at a time on a cell, a checkpoint or a folder; whoever comes second learns who holds it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from centersmooth_experiments.files import write_atomically
 
 
 @contextmanager
-def held(lock: Path, what: str) -> Iterator[None]:
+def held(lock: Path, what: str, say: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold a lock while the block runs.
 
     The operating system frees it when the process ends, however it ends; a lock file left behind holds nothing.
@@ -27,28 +27,33 @@ def held(lock: Path, what: str) -> Iterator[None]:
     lock : Path
         The lock's file; ``<lock>.holder`` beside it says who holds it.
     what : str
-        How to call what is locked in the error.
+        How to call what is locked in messages.
+    say : callable, optional
+        Where to say that another process holds it, which is then waited for.
 
     Raises
     ------
     RunError
-        Another process holds it; names that process.
+        Another process holds it, and it is not to be waited for; names that process.
     """
     holder = lock.with_name(f"{lock.name}.holder")
     lock.parent.mkdir(parents=True, exist_ok=True)
+    own = FileLock(lock)
     try:
-        with FileLock(lock, timeout=0):
-            record = {"process": os.getpid(), "machine": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-            write_atomically(holder, json.dumps(record).encode())
-            try:
-                yield
-            finally:
-                holder.unlink(missing_ok=True)
+        own.acquire(timeout=0)
     except Timeout:
-        raise RunError(
-            f"{what} is being worked on by {_describe(holder)}: wait for it to end, or stop it; "
-            "the same command then continues"
-        ) from None
+        busy = f"{what} is being worked on by {_describe(holder)}"
+        if say is None:
+            raise RunError(f"{busy}: wait for it to end, or stop it; the same command then continues") from None
+        say(f"{busy}: waiting for it to end")
+        own.acquire()
+    try:
+        record = {"process": os.getpid(), "machine": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        write_atomically(holder, json.dumps(record).encode())
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        own.release()
 
 
 def _describe(holder: Path) -> str:

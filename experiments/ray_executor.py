@@ -12,7 +12,6 @@ in which order they finish changes no row. The number of threads does, in last d
 from __future__ import annotations
 
 import io
-import os
 import signal
 import socket
 import sys
@@ -27,6 +26,7 @@ from typing import Any
 import ray
 import torch
 from ray import ObjectRef, cloudpickle
+from ray._private.services import get_ray_address_from_environment
 from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
 from centersmooth_experiments.certify import Certifier, Point
@@ -106,22 +106,23 @@ def connected(settings: RayConfig, show_workers: bool = False) -> Iterator[None]
 
 def _require_answer(address: str) -> None:
     """Ray itself goes on for a quarter of an hour where nothing listens."""
-    if address in ("local", "auto"):
+    if address == "local":
         return
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
-    except (OSError, OverflowError) as error:
+        found = get_ray_address_from_environment("auto", None) if address == "auto" else address
+        if "://" not in found:
+            host, _, port = found.rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER).close()
+    except (OSError, OverflowError, ValueError) as error:
         raise RunError(_no_cluster(address, error)) from error
 
 
 def _no_cluster(address: str, error: Exception) -> str:
     if address == "local":
         return f"a Ray cluster of this machine's own could not be started ({first_line(error)})"
-    token = os.environ.get("RAY_AUTH_MODE") == "token"
     return (
-        f"no Ray cluster could be joined at ray.address={address} ({first_line(error)}): start one, "
-        f"{'make sure that the token of RAY_AUTH_MODE is its own, ' if token else ''}or use ray.address=local"
+        f"no Ray cluster could be joined at ray.address={address} ({first_line(error)}): start one, see that "
+        "RAY_AUTH_MODE and the token are those it was started with, or use ray.address=local"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -98,9 +98,12 @@ def run(config: Config, display: Display, command: str) -> RunResult:
             locks.callback(cell.release)
         execute(cells, display)
     done = [cell.done for cell in cells]
-    folder = _write_experiment(plan, done, command, facts)
     wrong = broken([row for cell in done for row in cell.attacks], len(plan.attacked))
-    return RunResult(folder, _report(folder, display), sum(cell.failed for cell in done), wrong)
+    with held(
+        plan.out / config.name / ".lock", f"the folder {config.name}", display.say
+    ):  # tables and figures of one run
+        folder = _write_experiment(plan, done, command, facts)
+        return RunResult(folder, _report(folder, display), sum(cell.failed for cell in done), wrong)
 
 
 class CellRun:
@@ -148,7 +151,9 @@ class CellRun:
         check(plan, cell_plan, model, metrics)
         identity = _identity(plan, cell_plan, model, metrics)
         cell = cell_plan.cell(config, plan.budget, plan.data.digest, weights, identity)
-        self._lock.enter_context(held(plan.out / cell.name / ".lock", f"the cell {cell.name}"))
+        self._lock.enter_context(
+            held(plan.out / cell.name / ".lock", f"the cell {cell.name}", _waiting(plan, self.display))
+        )
         self.store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
         self.certifier = Certifier(
             model,
@@ -228,6 +233,11 @@ def _identity(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mappin
     return identity
 
 
+def _waiting(plan: Plan, display: Display) -> Callable[[str], None] | None:
+    """Where to say that another run is waited for, if one is to be."""
+    return display.say if plan.config.wait else None
+
+
 def _require_writable(out: Path) -> None:
     """Find out before hours of work, not after."""
     try:
@@ -257,7 +267,12 @@ def _obtain(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[nn.Modul
         label = f"train {training.model} on {training.dataset}, sigma {training.train_sigma:.3g}"
         display.stage(label, TRAINING_WEIGHT * training.epochs * training.images)
     model, weights = obtain(
-        training, cell_plan.spec, plan.data, plan.out, lambda images: display.advance(TRAINING_WEIGHT * images)
+        training,
+        cell_plan.spec,
+        plan.data,
+        plan.out,
+        lambda images: display.advance(TRAINING_WEIGHT * images),
+        _waiting(plan, display),
     )
     return in_precision(model, plan.config.precision), weights
 

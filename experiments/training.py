@@ -76,7 +76,12 @@ def training_of(
 
 
 def obtain(
-    training: Training, spec: ModelSpec, data: DataSet, out: Path, step_done: Callable[[int], None]
+    training: Training,
+    spec: ModelSpec,
+    data: DataSet,
+    out: Path,
+    step_done: Callable[[int], None],
+    say: Callable[[str], None] | None = None,
 ) -> tuple[nn.Module, str]:
     """The model with the weights of exactly this training, trained and saved if need be, and their digest.
 
@@ -84,10 +89,12 @@ def obtain(
     ----------
     step_done : callable
         Called with the number of images of each step.
+    say : callable, optional
+        Where to say that another process trains it, which is then waited for; without it that is a `RunError`.
     """
     path = training.path(out)
     model = _fresh_model(training, spec, data)
-    with held(path.with_suffix(".lock"), f"the checkpoint {path.name}"):
+    with held(path.with_suffix(".lock"), f"the checkpoint {path.name}", say):
         if not path.is_file():
             keep_checkpoint(path, *train_checkpoint(training, spec, data, step_done))
     _load(model, path)

@@ -367,7 +367,8 @@ def _gathered(sums: Tensor, image: Tensor, window: Tensor, height: int, width: i
 
 def _windows(corners: Tensor, height: int, width: int) -> Tensor:
     """First row, first column, height and width of the pixels of each box in its image, ``(n, 4)`` of int64."""
-    ends = corners.trunc().long()
+    # What no integer holds lies outside on its side, or, if it is no number, nowhere.
+    ends = corners.trunc().nan_to_num(nan=0.0).clamp(min=0, max=2 * max(height, width)).long()
     # Corners count from one and include both ends.
     first = ends[:, :2].clamp(min=1) - 1
     last = torch.minimum(ends[:, 2:], ends.new_tensor([width, height]))
@@ -423,6 +424,8 @@ def _on_crops(network: nn.Module, sums: Tensor, boxes: Boxes, side: int, cpu_chu
 
 
 def _check(images: Tensor) -> None:
+    if images.dtype not in (torch.float32, torch.float64):
+        raise RunError(f"the face detector got images of {images.dtype}: expected torch.float32, pixels in [0, 1]")
     if images.ndim != 4 or images.shape[1] != 3:
         raise RunError(f"the face detector got images of shape {tuple(images.shape)}: expected (count, 3, H, W)")
     if min(images.shape[2:]) < SMALLEST_FACE:

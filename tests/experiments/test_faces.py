@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import sys
 import zipfile
 from pathlib import Path
@@ -123,6 +124,8 @@ def test_one_line_errors(detector):
     detector(torch.zeros(1, 3, 20, 20))
     with pytest.raises(RunError, match=r"images of 30x19 pixels: expected 20 or more"):
         detector(torch.zeros(1, 3, 30, 19))
+    with pytest.raises(RunError, match=r"images of torch.uint8: expected torch.float32"):
+        detector(torch.zeros(1, 3, 30, 30, dtype=torch.uint8))
     with pytest.raises(RunError, match=r"shape \(1, 1, 30, 30\)"):
         detector(torch.zeros(1, 1, 30, 30))
 
@@ -207,6 +210,28 @@ def test_crops_are_those_of_the_package_and_boxes_without_a_pixel_go():
     torch.testing.assert_close(gathered, expected, rtol=1e-6, atol=0)
     compiled = faces._means(sums, left.image, windows, 24, 24)
     assert torch.equal(compiled, faces._normal(gathered))
+
+
+def test_windows_lie_in_their_image_whatever_the_corners():
+    """Where nothing checks indices: corners that no integer holds."""
+    extremes = [-torch.inf, -1e20, -5.0, 0.0, 1.0, 7.5, 30.0, 31.0, 1e9, 1e20, torch.inf, torch.nan]
+    corners = torch.tensor(list(itertools.product(extremes, repeat=4)))
+    sums = torch.zeros(1, 41, 31, 3, dtype=torch.float64)
+    count = len(corners)
+    boxes = Boxes(torch.zeros(count, dtype=torch.int64), corners, torch.zeros(count), torch.zeros(count, 4))
+    left = faces._inside(sums, boxes)
+    row, column, rows, columns = faces._windows_of(sums, left).unbind(1)
+    assert 0 < len(left.corners) < count
+    assert bool(((row >= 0) & (rows > 0) & (row + rows <= 40)).all())
+    assert bool(((column >= 0) & (columns > 0) & (column + columns <= 30)).all())
+    assert not left.corners[:, 2:].isnan().any()
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e18, 1e30])
+def test_absurd_pixels_give_boxes_or_none(detector, scale):
+    for seed in range(6):
+        images = scale * torch.randn(1, 3, 90, 70, generator=torch.Generator().manual_seed(seed))
+        assert detector(images).shape == (1, 4)
 
 
 def test_levels_of_the_pyramid_are_area_interpolation():

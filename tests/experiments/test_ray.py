@@ -187,7 +187,7 @@ def test_a_signal_ends_the_run_as_it_does_without_ray(cluster, tmp_path):
 def test_a_sweep_whose_jobs_are_tasks_gives_the_rows_of_local_runs(cluster, tmp_path):
     """`hydra/launcher=ray`: a job a seed, in workers of two nodes, and what its workers print is shown."""
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'centersmooth[ray-launcher]'")
-    launch = ["--multirun", "hydra/launcher=ray", f"ray.address={cluster.address}", f"out={tmp_path}/ray/${{seed}}"]
+    launch = ["--multirun", "hydra/launcher=ray", f"ray.address={cluster.address}", "out=ray/${seed}"]
     done = cs_run(*SMALL, *launch, "seed=0,1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "certify autoencoder on digits, sigma 0.4 ..." in done.stdout
@@ -325,13 +325,13 @@ def test_a_mistake_is_one_line(overrides, message):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "gpus"),
-    [([], 0), (["device=cuda"], 1), (["ray.gpus=0.5"], 0.5), (["ray.gpus=0"], 0), (["device=cpu"], 0)],
+    ("given", "gpus"),
+    [({}, 0), ({"device": "cuda"}, 1), ({"ray.gpus": "0.5"}, 0.5), ({"ray.gpus": "0"}, 0), ({"device": "cpu"}, 0)],
 )
-def test_what_a_job_of_a_sweep_takes(overrides, gpus, monkeypatch):
+def test_what_a_job_of_a_sweep_takes(given, gpus, monkeypatch):
     """GPUs of the nodes can be asked for from a driver that has none."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    settings = ray_launcher._settings(["ray.cpus=3", "bounds=paper,exact", *overrides])
+    settings = ray_launcher._settings({"ray.cpus": "3", "bounds": "paper,exact"} | given)
     assert (settings.address, settings.cpus, settings.gpus) == ("local", 3, gpus)
 
 

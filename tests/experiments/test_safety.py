@@ -7,8 +7,10 @@ import errno
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -49,6 +51,28 @@ def test_the_second_learns_who_holds_a_lock(tmp_path):
             raise AssertionError("both hold it")
     with held(tmp_path / "cell" / ".lock", "the cell abc"):
         pass
+
+
+def test_who_waits_says_for_whom_and_goes_on_once_it_is_free(tmp_path):
+    """Of a checkpoint, a cell and the experiment's folder, which is always waited for: nothing is done twice."""
+    said_by_run(tmp_path)
+    (checkpoint,) = (tmp_path / "checkpoints").glob("*.safetensors")
+    places = [checkpoint.with_suffix(".lock"), cell_of(tmp_path) / ".lock", tmp_path / "tv_digits" / ".lock"]
+    for lock in places:
+        holds, free = threading.Event(), threading.Event()
+
+        def hold(lock=lock, holds=holds, free=free) -> None:
+            with held(lock, "it"):
+                holds.set()
+                free.wait()
+
+        other = threading.Thread(target=hold)
+        other.start()
+        holds.wait()
+        threading.Timer(0.5, free.set).start()
+        said = said_by_run(tmp_path, "wait=true")
+        other.join()
+        assert len(re.findall(rf"is being worked on by process {os.getpid()} .*: waiting", said)) == 1
 
 
 def test_a_lock_of_a_killed_process_holds_nothing(tmp_path):
