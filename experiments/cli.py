@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
 from importlib.resources import files
@@ -130,10 +130,12 @@ def _run(arguments: list[str], command: str) -> int:
     _require_known_flags(overrides)
     _require_known_experiments(overrides)
     _require_no_folders_of_hydra(overrides)
-    _require_usable_launcher(overrides)
-    _require_folders_of_their_own(overrides)
+    given = _given(overrides)
+    _require_usable_launcher(given, "--multirun" in overrides)
+    if "--multirun" in overrides:
+        _require_folders_of_their_own(overrides, given)
     try:
-        with _launching(overrides) as additions:
+        with _launching(given) as additions:
             sys.argv = ["cs-run", *_flags_first([*additions, *overrides])]
             hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
     except RuntimeError as error:
@@ -207,16 +209,15 @@ def _require_no_folders_of_hydra(overrides: list[str]) -> None:
             raise RunError(f"{key} is not for users: expected out=FOLDER for the folder of all results")
 
 
-def _require_usable_launcher(overrides: list[str]) -> None:
+def _require_usable_launcher(given: Mapping[str, str], sweep: bool) -> None:
     from centersmooth_experiments.errors import RunError
 
-    given = _given(overrides)
     launcher = given.get("hydra/launcher")
     if "hydra.launcher" in given:
         raise RunError(
             f"hydra.launcher={given['hydra.launcher']} sets nothing: a launcher is chosen by hydra/launcher="
         )
-    if launcher and "--multirun" not in overrides:
+    if launcher and not sweep:
         raise RunError(f"hydra/launcher={launcher} is for the jobs of a sweep: add --multirun")
     if launcher != "ray":
         return
@@ -226,14 +227,13 @@ def _require_usable_launcher(overrides: list[str]) -> None:
         raise RunError("hydra/launcher=ray is not installed: pip install 'centersmooth[ray-launcher]'")
 
 
-def _require_folders_of_their_own(overrides: list[str]) -> None:
+def _require_folders_of_their_own(overrides: list[str], given: Mapping[str, str]) -> None:
     """Each job writes its table and figures to ``out/name``, where the last one's would be left of them all."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     from centersmooth_experiments.errors import RunError
 
-    given = _given(overrides)
-    if "--multirun" not in overrides or "true" in (given.get("dry_run"), given.get("recommend")):
+    if "true" in (given.get("dry_run"), given.get("recommend")):
         return
     settings = [override for override in overrides if "=" in override]
     parsed = OverridesParser.create().parse_overrides(settings)
@@ -248,9 +248,8 @@ def _require_folders_of_their_own(overrides: list[str]) -> None:
         )
 
 
-def _launching(overrides: list[str]) -> AbstractContextManager[list[str]]:
+def _launching(given: Mapping[str, str]) -> AbstractContextManager[list[str]]:
     """Around a sweep: what its launcher needs, and the overrides it needs beside those of the user."""
-    given = _given(overrides)
     launcher = given.get("hydra/launcher", "basic")
     if launcher == "ray":
         from centersmooth_experiments.ray_launcher import launching

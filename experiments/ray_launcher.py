@@ -21,7 +21,7 @@ from centersmooth_experiments.errors import RunError
 from centersmooth_experiments.executors import confine_ray
 from centersmooth_experiments.weights import first_line
 
-LAST_LINES = 2.0
+LAST_LINES = 5.0
 """Seconds given to Ray to bring what workers printed last, before the driver leaves the cluster."""
 
 

@@ -99,9 +99,8 @@ def run(config: Config, display: Display, command: str) -> RunResult:
         execute(cells, display)
     done = [cell.done for cell in cells]
     wrong = broken([row for cell in done for row in cell.attacks], len(plan.attacked))
-    with held(
-        plan.out / config.name / ".lock", f"the folder {config.name}", display.say
-    ):  # tables and figures of one run
+    # Tables and figures of one run, should others write there as well.
+    with held(plan.out / config.name / ".lock", f"the folder {config.name}", display.say):
         folder = _write_experiment(plan, done, command, facts)
         return RunResult(folder, _report(folder, display), sum(cell.failed for cell in done), wrong)
 
@@ -151,9 +150,8 @@ class CellRun:
         check(plan, cell_plan, model, metrics)
         identity = _identity(plan, cell_plan, model, metrics)
         cell = cell_plan.cell(config, plan.budget, plan.data.digest, weights, identity)
-        self._lock.enter_context(
-            held(plan.out / cell.name / ".lock", f"the cell {cell.name}", _waiting(plan, self.display))
-        )
+        lock, say = plan.out / cell.name / ".lock", _waiting(plan, self.display)
+        self._lock.enter_context(held(lock, f"the cell {cell.name}", say))
         self.store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
         self.certifier = Certifier(
             model,

@@ -389,7 +389,8 @@ def _on_cpu(tensor: Tensor) -> bool:
 
 
 def _kernels() -> Any:
-    from centersmooth_experiments.models import face_kernels  # compiled, and so imported, where there is no accelerator
+    """Imported only now, as numba may be missing, of which `FaceDetector` says in one line."""
+    from centersmooth_experiments.models import face_kernels
 
     return face_kernels
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import SMALL
+from support import CODE, SMALL
 
 from centersmooth_experiments.tables import read_rows
 
 PAGE = (Path(__file__).parents[2] / "docs" / "custom.md").read_text()
-CODE = "from centersmooth_experiments.cli import main; main()"
 SMOKE = ["budget=smoke", "grid.eps=[0.25]"]
 
 

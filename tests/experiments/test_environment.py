@@ -10,11 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import SMALL
+from support import CODE, SMALL
 
 pytestmark = pytest.mark.slow
 
-COMMAND = "from centersmooth_experiments.cli import main; main()"
 NO_NETWORK = """
 import socket
 
@@ -28,7 +27,7 @@ DECIMAL_COMMA = ["de_DE.UTF-8", "fr_FR.UTF-8", "it_IT.UTF-8", "pt_BR.UTF-8"]
 
 def cs_run(cwd: Path, *arguments: str, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", before + COMMAND, *arguments],
+        [sys.executable, "-c", before + CODE, *arguments],
         cwd=cwd,
         env=os.environ | environment,
         capture_output=True,

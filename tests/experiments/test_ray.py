@@ -338,7 +338,7 @@ def test_what_a_job_of_a_sweep_takes(given, gpus, monkeypatch):
 def test_without_the_launcher_of_ray_the_extra_is_named(monkeypatch):
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
     with pytest.raises(RunError, match=r"pip install 'centersmooth\[ray-launcher\]'"):
-        cli._require_usable_launcher(["--multirun", "hydra/launcher=ray"])
+        cli._require_usable_launcher({"hydra/launcher": "ray"}, sweep=True)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch, tmp_path):

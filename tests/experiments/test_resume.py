@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import SMALL
+from support import CODE, SMALL
 
 from centersmooth_experiments.errors import RunError
 
@@ -97,10 +97,9 @@ def test_damage_is_repaired_by_the_same_command(run_small, tmp_path, damage):
 
 def test_sigkill_in_the_middle_then_the_same_command(run_small, tmp_path):
     overrides = [*SMALL, "points.count=6", f"out={tmp_path / 'killed'}"]
-    code = "from centersmooth_experiments.cli import main; main()"
     environment = dict(os.environ, OMP_NUM_THREADS="1")  # as many threads as this process
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *overrides],
+        [sys.executable, "-c", CODE, *overrides],
         env=environment,
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
