@@ -27,11 +27,11 @@ from centersmooth import L2, Budget, GaussianNoise, Metric, RandomStream, TotalV
 from centersmooth.centers import features_in_blocks, least_median_center
 from centersmooth.evidence import gather
 from centersmooth.sampling import Sampler, evaluating
-from centersmooth_experiments.config import Config
-from centersmooth_experiments.metrics import build_metrics
-from centersmooth_experiments.models import MODELS
-from centersmooth_experiments.models.autoencoder import Autoencoder, Reconstructor
-from centersmooth_experiments.precision import in_precision
+from csrun.config import Config
+from csrun.metrics import build_metrics
+from csrun.models import MODELS
+from csrun.models.autoencoder import Autoencoder, Reconstructor
+from csrun.models.precision import in_precision
 
 RUNS = 3
 """Runs a median is taken of."""
@@ -81,7 +81,7 @@ def faces() -> Iterator[Row]:
     """Images a second against the package's own batched call, at its best batch."""
     import facenet_pytorch
 
-    from centersmooth_experiments.models.faces import FaceDetector
+    from csrun.models.faces import FaceDetector
 
     detector, package = FaceDetector(), facenet_pytorch.MTCNN()
     yield from (_faces(detector, package, sigma) for sigma in (0.1, 0.25))
@@ -108,7 +108,7 @@ def _detect(package: Any, arrays: np.ndarray, size: int) -> None:
 
 def perceptual() -> Iterator[Row]:
     """30 x 2000 LPIPS distances, against a network call a pair."""
-    from centersmooth_experiments.perceptual import LPIPS, _lpips_package, min_max
+    from csrun.metrics.perceptual import LPIPS, _lpips_package, min_max
 
     metric = LPIPS(DATA / "vgg16_features.pth")
     generator = torch.Generator().manual_seed(0)
@@ -172,11 +172,11 @@ def overheads(compose: Callable[..., Config]) -> Iterator[Row]:
     yield _overhead(compose, "tv_mnist", "reconstructor", Reconstructor(1, 28), (256,))
     yield _overhead(compose, "tv_cifar10", "autoencoder", Autoencoder(3, 32), (3, 32, 32))
     if (DATA / "celeba_test.zip").is_file():
-        from centersmooth_experiments.models.faces import FaceDetector
+        from csrun.models.faces import FaceDetector
 
         yield _overhead(compose, "jaccard_celeba", "mtcnn", FaceDetector(), portraits(1)[0])
     if (DATA / "dcgan_faces64_generator.pth").is_file() and (DATA / "vgg16_features.pth").is_file():
-        from centersmooth_experiments.models.generators import load_face_generator
+        from csrun.models.generators import load_face_generator
 
         generator = load_face_generator(DATA / "dcgan_faces64_generator.pth")
         yield _overhead(compose, "lpips_dcgan", "dcgan", generator, (100,))

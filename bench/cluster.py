@@ -18,11 +18,11 @@ from tempfile import TemporaryDirectory
 from cases import Row, row
 from rich.console import Console
 
-from centersmooth_experiments.config import Config
-from centersmooth_experiments.executors import executor_of, run_locally
-from centersmooth_experiments.plan import make_plan
-from centersmooth_experiments.progress import Display
-from centersmooth_experiments.runner import CellRun
+from csrun.cells.run import CellRun
+from csrun.config import Config
+from csrun.executors import executor_of, run_locally
+from csrun.plan import make_plan
+from csrun.system.progress import Display
 
 WORKERS = 2
 LONG = ("points.count=16", "n=2000", "m=10000")
@@ -46,7 +46,7 @@ def executors(compose: Callable[..., Config]) -> Iterator[Row]:
         on_ray = (f"out={folder}/first", "executor=ray", f"ray.in_flight={2 * WORKERS}", "grid.eps=[0.4]", "grid.h=[1]")
         config = compose("experiment=tv_digits", "budget=smoke", *on_ray, "points.count=1")
         executor_of(config)  # prepares what Ray reads when it is imported
-        from centersmooth_experiments.ray_executor import Tasks, connected
+        from csrun.executors.on_ray import Tasks, connected
 
         def remotely(cells: list[CellRun], display: Display) -> None:
             Tasks(cells, display, cells[0].plan.config).carry_out()

@@ -21,10 +21,10 @@ from draw import draw
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from centersmooth_experiments.cli import config_folder
-from centersmooth_experiments.config import Config, register_schema, resolve
-from centersmooth_experiments.memory import keep_freed_memory
-from centersmooth_experiments.provenance import provenance
+from csrun.cli import config_folder
+from csrun.config import Config, register_schema, resolve
+from csrun.system.memory import keep_freed_memory
+from csrun.system.provenance import provenance
 
 FOLDER = Path(__file__).resolve().parent / "results"
 NEEDS = {"faces": ["celeba_test.zip"], "perceptual": ["vgg16_features.pth"]}

@@ -21,9 +21,9 @@ import pandas as pd
 from centersmooth import Budget, GaussianNoise, Metric
 from centersmooth.evidence import DistanceSample
 from centersmooth.expectation import MeanEvidence, band_ranks, mean_certificate
-from centersmooth_experiments.metrics import build_metrics
-from centersmooth_experiments.store import unpack_means
-from centersmooth_experiments.tables import PAPER_RULE, number, of_rule
+from csrun.cells.store import unpack_means
+from csrun.metrics import build_metrics
+from csrun.report.tables import PAPER_RULE, number, of_rule
 
 Cell = dict[str, Any]
 """As a cell's run.json records it."""

@@ -18,9 +18,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from centersmooth_experiments.claims import Study, judge, sharpenings
-from centersmooth_experiments.plot_cli import find_experiments
-from centersmooth_experiments.report import markdown, sharper_markdown
+from csrun.report.claims import Study, judge, sharpenings
+from csrun.report.page import markdown, sharper_markdown
+from csrun.report.plot_cli import find_experiments
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ("claims", "sharper")

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from centersmooth_experiments.cli import experiments
-from centersmooth_experiments.progress import duration
+from csrun.cli import experiments
+from csrun.system.progress import duration
 
-CS_RUN = [sys.executable, "-c", "from centersmooth_experiments.cli import main; main()"]
+CS_RUN = [sys.executable, "-c", "from csrun.cli import main; main()"]
 NOT_STARTED = -1
 ENDINGS = {
     NOT_STARTED: "not started",

@@ -46,6 +46,9 @@ class Metric(ABC):
         """How messages call this metric."""
         return type(self).__name__
 
+    def __repr__(self) -> str:
+        return f"{self.name}()"
+
     @property
     def gamma(self) -> float:
         """Constant of the relaxed triangle inequality, ``2**(power-1)``; by convexity of ``t**power``."""

@@ -23,7 +23,7 @@ from typing import NamedTuple
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from centersmooth_experiments.cli import main as cs_run
+from csrun.cli import main as cs_run
 
 SMALL = ["budget=smoke", "points.count=1", "grid.eps=[0.4]", "grid.h=[1]", "n=1000", "m=1100", "forward_block=64"]
 SMALL += ["train.epochs=1", "train.images=100"]

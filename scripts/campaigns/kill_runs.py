@@ -24,8 +24,9 @@ from pathlib import Path
 
 import torch
 
-from centersmooth_experiments import plots, runner, tables  # noqa: F401  imported before the fork
-from centersmooth_experiments.cli import main as cs_run
+from csrun import runner  # noqa: F401  imported before the fork
+from csrun.cli import main as cs_run
+from csrun.report import plots, tables  # noqa: F401  the same
 
 REQUEST = ["budget=smoke", "points.count=4", "grid.eps=[0.4,0.6]", "grid.h=[1]", "n=1000", "m=1100", "train.epochs=2"]
 REQUEST += ["train.images=300"]

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 from support import SMALL, compose
 
-from centersmooth_experiments.progress import Display
-from centersmooth_experiments.runner import RunResult, run
+from csrun.runner import RunResult, run
+from csrun.system.progress import Display
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from rich.console import Console
 from support import SMALL, compose
 
 from centersmooth import rules
-from centersmooth_experiments import attacks, cli, plots
-from centersmooth_experiments.attacks import attack_note, broken, chance
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.plan import make_plan
-from centersmooth_experiments.progress import Display
-from centersmooth_experiments.runner import _units, dry_run
-from centersmooth_experiments.tables import (
+from csrun import cli
+from csrun.cells import attacks
+from csrun.cells.attacks import attack_note, broken, chance
+from csrun.errors import RunError
+from csrun.plan import make_plan
+from csrun.report import plots
+from csrun.report.tables import (
     ATTACK_FILE,
     KEYS,
     RULE,
@@ -27,7 +27,9 @@ from centersmooth_experiments.tables import (
     read_rows,
     render,
 )
-from centersmooth_experiments.tables import summarise as summary_of
+from csrun.report.tables import summarise as summary_of
+from csrun.runner import _units, dry_run
+from csrun.system.progress import Display
 
 QUICK = ("attack=pgd", "attacker.steps=3", "attacker.restarts=1", "attacker.draws=8", "attacker.runs=2")
 

@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 from support import compose
 
-from centersmooth_experiments import data as data_module
-from centersmooth_experiments.data import load_data
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.plan import make_plan
+from csrun.data import load_data, sources
+from csrun.errors import RunError
+from csrun.plan import make_plan
 
 RAMP = np.arange(24 * 24 * 3, dtype=np.uint8).reshape(24, 24, 3)
 
@@ -128,7 +127,7 @@ def test_huge_images_are_refused_before_they_are_decoded(place, monkeypatch, fac
 
 
 def test_what_unpacks_to_too_much_is_refused_unread(tmp_path, monkeypatch):
-    monkeypatch.setattr(data_module, "MOST_BYTES", 1000)
+    monkeypatch.setattr(sources, "MOST_BYTES", 1000)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("x.png", bytes(10**6))
     with pytest.raises(RunError, match=r"x\.png in .* unpacks to 1,000,000 bytes: expected 1,000 at most"):
@@ -139,7 +138,7 @@ def test_what_unpacks_to_too_much_is_refused_unread(tmp_path, monkeypatch):
 
 
 def test_the_cap_lets_every_real_file_pass():
-    assert data_module.MOST_BYTES / 5 > 16 + 60_000 * 28 * 28
+    assert sources.MOST_BYTES / 5 > 16 + 60_000 * 28 * 28
 
 
 def test_names_that_point_outside_an_archive_unpack_nothing(tmp_path):

@@ -11,7 +11,7 @@ import time
 import pytest
 from support import CODE, SMALL, cs_run
 
-from centersmooth_experiments.cli import config_folder, experiments
+from csrun.cli import config_folder, experiments
 
 INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 """Shells start background jobs, and all these start, with interrupts ignored."""
@@ -22,9 +22,7 @@ def test_help_lists_every_experiment_without_importing_torch(tmp_path):
         [
             sys.executable,
             "-c",
-            "import sys; from centersmooth_experiments.cli import main\n"
-            "try: main(['--help'])\n"
-            "finally: assert 'torch' not in sys.modules",
+            "import sys; from csrun.cli import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules",
         ],
         cwd=tmp_path,
         capture_output=True,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support import CODE, SMALL
 
-from centersmooth_experiments.tables import read_rows
+from csrun.report.tables import read_rows
 
 PAGE = (Path(__file__).parents[2] / "docs" / "custom.md").read_text()
 SMOKE = ["budget=smoke", "grid.eps=[0.25]"]

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from centersmooth_experiments.config import TrainConfig
-from centersmooth_experiments.data import load_data
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.models import MODELS
-from centersmooth_experiments.models.autoencoder import Reconstructor
-from centersmooth_experiments.training import obtain, training_of
+from csrun.config import TrainConfig
+from csrun.data import load_data
+from csrun.errors import RunError
+from csrun.models import MODELS
+from csrun.models.autoencoder import Reconstructor
+from csrun.training.checkpoints import obtain, training_of
 
 
 def idx(count: int, side: int = 28) -> bytes:

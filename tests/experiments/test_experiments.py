@@ -12,14 +12,14 @@ from support import compose, small_biggan
 from centersmooth import Budget, GaussianNoise
 from centersmooth.bounds import EXACT
 from centersmooth.rules import center_problem, radius_problem
-from centersmooth_experiments.cli import experiments
-from centersmooth_experiments.config import grid_pairs
-from centersmooth_experiments.data import load_data
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.models import MODELS
-from centersmooth_experiments.progress import Display
-from centersmooth_experiments.runner import run
-from centersmooth_experiments.tables import read_manifest, read_rows
+from csrun.cli import experiments
+from csrun.config import grid_pairs
+from csrun.data import load_data
+from csrun.errors import RunError
+from csrun.models import MODELS
+from csrun.report.tables import read_manifest, read_rows
+from csrun.runner import run
+from csrun.system.progress import Display
 
 
 @pytest.mark.parametrize("budget", ["paper", "cpu", "smoke"])
@@ -148,6 +148,6 @@ def test_tv_cifar10_at_smoke_on_the_real_files(tmp_path, data_folder):
     ],
 )
 def test_what_the_curves_stand_for_follows_from_the_grid(overrides, curve):
-    from centersmooth_experiments.runner import _curve
+    from csrun.runner import _curve
 
     assert _curve(compose("budget=smoke", *overrides)) == curve

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.models import face_kernels, faces
-from centersmooth_experiments.models.faces import Boxes, FaceDetector
+from csrun.errors import RunError
+from csrun.models import face_kernels, faces
+from csrun.models.faces import Boxes, FaceDetector
 
 ROUNDING = 1e-2
 """Pixels. The package gives its networks other numbers of crops, which moves last digits: 1e-4 at the corners."""

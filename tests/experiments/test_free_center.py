@@ -7,12 +7,12 @@ import pytest
 from support import compose
 
 from centersmooth import Budget, DistanceFunction
-from centersmooth_experiments import plan
-from centersmooth_experiments.cells import Cell
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.plan import make_plan
-from centersmooth_experiments.runner import _units
-from centersmooth_experiments.tables import PAPER_RULE, RULE, read_attacks, read_manifest, read_rows
+from csrun import plan
+from csrun.cells.cell import Cell
+from csrun.errors import RunError
+from csrun.plan import make_plan
+from csrun.report.tables import PAPER_RULE, RULE, read_attacks, read_manifest, read_rows
+from csrun.runner import _units
 
 FREE = ("bounds=exact", "far=measured", "center=free", "metrics=[tv,l2]")
 QUICK = ("attack=pgd", "attacker.steps=3", "attacker.restarts=1", "attacker.draws=8", "attacker.runs=2")

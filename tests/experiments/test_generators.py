@@ -13,17 +13,17 @@ from support import small_biggan
 
 from centersmooth import GaussianNoise
 from centersmooth.sampling import Sampler
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.models import generators
-from centersmooth_experiments.models.generators import (
+from csrun.data.sources import latents
+from csrun.errors import RunError
+from csrun.models import generators
+from csrun.models.generators import (
     BigGANImages,
     FaceGenerator,
     imagenet_class,
-    latents,
     load_biggan,
     load_face_generator,
 )
-from centersmooth_experiments.weights import weights_digest
+from csrun.models.weights import weights_digest
 
 
 def assert_one_line(error) -> None:

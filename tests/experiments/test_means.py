@@ -11,11 +11,11 @@ from rich.console import Console
 from support import SMALL, compose
 
 from centersmooth import ModelError, expectation
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.plan import make_plan
-from centersmooth_experiments.progress import Display
-from centersmooth_experiments.runner import _units, dry_run
-from centersmooth_experiments.tables import ATTACK_FILE, MEAN_RULE, of_rule, read_rows, render, summarise
+from csrun.errors import RunError
+from csrun.plan import make_plan
+from csrun.report.tables import ATTACK_FILE, MEAN_RULE, of_rule, read_rows, render, summarise
+from csrun.runner import _units, dry_run
+from csrun.system.progress import Display
 
 MEAN = "smoothing=[center,mean]"
 QUICK = ("attack=pgd", "attacker.steps=3", "attacker.restarts=1", "attacker.draws=8", "attacker.runs=2")
@@ -54,7 +54,7 @@ def test_the_mean_is_added_to_a_cell_and_done_once(run_small, tmp_path, monkeypa
     assert len(means) == 2
     assert files_of(tmp_path / "runs", "points") == centers
     with monkeypatch.context() as patch:
-        patch.setattr("centersmooth_experiments.certify.gather_means", None)
+        patch.setattr("csrun.cells.certify.gather_means", None)
         run_small(MEAN)
         assert len(of_kind(folder, "mean")) == 2 * 2
         run_small()

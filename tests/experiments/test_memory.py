@@ -16,12 +16,12 @@ from torch import nn
 from centersmooth.errors import ForwardMemoryError
 from centersmooth.metrics import TotalVariation
 from centersmooth.sampling import Sampler
-from centersmooth_experiments import memory
-from centersmooth_experiments.cli import main as cs_run
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.models.autoencoder import Autoencoder
-from centersmooth_experiments.progress import Display
-from centersmooth_experiments.runner import run
+from csrun.cli import main as cs_run
+from csrun.errors import RunError
+from csrun.models.autoencoder import Autoencoder
+from csrun.runner import run
+from csrun.system import memory
+from csrun.system.progress import Display
 
 
 def test_outputs_are_the_same_before_and_after():
@@ -44,7 +44,7 @@ import torch
 from centersmooth import Budget, GaussianNoise, RandomStream, TotalVariation
 from centersmooth.evidence import gather
 from centersmooth.sampling import Sampler
-from centersmooth_experiments.memory import keep_freed_memory
+from csrun.system.memory import keep_freed_memory
 
 
 def model(images):

@@ -16,13 +16,13 @@ from PIL import Image
 from rich.console import Console
 from support import compose
 
-from centersmooth_experiments import panels, plot_cli
-from centersmooth_experiments.data import DATA, load_data
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.panels import PanelSource, as_bytes, draw_panels, rows_to_show, save_panels
-from centersmooth_experiments.progress import Display
-from centersmooth_experiments.runner import run
-from centersmooth_experiments.tables import read_manifest, read_rows
+from csrun.data import DATA, load_data
+from csrun.errors import RunError
+from csrun.report import panels, plot_cli
+from csrun.report.panels import PanelSource, as_bytes, draw_panels, rows_to_show, save_panels
+from csrun.report.tables import read_manifest, read_rows
+from csrun.runner import run
+from csrun.system.progress import Display
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -150,7 +150,7 @@ def test_an_abstention_shows_no_smoothed_picture(finished):
 
 
 def test_drawing_needs_no_torch(finished):
-    script = "import sys; from centersmooth_experiments import plot_cli; plot_cli.main(sys.argv[1:])"
+    script = "import sys; from csrun.report import plot_cli; plot_cli.main(sys.argv[1:])"
     script += "; assert not {'torch', 'centersmooth', 'matplotlib.pyplot'} & set(sys.modules)"
     done = subprocess.run([sys.executable, "-c", script, str(finished)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -12,10 +12,11 @@ from torch import nn
 
 from centersmooth import Budget, CenterSmoother, GaussianNoise, RandomStream, RequestError
 from centersmooth.testing import check_metric
-from centersmooth_experiments import perceptual
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.models.generators import latents, load_face_generator
-from centersmooth_experiments.perceptual import LPIPS, min_max
+from csrun.data.sources import latents
+from csrun.errors import RunError
+from csrun.metrics import perceptual
+from csrun.metrics.perceptual import LPIPS, min_max
+from csrun.models.generators import load_face_generator
 
 ALEXNET = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
 """Shapes of AlexNet's convolutions: outputs, inputs, kernel."""

@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from centersmooth_experiments import plot_cli, plots
-from centersmooth_experiments.tables import (
+from csrun.report import plot_cli, plots
+from csrun.report.tables import (
     COLUMNS,
     FREE_RULE,
     MEAN_RULE,
@@ -433,7 +433,7 @@ def test_cli_help_and_version(capsys):
 def test_drawing_needs_neither_torch_nor_pyplot_nor_the_library(experiment):
     script = """
 import sys
-from centersmooth_experiments import plot_cli
+from csrun.report import plot_cli
 assert not {"pandas", "matplotlib"} & set(sys.modules)
 plot_cli.main(sys.argv[1:])
 assert not {"torch", "centersmooth", "matplotlib.pyplot"} & set(sys.modules)

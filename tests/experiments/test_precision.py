@@ -9,8 +9,8 @@ import torch
 from support import compose
 from torch import nn
 
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.precision import in_precision, require_float32
+from csrun.errors import RunError
+from csrun.models.precision import in_precision, require_float32
 
 
 @pytest.fixture

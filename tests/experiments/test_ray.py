@@ -20,20 +20,21 @@ import torch
 from rich.console import Console
 from support import CODE, SMALL, compose, cs_run
 
-from centersmooth_experiments import cli, executors, ray_launcher
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.models import Custom
-from centersmooth_experiments.models.autoencoder import Autoencoder
-from centersmooth_experiments.precision import in_precision
-from centersmooth_experiments.progress import Display
-from centersmooth_experiments.runner import run
+from csrun import cli, executors
+from csrun.errors import RunError
+from csrun.executors import launcher as ray_launcher
+from csrun.models import Custom
+from csrun.models.autoencoder import Autoencoder
+from csrun.models.precision import in_precision
+from csrun.runner import run
+from csrun.system.progress import Display
 
 executors.confine_ray("local")  # the cluster of these tests, too, listens on the loopback alone
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'centersmooth[ray]'")
 
 from ray.cluster_utils import Cluster  # noqa: E402
 
-from centersmooth_experiments import ray_executor  # noqa: E402
+from csrun.executors import on_ray as ray_executor  # noqa: E402
 
 EVERYTHING = ("metrics=[tv,l2]", "smoothing=[center,mean]", "bounds=exact", "far=measured", "center=free")
 TWO_CELLS = ("grid.eps=[0.4,0.6]", "points.count=4", *EVERYTHING)
@@ -342,7 +343,7 @@ def test_without_the_launcher_of_ray_the_extra_is_named(monkeypatch):
 
 
 def test_without_ray_the_extra_is_named(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "centersmooth_experiments.ray_executor", None)
+    monkeypatch.setitem(sys.modules, "csrun.executors.on_ray", None)
     with pytest.raises(RunError, match=r"pip install 'centersmooth\[ray\]', or executor=local"):
         run_in(tmp_path, "executor=ray")
 

@@ -15,12 +15,11 @@ from centersmooth.bounds import EXACT
 from centersmooth.evidence import gather
 from centersmooth.rules import certificate_from
 from centersmooth.sampling import Sampler
-from centersmooth_experiments import recommend as recommending
-from centersmooth_experiments.config import GridPoint
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.plan import make_plan
-from centersmooth_experiments.progress import Display
-from centersmooth_experiments.recommend import (
+from csrun import recommend as recommending
+from csrun.config import GridPoint
+from csrun.errors import RunError
+from csrun.plan import make_plan
+from csrun.recommend import (
     Option,
     best,
     expected_answers,
@@ -29,6 +28,7 @@ from centersmooth_experiments.recommend import (
     pilot_points,
     recommend,
 )
+from csrun.system.progress import Display
 
 WEIGHT = torch.randn(8, 12, generator=torch.Generator().manual_seed(1))
 SAMPLER = Sampler(lambda inputs: torch.tanh(inputs @ WEIGHT), GaussianNoise(0.25), 128, 1024)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from centersmooth_experiments import report
-from centersmooth_experiments.claims import Study, judge, sharpenings
-from centersmooth_experiments.plots import draw
-from centersmooth_experiments.tables import COLUMNS, FREE_RULE, MEAN_RULE, SHARPER_RULE, SLIP_FILE, SLIP_NUMBER
+from csrun.report import page as report
+from csrun.report.claims import Study, judge, sharpenings
+from csrun.report.plots import draw
+from csrun.report.tables import COLUMNS, FREE_RULE, MEAN_RULE, SHARPER_RULE, SLIP_FILE, SLIP_NUMBER
 
 RULE = {"bounds": "paper", "far": "doubled", "center": "sample", "smoothing": "center"}
 RISING = {(1.0, 0.2): (10.0, 1.0), (1.0, 0.4): (20.0, 2.0), (1.5, 0.2): (8.0, 1.0), (1.5, 0.4): (16.0, 2.0)}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from support import CODE, SMALL
 
-from centersmooth_experiments.errors import RunError
+from csrun.errors import RunError
 
 
 def rows_without_seconds(folder: Path) -> list[dict[str, str]]:
@@ -131,7 +131,7 @@ def test_centers_are_kept_for_audits(run_small, tmp_path):
 
 def test_a_point_that_fails_is_a_row_and_is_tried_again(run_small, tmp_path, monkeypatch):
     from centersmooth import ModelError
-    from centersmooth_experiments import certify
+    from csrun.cells import certify
 
     gather = certify.gather
 

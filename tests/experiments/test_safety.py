@@ -17,12 +17,12 @@ import pytest
 from rich.console import Console
 from support import SMALL, compose
 
-from centersmooth_experiments import files
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.files import remove_unfinished, write_atomically
-from centersmooth_experiments.locks import held
-from centersmooth_experiments.progress import Display
-from centersmooth_experiments.runner import run
+from csrun.errors import RunError
+from csrun.runner import run
+from csrun.system import files
+from csrun.system.files import remove_unfinished, write_atomically
+from csrun.system.locks import held
+from csrun.system.progress import Display
 
 
 def said_by_run(out: Path, *overrides: str) -> str:
@@ -77,7 +77,7 @@ def test_who_waits_says_for_whom_and_goes_on_once_it_is_free(tmp_path):
 
 def test_a_lock_of_a_killed_process_holds_nothing(tmp_path):
     code = (
-        "import os, signal, sys; from pathlib import Path; from centersmooth_experiments.locks import held\n"
+        "import os, signal, sys; from pathlib import Path; from csrun.system.locks import held\n"
         "with held(Path(sys.argv[1]), 'it'): os.kill(os.getpid(), signal.SIGKILL)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], check=False)

@@ -19,13 +19,13 @@ def imported_by(code: str) -> set[str]:
 
 @pytest.mark.parametrize("flag", ["--help", "--version"])
 def test_help_imports_nothing_heavy(flag):
-    assert imported_by(f"from centersmooth_experiments import cli; cli.main(['{flag}'])") == set()
+    assert imported_by(f"from csrun import cli; cli.main(['{flag}'])") == set()
 
 
 def test_plots_need_no_torch():
-    assert "torch" not in imported_by("from centersmooth_experiments import plots, tables, plot_cli")
+    assert "torch" not in imported_by("from csrun.report import plots, tables, plot_cli")
 
 
 def test_the_library_and_the_runner_import_no_optional_package():
-    heavy = imported_by("import centersmooth, centersmooth_experiments.models, centersmooth_experiments.metrics")
+    heavy = imported_by("import centersmooth, csrun.models, csrun.metrics")
     assert heavy <= {"torch", "scipy"}

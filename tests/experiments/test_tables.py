@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from centersmooth_experiments.tables import (
+from csrun.report.tables import (
     COLUMNS,
     SUMMARY_COLUMNS,
     number,

@@ -18,10 +18,10 @@ from scipy.stats import norm
 from centersmooth import L2, Budget, CenterSmoother, GaussianNoise, RandomStream
 from centersmooth.evidence import gather
 from centersmooth.sampling import Sampler
-from centersmooth_experiments import plots
-from centersmooth_experiments.tables import SLIP_FILE, SLIP_NUMBER, read_manifest, read_rows, read_unit_slip, render
-from centersmooth_experiments.tables import summarise as summary_of
-from centersmooth_experiments.unit_slip import slip_note, slipped_radius
+from csrun.papers.unit_slip import slip_note, slipped_radius
+from csrun.report import plots
+from csrun.report.tables import SLIP_FILE, SLIP_NUMBER, read_manifest, read_rows, read_unit_slip, render
+from csrun.report.tables import summarise as summary_of
 
 BUDGET = Budget(n=4_000, m=2_000, delta=0.08)
 SIGMA = 0.15

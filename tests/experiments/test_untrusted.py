@@ -12,11 +12,11 @@ import pytest
 import torch
 from support import small_biggan
 
-from centersmooth_experiments import panels, plot_cli
-from centersmooth_experiments.data import load_data
-from centersmooth_experiments.errors import RunError
-from centersmooth_experiments.models.generators import load_biggan, load_face_generator
-from centersmooth_experiments.tables import read_manifest
+from csrun.data import load_data
+from csrun.errors import RunError
+from csrun.models.generators import load_biggan, load_face_generator
+from csrun.report import panels, plot_cli
+from csrun.report.tables import read_manifest
 
 ROOT = Path(__file__).parents[2]
 
@@ -92,7 +92,7 @@ def test_weights_of_biggan(tmp_path, marker, write):
 @pytest.mark.parametrize("write", PICKLES)
 def test_weights_of_lpips(tmp_path, marker, write):
     pytest.importorskip("lpips", reason="needs pip install 'centersmooth[lpips]'")
-    from centersmooth_experiments.perceptual import LPIPS
+    from csrun.metrics.perceptual import LPIPS
 
     write(tmp_path / "vgg.pth", Payload(marker))
     with pytest.raises(RunError, match=r"no complete file of PyTorch weights"):
@@ -195,7 +195,7 @@ def is_unsafe(call: ast.Call) -> bool:
     return bool(option) and given.get(option) != str(value)
 
 
-MESSAGES = {"ray_executor.py": ["torch.load(io.BytesIO(packed), map_location=device, weights_only=False)"]}
+MESSAGES = {"on_ray.py": ["torch.load(io.BytesIO(packed), map_location=device, weights_only=False)"]}
 """No files: what the processes of one run send each other, through Ray, which runs what it is sent anyway."""
 
 

@@ -11,8 +11,8 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from centersmooth_experiments.cli import config_folder
-from centersmooth_experiments.config import Config, register_schema, resolve
+from csrun.cli import config_folder
+from csrun.config import Config, register_schema, resolve
 
 SMALL = [
     "budget=smoke",
@@ -27,7 +27,7 @@ SMALL = [
 """A run of a second: one cell, two points."""
 
 
-CODE = "from centersmooth_experiments.cli import main; main()"
+CODE = "from csrun.cli import main; main()"
 """What the script `cs-run` does."""
 
 

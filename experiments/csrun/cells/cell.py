@@ -1,0 +1,65 @@
+"""The cell: one model at one noise level on one data set, computed once and kept.
+
+Its digest covers everything that shapes a number, and nothing that does not: no batch size, no path, not which points
+or which experiment asked. So `l2_mnist` finds the cells of `tv_mnist` done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from centersmooth import Budget
+from centersmooth.certificate import CenterName
+from csrun.system.files import digest_of
+
+METHOD_VERSION = 5
+"""Raised whenever a change makes any cell's numbers differ; declared in the CHANGELOG."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a cell's numbers depend on.
+
+    Attributes
+    ----------
+    model, dataset : str
+    train_sigma : float or None
+        Noise the model was trained with; None if it was not trained here.
+    sigma : float
+        Noise it is smoothed with.
+    weights, metric_weights, data : str
+        Digests of the weights of the model and of its metrics, and of the test examples.
+    budget : Budget
+    center : str
+        ``free``: free centers besides those of the sample, from the same draws.
+    """
+
+    model: str
+    dataset: str
+    train_sigma: float | None
+    sigma: float
+    weights: str
+    metric_weights: str
+    data: str
+    budget: Budget
+    seed: int
+    forward_block: int
+    device: str
+    noise: str = "gaussian"
+    precision: str = "float32"
+    method: int = METHOD_VERSION
+    center: CenterName = "sample"
+
+    @property
+    def digest(self) -> str:
+        """Of a cell without free centers as if there were none, so that it keeps the name it had."""
+        content = asdict(self)
+        if self.center == "sample":
+            del content["center"]
+        return digest_of(content)
+
+    @property
+    def name(self) -> str:
+        """The cell's folder, ``<model>-<dataset>-s<sigma>-<digest>``."""
+        model = self.model.replace(":", ".")
+        return f"{model}-{self.dataset}-s{self.sigma:.4g}-{self.digest}"

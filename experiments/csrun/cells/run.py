@@ -1,0 +1,243 @@
+"""A cell in the course of a run: opened, given the evidence of each point it misses, attacked, closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from centersmooth import GaussianNoise, Metric, ModelError, RandomStream
+from centersmooth.sampling import Sampler, evaluating
+from csrun.cells.attacks import CellAttack
+from csrun.cells.certify import Certified, Certifier, Point, passes_of_mean
+from csrun.cells.rows import PointResult, Row
+from csrun.cells.store import CellStore
+from csrun.metrics import build_metrics, fingerprint, metric_weights_digest
+from csrun.models import model_digest
+from csrun.models.precision import in_precision
+from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, check
+from csrun.system.locks import held
+from csrun.system.progress import Display
+from csrun.training.checkpoints import obtain
+
+
+@dataclass(frozen=True)
+class DoneCell:
+    """A cell after its run.
+
+    Attributes
+    ----------
+    store : CellStore
+    rows : list of Row
+        Those the experiment selects.
+    note : str
+        What a reader has to know about the model's weights; empty if they are what the experiment asks for.
+    attacks : list of Row
+        What attacks on the certificates of `rows` found.
+    failed : int
+        Points and attacks that failed.
+    """
+
+    store: CellStore
+    rows: list[Row]
+    note: str
+    attacks: list[Row]
+    failed: int
+
+
+class CellRun:
+    """A cell in the course of a run: an executor opens it, hands it the result of each point it misses, closes it.
+
+    Only here, in the process of the run, is anything of a cell read or written.
+
+    Parameters
+    ----------
+    record : dict
+        What ``run.json`` says of the run.
+
+    Attributes
+    ----------
+    certifier : Certifier
+        From `open` on, as the next two.
+    store : CellStore
+    missing : list of int
+        Points without all of their evidence, in order.
+    done : DoneCell
+        Once it is closed.
+    """
+
+    certifier: Certifier
+    store: CellStore
+    missing: list[int]
+    done: DoneCell
+
+    def __init__(self, plan: Plan, cell_plan: CellPlan, display: Display, record: dict[str, Any]) -> None:
+        self.plan, self.cell_plan, self.display = plan, cell_plan, display
+        self._record, self._lock = record, ExitStack()
+        self._failures: list[PointResult] = []
+        self._failed_means = 0
+
+    @property
+    def label(self) -> str:
+        cell = self.store.cell
+        return f"certify {cell.model} on {cell.dataset}, sigma {cell.sigma:.3g}"
+
+    def open(self) -> None:
+        """Obtain and check the model, hold the cell's folder, find out which points are missing."""
+        plan, cell_plan, config = self.plan, self.cell_plan, self.plan.config
+        model, weights = obtain_model(plan, cell_plan, self.display)
+        metrics = build_metrics(cell_plan.metric_names(config), config.weights, config.device)
+        check(plan, cell_plan, model, metrics)
+        identity = _identity(plan, cell_plan, model, metrics)
+        cell = cell_plan.cell(config, plan.budget, plan.data.digest, weights, identity)
+        lock, say = plan.out / cell.name / ".lock", _waiting(plan, self.display)
+        self._lock.enter_context(held(lock, f"the cell {cell.name}", say))
+        self.store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
+        self.certifier = Certifier(
+            model,
+            metrics,
+            budget=plan.budget,
+            sigma=cell.sigma,
+            seed=cell.seed,
+            forward_block=cell.forward_block,
+            batch_size=config.batch_size,
+            output_range=model.output_range,
+            free=cell.center == "free",
+        )
+        self.missing = self._find_missing()
+
+    def point(self, index: int) -> Point:
+        """One of the missing points, with what is missing of it."""
+        x = self.plan.input(self.certifier.model, index)
+        missing = (index in self._missing_centers, index in self._missing_means)
+        return Point(index, self.plan.data.test.name(index), x, *missing)
+
+    def passes(self, index: int) -> int:
+        """Forward passes that one of the missing points takes."""
+        mean = passes_of_mean(self.plan.budget) if index in self._missing_means else 0
+        return mean + (self.plan.budget.passes if index in self._missing_centers else 0)
+
+    def take(self, certified: Certified) -> None:
+        """Keep what certifying a point gave."""
+        if certified.center is not None:
+            self.store.save(certified.center)
+            if certified.center.failure:
+                self._failures.append(certified.center)
+                self.display.say(f"point {certified.center.point} failed: {certified.center.failure}")
+        if certified.mean is not None:
+            self.store.save_mean(certified.mean)
+        if certified.mean_failure:
+            self._failed_means += 1
+            self.display.say(certified.mean_failure)
+
+    def close(self) -> None:
+        """Attack what was certified, put the rows in order, let go of the folder."""
+        plan, cell_plan, model = self.plan, self.cell_plan, self.certifier.model
+        plan.config.batch_size = min(plan.config.batch_size, self.certifier.batch_size)
+        rows = _select(self.store.rebuild(self._failures), plan, cell_plan)
+        attacks, fallen = _attack_cell(plan, cell_plan, model, self.store, rows, self.display)
+        note = getattr(model, "note", "")
+        failed = len(self._failures) + self._failed_means + fallen
+        self.done = DoneCell(self.store, rows, note, attacks, failed)
+        self.release()
+
+    def release(self) -> None:
+        """Let go of the folder, whatever is done."""
+        self._lock.close()
+
+    def _find_missing(self) -> list[int]:
+        plan, store = self.plan, self.store
+        store.rebuild()
+        for line in store.repaired:
+            self.display.say(line)
+        self._missing_centers = set(plan.points) - store.done()
+        self._missing_means = set(plan.points) - store.done_means() if "mean" in plan.config.smoothing else set()
+        missing = sorted(self._missing_centers | self._missing_means)
+        self.display.skip(plan.passes_of_point * len(plan.points) - sum(map(self.passes, missing)))
+        if missing:
+            store.record({"points": missing, "batch_size": plan.config.batch_size, **self._record})
+        return missing
+
+
+def _identity(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric]) -> str:
+    """What a cell's numbers depend on besides the model's weights and the library."""
+    identity = metric_weights_digest(metrics)
+    if ":" in "".join((cell_plan.model, *metrics)):
+        block = plan.config.forward_block
+        sampler = Sampler(model, GaussianNoise(cell_plan.sigma), block, plan.config.batch_size, model.output_range)
+        with evaluating(model):
+            outputs = torch.cat(list(sampler.draw(plan.input(model, 0), block, RandomStream(0), "fingerprint")))
+            identity += fingerprint(metrics, outputs, model.output_range)
+    return identity
+
+
+def _waiting(plan: Plan, display: Display) -> Callable[[str], None] | None:
+    """Where to say that another run is waited for, if one is to be."""
+    return display.say if plan.config.wait else None
+
+
+def obtain_model(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[nn.Module, str]:
+    """The model of a cell, in eval mode, and the digest of its weights."""
+    training = cell_plan.training
+    if training is None:
+        model = cell_plan.spec.build(plan.data, plan.config.weights).to(plan.config.device).eval()
+        weights = model_digest(model, cell_plan.model)
+        return in_precision(model.requires_grad_(False), plan.config.precision), weights
+    if cell_plan in plan.to_train():
+        label = f"train {training.model} on {training.dataset}, sigma {training.train_sigma:.3g}"
+        display.stage(label, TRAINING_WEIGHT * training.epochs * training.images)
+    model, weights = obtain(
+        training,
+        cell_plan.spec,
+        plan.data,
+        plan.out,
+        lambda images: display.advance(TRAINING_WEIGHT * images),
+        _waiting(plan, display),
+    )
+    return in_precision(model, plan.config.precision), weights
+
+
+def _attack_cell(
+    plan: Plan, cell_plan: CellPlan, model: nn.Module, store: CellStore, rows: list[Row], display: Display
+) -> tuple[list[Row], int]:
+    """Attack the certificates that have not been; what all attacks found, and how many failed."""
+    if plan.attack is None:
+        return [], 0
+    cell, batch_size = store.cell, plan.config.batch_size
+    sampler = Sampler(model, GaussianNoise(cell.sigma), cell.forward_block, batch_size, store.output_range)
+    runs, inputs = plan.config.attacker.runs, lambda point: plan.input(model, point)
+    own = CellAttack(store, sampler, plan.attack, runs, inputs)
+    rows = [row for row in rows if int(row["point"]) in plan.attacked]
+    missing = own.missing(rows)
+    display.skip(plan.attack_passes(cell_plan) - plan.passes_of_attack * len(missing))
+    if missing:
+        name = f"attack {cell.model} on {cell.dataset}, sigma {cell.sigma:.3g}"
+        display.stage(name, plan.passes_of_attack * len(missing))
+    failed = 0
+    with evaluating(model):
+        for target in missing:
+            try:
+                own.carry_out(target, display.advance)
+            except ModelError as error:
+                failed += 1
+                display.console.print(f"the attack on point {target.point} failed: {error}", highlight=False)
+    return list(own.rows(rows)), failed
+
+
+def _select(rows: Iterable[Row], plan: Plan, cell_plan: CellPlan) -> list[Row]:
+    """The experiment's own rows: its metrics, its grid, its points, its kinds of smoothing."""
+    points = {str(point) for point in plan.points}
+    kinds = plan.config.smoothing
+    pairs = {(repr(pair.eps), repr(pair.h)) for pair in cell_plan.pairs}
+    return [
+        row
+        for row in rows
+        if row["metric"] in plan.config.metrics
+        and row["point"] in points
+        and (row["eps"], row["h"]) in pairs
+        and row["smoothing"] in kinds
+    ]

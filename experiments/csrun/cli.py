@@ -1,0 +1,394 @@
+"""``cs-run``: the command line of the experiments.
+
+Exit codes: 0 done; 1 done, but some points failed; 2 a request that cannot be served (one line says why);
+70 a defect of this program, with its traceback, or certificates that an attack broke more often than stated;
+130 and 143 interrupted by Ctrl-C and SIGTERM.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import shlex
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
+from importlib.resources import files
+from importlib.util import find_spec
+from itertools import takewhile
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from csrun.executors import supervise
+
+os.environ["HYDRA_FULL_ERROR"] = "1"
+
+
+class _JobEnded(Exception):
+    """A job of a sweep, in a process of its own, ended with an exit code other than 0."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point; always exits."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = shlex.join(["cs-run", *arguments])
+    if supervise.needed(arguments):
+        code = supervise.supervised(arguments)
+        if code is None:
+            _errors().print(
+                "cs-run: the process of the run was ended, by Ray where its cluster is gone; what is finished is kept. "
+                f"To continue: {command}",
+                highlight=False,
+                soft_wrap=True,
+            )
+        sys.exit(2 if code is None else code)
+    code = _outcome(arguments, command)
+    supervise.report(code)
+    sys.exit(code)
+
+
+def _outcome(arguments: list[str], command: str) -> int:
+    """Do what is asked for; the exit code, after saying why where it is not 0."""
+    console, errors = _console(), _errors()
+    debug = "--debug" in arguments
+    if set(arguments) & {"--help", "-h"}:
+        _print_help(console)
+        return 0
+    if "--version" in arguments:
+        console.print(f"centersmooth {version('centersmooth')}", highlight=False)
+        return 0
+    terminations: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        """As Ctrl-C does: Ray, while it waits, lets no other exception of a signal through."""
+        terminations.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        return _run(arguments, command)
+    except _JobEnded as job:
+        return job.code
+    except KeyboardInterrupt:
+        errors.print("stopped; what is finished is kept. To continue: " + command, highlight=False, soft_wrap=True)
+        return 143 if terminations else 130
+    except Exception as error:
+        if debug or not _is_expected(error):
+            traceback.print_exc()
+            return 2 if _is_expected(error) else 70
+        errors.print(f"cs-run: {_one_line(error)}", highlight=False, soft_wrap=True)
+        return 2
+
+
+def _console() -> Console:
+    console = Console(markup=False)
+    return console if console.is_terminal else Console(width=120, markup=False)
+
+
+def _errors() -> Console:
+    """Commands and names hold square brackets, which rich would read as markup and drop."""
+    return Console(stderr=True, markup=False)
+
+
+def _run(arguments: list[str], command: str) -> int:
+    overrides = [a for a in arguments if a != "--debug"]
+    if "--dry-run" in overrides:
+        overrides = [a for a in overrides if a != "--dry-run"] + ["dry_run=true"]
+    import hydra
+
+    from csrun.config import register_schema
+    from csrun.errors import RunError
+
+    register_schema()
+    codes: list[int] = []
+    failures: list[Exception] = []
+    here, folder = os.getpid(), Path.cwd()
+
+    def task(raw: Any) -> None:
+        # Hydra prints lines of its own about an error that leaves the task, so none does in this process.
+        try:
+            if os.getpid() != here:
+                _enter(folder)
+            codes.append(_task(raw, _console(), _without_paths(command)))
+        except Exception as error:
+            failures.append(error)
+        if os.getpid() != here:  # a launcher brought it to another one: only an error finds its way back
+            _end_job(codes, failures)
+
+    _require_known_flags(overrides)
+    _require_known_experiments(overrides)
+    _require_no_folders_of_hydra(overrides)
+    given = _given(overrides)
+    _require_usable_launcher(given, "--multirun" in overrides)
+    if "--multirun" in overrides:
+        _require_folders_of_their_own(overrides, given)
+    try:
+        with _launching(given) as additions:
+            sys.argv = ["cs-run", *_flags_first([*additions, *overrides])]
+            hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")(task)()
+    except RuntimeError as error:
+        if "srun" not in str(error):
+            raise
+        raise RunError("hydra/launcher=submitit_slurm found no srun: use a machine of a Slurm cluster") from error
+    if failures:
+        raise failures[0]
+    return max(codes, default=0)
+
+
+def _enter(folder: Path) -> None:
+    """Be where the sweep was started, for its relative paths."""
+    from csrun.errors import RunError
+
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise RunError(
+            f"{folder}, where the sweep was started, cannot be entered on {platform.node()} ({error.strerror}): "
+            "start it in a folder that all machines see"
+        ) from error
+
+
+def _end_job(codes: Sequence[int], failures: Sequence[Exception]) -> None:
+    if failures:
+        raise failures[0]
+    if any(codes):
+        raise _JobEnded(max(codes))
+
+
+def _without_paths(command: str) -> str:
+    """The command as results record it: where files lie on one machine shapes no number."""
+    paths = ("out=", "data.path=", "weights.")
+    return shlex.join(part for part in shlex.split(command) if not part.startswith(paths))
+
+
+def _require_known_flags(arguments: list[str]) -> None:
+    """Before Hydra's parser, which answers with its usage, eight lines long."""
+    from csrun.errors import RunError
+
+    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        if flag.startswith("-") and flag not in ("--cfg", "--multirun"):
+            raise RunError(f"'{flag}' is no flag of cs-run: cs-run --help lists them")
+        if flag == "--cfg" and value not in ("job", "hydra", "all"):
+            raise RunError(f"--cfg is followed by '{value}': expected job, hydra or all")
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """Flags and then settings, each in their order: Hydra's parser takes no settings on both sides of a flag."""
+    return sorted(arguments, key=lambda argument: "=" in argument or argument.startswith("~"))
+
+
+def _require_known_experiments(overrides: list[str]) -> None:
+    from csrun.errors import RunError
+
+    for override in overrides:
+        key, _, value = override.partition("=")
+        unknown = [name for name in value.split(",") if name not in experiments()] if key == "experiment" else []
+        if unknown:
+            raise RunError(f"experiment is '{unknown[0]}': expected one of {', '.join(experiments())}")
+
+
+def _require_no_folders_of_hydra(overrides: list[str]) -> None:
+    """Hydra would make a folder of its own for each run and sweep; results lie under ``out``."""
+    from csrun.errors import RunError
+
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key.startswith(("hydra.run", "hydra.sweep.", "hydra.output_subdir")):
+            raise RunError(f"{key} is not for users: expected out=FOLDER for the folder of all results")
+
+
+def _require_usable_launcher(given: Mapping[str, str], sweep: bool) -> None:
+    from csrun.errors import RunError
+
+    launcher = given.get("hydra/launcher")
+    if "hydra.launcher" in given:
+        raise RunError(
+            f"hydra.launcher={given['hydra.launcher']} sets nothing: a launcher is chosen by hydra/launcher="
+        )
+    if launcher and not sweep:
+        raise RunError(f"hydra/launcher={launcher} is for the jobs of a sweep: add --multirun")
+    if launcher != "ray":
+        return
+    if "ray" in given.get("executor", "").split(","):
+        raise RunError("hydra/launcher=ray hands jobs to Ray, executor=ray their points: choose one")
+    if find_spec("hydra_plugins") is None or find_spec("hydra_plugins.hydra_ray_launcher") is None:
+        raise RunError("hydra/launcher=ray is not installed: pip install 'centersmooth[ray-launcher]'")
+
+
+def _require_folders_of_their_own(overrides: list[str], given: Mapping[str, str]) -> None:
+    """Each job writes its table and figures to ``out/name``, where the last one's would be left of them all."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from csrun.errors import RunError
+
+    if "true" in (given.get("dry_run"), given.get("recommend")):
+        return
+    settings = [override for override in overrides if "=" in override]
+    parsed = OverridesParser.create().parse_overrides(settings)
+    swept = [setting.key_or_group for setting in parsed if setting.is_sweep_override()]
+    shared = [key for key in swept if key not in ("experiment", "name", "out")]
+    if "name" in given and "name" not in swept and "experiment" in swept:
+        shared.append("experiment")
+    if shared and "${" not in given.get("out", "") + given.get("name", ""):
+        raise RunError(
+            f"the jobs of this sweep differ in {', '.join(shared)} and would write to one folder: give each its own, "
+            f"as in 'out=runs/${{{shared[0]}}}'"
+        )
+
+
+def _launching(given: Mapping[str, str]) -> AbstractContextManager[list[str]]:
+    """Around a sweep: what its launcher needs, and the overrides it needs beside those of the user."""
+    launcher = given.get("hydra/launcher", "basic")
+    if launcher == "ray":
+        from csrun.executors.launcher import launching
+
+        return launching(given)
+    side_by_side = launcher != "basic" and given.get("executor", "local") == "local"
+    return nullcontext(["wait=true"] if side_by_side else [])
+
+
+def _given(overrides: list[str]) -> dict[str, str]:
+    """What the command line sets keys to; the last value of each."""
+    return {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
+
+
+def _task(raw: Any, console: Console, command: str) -> int:
+    import torch
+
+    from csrun.config import resolve
+    from csrun.runner import dry_run, run
+    from csrun.system.progress import Display, duration
+
+    config = resolve(raw, torch.cuda.is_available())
+    display = Display(console)
+    if config.dry_run:
+        dry_run(config, display)
+        return 0
+    if config.recommend:
+        from csrun.recommend import recommend
+
+        recommend(config, display)
+        return 0
+    started = time.monotonic()
+    result = run(config, display, command)
+    console.print(f"{config.name}, budget {config.budget}, done in {duration(time.monotonic() - started)}:")
+    for path in result.files:
+        console.print(f"  {path}", highlight=False, soft_wrap=True)
+    if result.failed:
+        console.print(f"{result.failed} points failed; their rows say why", highlight=False)
+    for line in result.broken:
+        _errors().print(f"cs-run: {line}", highlight=False, soft_wrap=True)
+    return 70 if result.broken else 1 if result.failed else 0
+
+
+def _is_expected(error: Exception) -> bool:
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from centersmooth.errors import CenterSmoothError, is_out_of_memory
+    from csrun.errors import RunError
+
+    expected = (RunError, CenterSmoothError, HydraException, OmegaConfBaseException, OSError)
+    return isinstance(error, expected) or is_out_of_memory(error)
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}; what is finished is kept: make room, and the same command continues"
+    if _is_unexplained_memory(error):
+        return (
+            "memory ran out; what is finished is kept: lower train.batch_size if it was training, else forward_block "
+            "or n, and see cs-run --dry-run"
+        )
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    cause = error.__cause__
+    if len(lines) > 1 and lines[1].startswith("Available options in 'hydra/launcher'"):
+        there = ", ".join(takewhile(lambda line: not line.startswith("Config search path"), lines[2:]))
+        return (
+            f"{lines[0]}: there are {there}; those of submitit come with pip install 'centersmooth[slurm]', "
+            "ray with 'centersmooth[ray-launcher]'"
+        )
+    if cause is not None and type(error).__name__ == "ConfigCompositionException":
+        lines = [_misfit(lines[0], (str(cause).splitlines() or [""])[0].strip())]
+    return "; ".join(lines[:2]) + ("" if lines else type(error).__name__)
+
+
+_WANTED = {
+    "is not a ListConfig": "a list, as in {key}=[{value}]",
+    "is not a valid bool": "true or false",
+    "could not be converted to Integer": "an integer",
+    "could not be converted to Float": "a number",
+}
+"""What a setting takes, by what OmegaConf says of a value it cannot take."""
+
+
+def _misfit(merging: str, reason: str) -> str:
+    """What is wrong with a setting, from Hydra's line about merging it and OmegaConf's about its value."""
+    key, _, value = merging.removeprefix("Error merging override ").partition("=")
+    for sign, wanted in _WANTED.items():
+        if sign in reason:
+            return f"{key} is {value or 'empty'}: expected {wanted.format(key=key, value=value)}"
+    return f"{merging}; {reason}"
+
+
+def _is_unexplained_memory(error: Exception) -> bool:
+    from centersmooth.errors import CenterSmoothError, is_out_of_memory
+
+    return is_out_of_memory(error) and not isinstance(error, CenterSmoothError)
+
+
+def config_folder() -> Path:
+    """Where the configuration files are, in a checkout and in an installed package alike."""
+    return Path(str(files("csrun.configs")))
+
+
+def experiments() -> dict[str, str]:
+    """Name and title of every experiment, without composing anything."""
+    import yaml
+
+    paths = sorted((config_folder() / "experiment").glob("*.yaml"))
+    return {path.stem: yaml.safe_load(path.read_text())["title"] for path in paths}
+
+
+def _print_help(console: Console) -> None:
+    from csrun.config import KEYS
+
+    width = max(map(len, experiments()))
+    lines = [
+        "cs-run: certify the outputs of a model by center smoothing, and plot the result",
+        "",
+        "  cs-run                                  the built-in digits, a few minutes on two cores",
+        "  cs-run experiment=tv_mnist budget=cpu   another experiment",
+        "  cs-run experiment=tv_mnist points.count=10 grid.eps=[0.2,0.4]",
+        "",
+        "The same command continues where it was stopped, and never computes a point twice.",
+        "",
+        "Experiments",
+        *(f"  {name:<{width}}  {title}" for name, title in experiments().items()),
+        "",
+        "Settings (KEY=VALUE)",
+        *(f"  {key:<42} {text}" for key, text in KEYS.items()),
+        "",
+        "Flags",
+        f"  {'--dry-run':<42} say cells, forward passes, time and memory, and do nothing",
+        f"  {'--cfg job':<42} print the composed configuration",
+        f"  {'--multirun':<42} sweep: cs-run --multirun experiment=tv_digits,tv_mnist",
+        f"  {'--debug':<42} show the traceback of an error",
+        f"  {'--version, --help':<42} and that is all",
+        "",
+        "Exit codes: 0 done, 1 some points failed, 2 a request that cannot be served, 70 a defect",
+        "or certificates broken by an attack, 130/143 interrupted",
+    ]
+    console.print("\n".join(lines), highlight=False, soft_wrap=True)

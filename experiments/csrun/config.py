@@ -1,0 +1,333 @@
+"""The configuration: its schema, and how a request becomes numbers.
+
+Three layers, later ones win: ``configs/config.yaml`` and the experiment's file; the experiment's budget, which fills
+in every null; the command line. `resolve` returns a complete `Config`, or a `RunError`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from csrun.errors import RunError
+
+
+@dataclass
+class DataConfig:
+    """``name`` of the data set, ``path`` of a folder that holds it."""
+
+    name: str = MISSING
+    path: str | None = None
+
+
+@dataclass
+class GridConfig:
+    """Input radii ``eps`` (l2, in the unit of the model's input) times ``h = eps/sigma``, or times fixed ``sigma``."""
+
+    eps: list[float] | None = None
+    h: list[float] | None = None
+    sigma: list[float] | None = None
+
+
+@dataclass
+class PointsConfig:
+    """Test points ``start .. start + count - 1``, in file or index order."""
+
+    start: int = 0
+    count: int | None = None
+
+
+@dataclass
+class TrainConfig:
+    """The training schedule; ``noise``: ``matched`` trains with the smoothing noise, ``none`` without."""
+
+    epochs: int | None = None
+    images: int | None = None
+    batch_size: int | None = None
+    noise: list[str] = field(default_factory=lambda: ["matched"])
+
+
+@dataclass
+class AttackerConfig:
+    """How hard ``attack`` tries: on the first ``points``, each ``x'`` judged by ``runs`` runs of the smoothed model."""
+
+    points: int = 10
+    steps: int = 20
+    restarts: int = 2
+    draws: int = 64
+    runs: int = 4
+
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+"""Of the base model's arithmetic; see `csrun.models.precision`."""
+
+
+@dataclass
+class RayConfig:
+    """``executor=ray``: the cluster, what a task takes of it, and how much is under way at once.
+
+    ``address``: ``local`` starts a cluster of this machine's own, ``auto`` looks for a running one. ``gpus``: null is 1
+    with ``device=cuda`` and none without. ``in_flight``: null is twice what the cluster can run at once.
+    """
+
+    address: str = "local"
+    cpus: int = 1
+    gpus: float | None = None
+    in_flight: int | None = None
+    points_a_task: int = 1
+
+
+WEIGHTS = ("biggan", "dcgan", "vgg")
+"""Pre-trained weights that do not come with a package: places on disk, by the names of ``weights.<name>``."""
+
+
+@dataclass
+class Config:
+    """Everything `cs-run` takes; ``sigma`` is derived."""
+
+    name: str = MISSING
+    title: str = ""
+    models: list[str] = MISSING
+    metrics: list[str] = MISSING
+    data: DataConfig = field(default_factory=DataConfig)
+    grid: GridConfig = field(default_factory=GridConfig)
+    points: PointsConfig = field(default_factory=PointsConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    budget: str = "auto"
+    budgets: dict[str, Any] = field(default_factory=dict)
+    n: int | None = None
+    m: int | None = None
+    n0: int = 0
+    delta: float | None = None
+    alpha1: float = 0.005
+    alpha2: float = 0.005
+    bounds: str = "paper"
+    far: str | None = None
+    center: str = "sample"
+    smoothing: list[str] = field(default_factory=lambda: ["center"])
+    unit_slip: bool = False
+    attack: str = "none"
+    attacker: AttackerConfig = field(default_factory=AttackerConfig)
+    seed: int = 0
+    device: str = "auto"
+    out: str = "runs"
+    wait: bool = False
+    executor: str = "local"
+    ray: RayConfig = field(default_factory=RayConfig)
+    batch_size: int = 1024
+    forward_block: int = 128
+    precision: str = "float32"
+    weights: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(WEIGHTS))
+    model: str | None = None
+    metric: str | None = None
+    recommend: bool = False
+    dry_run: bool = False
+
+
+_HOST_PORT = re.compile(r"[\w.-]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}")
+
+_FOLDER_NAME = re.compile(r"(?!checkpoints$)[\w-]+")
+"""Beside it lie the cells, whose names have dots, and the checkpoints."""
+
+KEYS = {
+    "budget": "paper, cpu, smoke; auto is paper with CUDA and cpu without",
+    "models, metrics": "lists, e.g. models=[autoencoder] metrics=[tv,l2]",
+    "grid.eps, grid.h": "input radii, and eps/sigma; or grid.sigma for curves at fixed noise (with grid.h=null)",
+    "points.count, points.start": "which test points",
+    "n, m, n0, delta": "draws for center, radius, candidates; slack of the center's mass",
+    "alpha1, alpha2": "failure probabilities of the smoothed output and of the radius",
+    "bounds, far": "paper (doubled), or exact (measured, or doubled): the rule that table and figures lead with",
+    "center": "free: means of outputs may be centers as well, in rows of their own, which lead with far=measured",
+    "smoothing": "[center,mean]: certify the mean of the noisy outputs as well, for l1, l2 and tv (another pass)",
+    "unit_slip": "true: report what the released code's unit slip would give, as no certificate",
+    "attack": "pgd or search: move certified outputs as far as possible, beside the certificates in table and figure",
+    "attacker.points, .steps, .restarts, .draws": "first points; gradient steps or queries, starts, draws of each",
+    "attacker.runs": "runs of the smoothed model, on fresh draws, that judge an attacked input",
+    "recommend": "true: which sigma, n, m and delta to ask for, from a small pilot on points outside the request",
+    "train.epochs, .images, .batch_size, .noise": "training schedule; noise=[matched,none] for the ablation",
+    "model, metric": "your own: package.module:factory (experiment=custom; docs/custom.md)",
+    "data.path": "folder that holds the data (else $CENTERSMOOTH_DATA, else downloaded)",
+    "weights.biggan, .dcgan, .vgg": "pre-trained: a folder, and two files (else $CENTERSMOOTH_DATA, else downloaded)",
+    "device, seed, out": "auto, cpu or cuda; an integer; the folder of all results (runs)",
+    "wait": "true: wait for what another run is working on, a cell or a checkpoint, where this one would stop",
+    "precision": "of the model's arithmetic, a part of it: float32; tf32 (CUDA) or bfloat16, faster with fewer digits",
+    "executor": "local, or ray: points and trainings as tasks of a Ray cluster (docs/cluster.md)",
+    "ray.address": "local (a cluster on this machine, loopback only), auto, or HOST:PORT of a running one",
+    "ray.cpus, ray.gpus": "of a task; cpus are its threads, gpus may be a fraction",
+    "ray.in_flight, ray.points_a_task": "tasks under way at once; points of a task",
+    "batch_size, forward_block": "outputs held at once (no effect on results); inputs a call of the model (part of it)",
+}
+"""What `cs-run --help` says about each key."""
+
+
+def register_schema() -> None:
+    """Make the schema known to Hydra, so that a misspelt key fails at composition."""
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def resolve(raw: Any, cuda: bool) -> Config:
+    """A complete configuration from what Hydra composed.
+
+    Parameters
+    ----------
+    raw : DictConfig
+        Typed by the schema.
+    cuda : bool
+        Whether a CUDA device is there: decides ``device: auto`` and ``budget: auto``.
+    """
+    config = raw.copy()
+    config.device = _device(config.device, cuda)
+    if config.budget == "auto":
+        config.budget = "paper" if config.device == "cuda" else "cpu"
+    if config.budget not in config.budgets:
+        raise RunError(
+            f"budget is '{config.budget}': expected one of {', '.join(config.budgets)} for {config.name}, or auto"
+        )
+    chosen = OmegaConf.create({config.budget: config.budgets[config.budget]})[config.budget]
+    _fill_nulls(config, chosen)
+    if config.far is None:
+        config.far = "measured" if config.bounds == "exact" else "doubled"
+    for one, many in (("model", "models"), ("metric", "metrics")):
+        if config[one] is not None:
+            config[many] = [config[one]]
+    try:
+        # The schema once more: an interpolation such as grid.eps=${n} brings a value of another type.
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        resolved: Config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    except OmegaConfBaseException as error:
+        raise RunError(str(error).splitlines()[0]) from error
+    return _validated(resolved)
+
+
+def _device(name: str, cuda: bool) -> str:
+    if name == "auto":
+        return "cuda" if cuda else "cpu"
+    if name not in ("cpu", "cuda"):
+        raise RunError(f"device is '{name}': expected auto, cpu or cuda")
+    if name == "cuda" and not cuda:
+        raise RunError("device is 'cuda' but PyTorch sees no CUDA device: use device=cpu or device=auto")
+    return name
+
+
+def _fill_nulls(config: Any, defaults: Any) -> None:
+    for key, value in defaults.items():
+        if OmegaConf.is_config(value) and not OmegaConf.is_list(value):
+            _fill_nulls(config[key], value)
+        elif config[key] is None:
+            config[key] = value
+
+
+def _validated(config: Config) -> Config:
+    for key, value, least in (
+        ("points.count", config.points.count, 1),
+        ("points.start", config.points.start, 0),
+        ("seed", config.seed, 0),
+        ("batch_size", config.batch_size, 1),
+        ("forward_block", config.forward_block, 1),
+        *((f"attacker.{key}", value, 1) for key, value in vars(config.attacker).items()),
+        ("ray.points_a_task", config.ray.points_a_task, 1),
+        ("ray.in_flight", 1 if config.ray.in_flight is None else config.ray.in_flight, 1),
+    ):
+        if value is None or value < least:
+            raise RunError(f"{key} is {value}: expected an integer of at least {least}")
+    if config.seed >= 2**63:
+        raise RunError(f"seed is {config.seed}: expected an integer below 2**63")
+    if not _FOLDER_NAME.fullmatch(config.name):
+        raise RunError(f"name is '{config.name}': expected letters, digits, - and _, for it names the results' folder")
+    if config.bounds not in ("paper", "exact"):
+        raise RunError(f"bounds is '{config.bounds}': expected paper or exact")
+    if config.far not in (("doubled", "measured") if config.bounds == "exact" else ("doubled",)):
+        raise RunError(f"far is '{config.far}': expected doubled, or measured together with bounds=exact")
+    if config.precision not in PRECISIONS:
+        raise RunError(f"precision is '{config.precision}': expected {', '.join(PRECISIONS)}")
+    if config.precision == "tf32" and config.device == "cpu":
+        raise RunError("precision is 'tf32' with device=cpu, which has none: expected float32 or bfloat16")
+    if config.recommend and (config.center, config.smoothing, config.attack) != ("sample", ["center"], "none"):
+        raise RunError(
+            "recommend is true, which is about centers of the sample: leave out center, smoothing and attack"
+        )
+    if config.center not in ("sample", "free"):
+        raise RunError(f"center is '{config.center}': expected sample or free")
+    if config.smoothing not in (["center"], ["center", "mean"]):
+        raise RunError(f"smoothing is {','.join(config.smoothing) or 'empty'}: expected [center] or [center,mean]")
+    if config.attack not in ("none", "pgd", "search"):
+        raise RunError(f"attack is '{config.attack}': expected none, pgd or search")
+    if config.executor not in ("local", "ray"):
+        raise RunError(f"executor is '{config.executor}': expected local or ray")
+    if config.wait and config.executor == "ray":
+        raise RunError("wait is true with executor=ray, which holds all its cells at once: expected wait=false")
+    validate_ray(config.ray, config.device)
+    for key in ("models", "metrics"):
+        if not getattr(config, key):
+            raise RunError(f"{key} is empty: expected at least one name, or {key[:-1]}=package.module:factory")
+    for noise in config.train.noise:
+        if noise not in ("matched", "none"):
+            raise RunError(f"train.noise has '{noise}': expected matched or none")
+    grid_pairs(config.grid)
+    return config
+
+
+def leading_rule(config: Config) -> dict[str, str]:
+    """The rule that table and figures lead with; free centers have certificates by the measured far radius only."""
+    center = config.center if config.far == "measured" else "sample"
+    return {"bounds": config.bounds, "far": config.far, "center": center, "smoothing": "center"}
+
+
+def validate_ray(ray: RayConfig, device: str) -> None:
+    """Fill in the GPUs of a task; refuse what no task could use.
+
+    Raises
+    ------
+    RunError
+    """
+    cuda = device == "cuda"
+    if ray.cpus < 1:
+        raise RunError(f"ray.cpus is {ray.cpus}: expected an integer of at least 1")
+    if ray.gpus is None:
+        ray.gpus = 1.0 if cuda else 0.0
+    if not 0 <= ray.gpus <= 1 or cuda != (ray.gpus > 0):
+        expected = "more than 0 and at most 1" if cuda else "0"
+        raise RunError(f"ray.gpus is {ray.gpus:g}: expected {expected} with device={device}")
+    if ray.address not in ("local", "auto") and not _HOST_PORT.fullmatch(ray.address):
+        raise RunError(
+            f"ray.address is '{ray.address}': expected local, auto or HOST:PORT, on a machine of the cluster"
+        )
+
+
+@dataclass(frozen=True, order=True)
+class GridPoint:
+    """One input radius at one noise level; ``h = eps/sigma``, as asked for."""
+
+    eps: float
+    h: float
+    sigma: float
+
+
+def grid_pairs(grid: GridConfig) -> list[GridPoint]:
+    """Every (eps, h) of the grid with its sigma; equal sigmas are equal floats, so that they share a cell.
+
+    >>> [p.sigma for p in grid_pairs(GridConfig(eps=[0.4, 0.6], h=[1.0, 1.5]))]
+    [0.4, 0.266666666667, 0.6, 0.4]
+    """
+    if (grid.h is None) == (grid.sigma is None):
+        raise RunError("the grid needs grid.h or grid.sigma, one of the two (set the other to null)")
+    if not grid.eps:
+        raise RunError("grid.eps is empty: expected at least one input radius")
+    for key, values in (("eps", grid.eps), ("h", grid.h), ("sigma", grid.sigma)):
+        for value in values or []:
+            if not (math.isfinite(value) and value > 0):
+                raise RunError(f"grid.{key} has {value}: expected positive numbers")
+    if grid.sigma is not None:
+        return [GridPoint(eps, _short(eps / sigma), _short(sigma)) for sigma in grid.sigma for eps in grid.eps]
+    return [GridPoint(eps, h, _short(eps / h)) for eps in grid.eps for h in grid.h or []]
+
+
+def _short(value: float) -> float:
+    """Rounded to 12 significant digits: 0.6/1.5 and 0.4/1 are one noise level."""
+    return float(f"{value:.12g}")

@@ -1,0 +1,260 @@
+"""Data sets: where their files are looked for, and how they become tensors.
+
+A loader takes a folder or archive (``data.path``, else ``$CENTERSMOOTH_DATA``, else a cache that torchvision downloads
+to). Images stay bytes until they are used; pixels in [0, 1] are ``bytes / scale``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from csrun.data.sources import ArraySource, FileSource, LatentSource, Source, read_idx
+from csrun.errors import RunError, first_line
+
+PIXELS = "pixels in [0, 1]"
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A test split, and a training split for models that are trained on it.
+
+    Attributes
+    ----------
+    name : str
+    test, train : Source
+    scale : float
+        The byte value of white.
+    model_width : int
+        Channels of the first convolution of the models trained on it.
+    note : str
+        What a reader of results has to know about the data; empty if it is the original.
+    publishable : bool
+        Whether pictures that show its examples, or what a model made of them, may be handed on: `make publish` copies
+        no panel of a data set that may not.
+    unit : str
+        What ``eps`` and ``sigma`` are measured in, for models that take the examples as they are.
+    """
+
+    name: str
+    test: Source
+    train: Source | None = None
+    scale: float = 255.0
+    model_width: int = 32
+    note: str = ""
+    publishable: bool = True
+    unit: str = PIXELS
+
+    def images(self, source: Source, indices: Sequence[int]) -> Tensor:
+        """Examples as float32 in [0, 1], ``(len(indices), C, H, W)``."""
+        return source.take(indices).float() / self.scale
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the first test example, ``(C, H, W)`` for images."""
+        return tuple(self.test.take([0])[0].shape)
+
+    @cached_property
+    def digest(self) -> str:
+        """Identity of the test split; read once."""
+        return self.test.digest(len(self.test))
+
+
+def load_data(name: str, path: str | None, seed: int = 0) -> DataSet:
+    """Load a data set by name; ``seed`` matters where examples are drawn.
+
+    Raises
+    ------
+    RunError
+        One line naming the file that is missing, where it was looked for and the option that points elsewhere.
+    """
+    if name not in DATA:
+        raise RunError(f"data.name is '{name}': expected one of {', '.join(DATA)}")
+    return DATA[name](path, seed)
+
+
+def _digits(path: str | None, seed: int) -> DataSet:
+    """scikit-learn's built-in 8x8 digits: the last 500 of 1,797 are the test split."""
+    from sklearn.datasets import load_digits
+
+    images = torch.from_numpy(load_digits().images.astype(np.uint8))[:, None]
+    train, test = ArraySource("train", images[:-500]), ArraySource("test", images[-500:])
+    return DataSet("digits", test, train, scale=16.0, model_width=8)
+
+
+def _mnist(path: str | None, seed: int) -> DataSet:
+    folder = _folder(path) or _download("MNIST")
+    train, test = (
+        ArraySource(split, read_idx(_find_idx(folder, f"{prefix}-images-idx3-ubyte")))
+        for split, prefix in (("train", "train"), ("test", "t10k"))
+    )
+    return DataSet("mnist", test, train)
+
+
+def _cifar10(path: str | None, seed: int) -> DataSet:
+    """The original batches where torchvision left them, else one folder or archive of images a split."""
+    folder = _folder(path) or _download("CIFAR10")
+    if (folder / "cifar-10-batches-py").is_dir():
+        train, test = (ArraySource(split, _cifar10_batches(folder, split == "train")) for split in ("train", "test"))
+        return DataSet("cifar10", test, train)
+    train, test = (_find_images(folder, "CIFAR-10", CIFAR10_PLACES, split) for split in ("train", "test"))
+    note = (
+        "CIFAR-10 images from image files (re-compressed where these are JPEG): close to the original pixels, not equal"
+    )
+    return DataSet("cifar10", test, train, note=note)
+
+
+def _cifar10_batches(folder: Path, train: bool) -> Tensor:
+    from torchvision.datasets import CIFAR10
+
+    try:
+        return torch.from_numpy(CIFAR10(folder, train=train).data).permute(0, 3, 1, 2)
+    except (OSError, RuntimeError, EOFError) as error:
+        raise RunError(
+            f"{folder / 'cifar-10-batches-py'} is incomplete or damaged ({first_line(error)}): fetch it again, or set "
+            "data.path to a good copy"
+        ) from error
+
+
+def _celeba(path: str | None, seed: int) -> DataSet:
+    """Aligned CelebA faces, 178x218: the test split, from a folder, an archive, or torchvision's download."""
+    folder = _folder(path) or _download("CelebA")
+    whole = folder / "celeba" / "img_align_celeba"
+    if whole.is_dir():
+        source = FileSource.open(whole)
+        test = tuple(name for name in source.names if Path(name).stem >= CELEBA_FIRST_TEST_IMAGE)
+        if not test:
+            raise RunError(
+                f"{whole} holds no image of CelebA's test split, {CELEBA_FIRST_TEST_IMAGE}.jpg and up: put them there, "
+                "or set data.path to a folder or archive of the images to certify"
+            )
+        return DataSet("celeba", FileSource(whole, test), publishable=False)
+    if path is not None and not any((folder / name).exists() for name in ("celeba_test", "celeba_test.zip")):
+        return DataSet("celeba", FileSource.open(folder), publishable=False)
+    found = _find_images(folder, "CelebA", ("celeba_{split}",), "test")
+    return DataSet("celeba", found, publishable=False)
+
+
+CELEBA_FIRST_TEST_IMAGE = "182638"
+"""CelebA's own split, by file number."""
+
+
+def _astronaut(path: str | None, seed: int) -> DataSet:
+    """One photograph in the public domain, which comes inside scikit-image: a face of CelebA's size anywhere."""
+    try:
+        from skimage.data import astronaut
+    except ImportError as error:
+        raise RunError(
+            "the photograph astronaut comes with scikit-image, which is not installed: "
+            "pip install 'centersmooth[faces]'"
+        ) from error
+    rows, columns = ASTRONAUT_CROP
+    face = torch.from_numpy(astronaut()[rows, columns].copy()).permute(2, 0, 1)
+    return DataSet("astronaut", ArraySource("astronaut", face[None].contiguous()))
+
+
+ASTRONAUT_CROP = (slice(0, 218), slice(135, 313))
+"""Rows and columns of the photograph, 178 wide and 218 high; nothing is resized."""
+
+
+def _dcgan_latents(path: str | None, seed: int) -> DataSet:
+    note = "a small DCGAN of synthetic faces stands in for BigGAN"
+    return DataSet("latents100", LatentSource(100, seed, None), scale=1.0, note=note, unit="latent coordinates")
+
+
+def _biggan_latents(path: str | None, seed: int) -> DataSet:
+    return DataSet("latents128", LatentSource(128, seed, 0.5), scale=1.0, unit="latent coordinates")
+
+
+CIFAR10_PLACES = ("cifar10_{split}", "cifar10_jpeg_{split}", "{split}")
+
+
+def _files(path: str | None, seed: int) -> DataSet:
+    """Anybody's inputs: a folder or archive of images, or an array ``(count, *in)`` saved as ``.npy``."""
+    folder = _folder(path)
+    if folder is None:
+        raise RunError("data.path is not set: expected a folder or zip archive of images, or a .npy array of inputs")
+    if folder.suffix == ".npy":
+        arrays = ArraySource("inputs", _read_array(folder))
+        return DataSet("files", arrays, scale=1.0, publishable=False, unit="numbers as they stand in the file")
+    return DataSet("files", FileSource.open(folder), publishable=False)
+
+
+def _read_array(path: Path) -> Tensor:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError) as error:
+        raise RunError(f"{path} is no readable array of numbers ({first_line(error)}): use numpy.save") from error
+    if not isinstance(array, np.ndarray):
+        raise RunError(f"{path} is an archive of arrays: expected one array, as numpy.save writes it")
+    if array.ndim < 2 or array.dtype.kind not in "fiub":
+        raise RunError(
+            f"{path} holds {array.dtype} of shape {array.shape}: expected real numbers of shape (count, ...), an input "
+            "a row"
+        )
+    numbers = torch.from_numpy(array.astype(np.float32))
+    if not bool(torch.isfinite(numbers).all()):
+        raise RunError(f"{path} holds NaN, infinity or numbers beyond float32: expected finite inputs")
+    return numbers
+
+
+DATA: dict[str, Callable[[str | None, int], DataSet]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "cifar10": _cifar10,
+    "celeba": _celeba,
+    "astronaut": _astronaut,
+    "latents100": _dcgan_latents,
+    "latents128": _biggan_latents,
+    "files": _files,
+}
+
+
+def _folder(path: str | None) -> Path | None:
+    root = path or os.environ.get("CENTERSMOOTH_DATA")
+    return Path(root).expanduser() if root else None
+
+
+def _find_images(folder: Path, what: str, places: Sequence[str], split: str) -> FileSource:
+    names = [place.format(split=split) for place in places]
+    for name in names:
+        for candidate in (folder / name, folder / f"{name}.zip"):
+            if candidate.exists():
+                return FileSource.open(candidate)
+    raise RunError(
+        f"no {what} {split} images in {folder}: expected a folder or zip archive called {' or '.join(names)}; "
+        "put it there, or set data.path=FOLDER or CENTERSMOOTH_DATA"
+    )
+
+
+def _find_idx(folder: Path, name: str) -> Path:
+    for place in (folder, folder / "mnist", folder / "MNIST" / "raw"):
+        for candidate in (place / name, place / f"{name}.gz"):
+            if candidate.is_file():
+                return candidate
+    raise RunError(
+        f"no MNIST file {name} or {name}.gz in {folder} (nor in mnist/ or MNIST/raw/ below it): "
+        "put it there, or set data.path=FOLDER or CENTERSMOOTH_DATA"
+    )
+
+
+def _download(name: str) -> Path:
+    """torchvision's own download, to a cache of ours."""
+    from torchvision import datasets
+
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "centersmooth"
+    try:
+        getattr(datasets, name)(folder, download=True)
+    except (OSError, RuntimeError, ImportError) as error:
+        raise RunError(
+            f"{name} could not be downloaded to {folder} ({str(error).splitlines()[0]}): set data.path=FOLDER or "
+            "CENTERSMOOTH_DATA to a folder that holds its files, named as docs/data.md says"
+        ) from error
+    return folder

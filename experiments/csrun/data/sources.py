@@ -1,0 +1,275 @@
+"""Sources of examples: arrays in memory, image files in a folder or archive, latents drawn from a seed."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from scipy.special import ndtr, ndtri
+from torch import Tensor
+
+from centersmooth import RandomStream
+from csrun.errors import RunError
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+MOST_BYTES = 2**28
+"""Of one file of a data set once unpacked: 256 MiB, five times the largest there is, MNIST's training images."""
+
+_DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
+_ORIENTATION = 0x0112
+"""EXIF's tag; 1 is upright."""
+
+
+class Source(Protocol):
+    """The examples of one split, in a fixed order."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        """Examples by index, ``(len(indices), *shape)``."""
+        ...
+
+    def name(self, index: int) -> str:
+        """What a row calls an example."""
+        ...
+
+    def digest(self, count: int) -> str:
+        """Identity of the first ``count`` examples, sixteen hexadecimal digits."""
+        ...
+
+
+@dataclass(frozen=True)
+class ArraySource:
+    """Examples in memory.
+
+    Attributes
+    ----------
+    split : str
+    images : Tensor of uint8, shape ``(count, C, H, W)``
+    """
+
+    split: str
+    images: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        return self.images[list(indices)]
+
+    def name(self, index: int) -> str:
+        return f"{self.split}/{index}"
+
+    def digest(self, count: int) -> str:
+        images = self.images[:count]
+        content = hashlib.sha256(str(tuple(images.shape)).encode())
+        content.update(images.contiguous().numpy().tobytes())
+        return content.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Image files of one size in a folder or a zip archive, decoded when used; nothing is unpacked to disk.
+
+    Grey, palette and CMYK images become RGB as Pillow converts them, without transparency. More than 8 bits a channel
+    or an EXIF orientation are refused, as Pillow would clip the one and ignore the other.
+
+    The order is by file name, then folder: where each class has a folder of its own, the first files hold all classes
+    in turn. The same files give the same order and digest from a folder and from an archive.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+
+    @classmethod
+    def open(cls, path: Path) -> FileSource:
+        """List the images of a folder or archive; everything else in it, hidden files too, is passed over.
+
+        Raises
+        ------
+        RunError
+            If it is not there, no zip archive, or holds no image.
+        """
+        try:
+            if path.is_dir():
+                found = [str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()]
+            else:
+                with zipfile.ZipFile(path) as archive:
+                    found = archive.namelist()
+        except (OSError, zipfile.BadZipFile) as error:
+            raise RunError(
+                f"{path} cannot be read as a folder or zip archive of images ({error}): set data.path"
+            ) from error
+        images = [name for name in found if name.lower().endswith(SUFFIXES) and not Path(name).name.startswith(".")]
+        if not images:
+            raise RunError(
+                f"{path} holds no image ({', '.join(SUFFIXES)}): set data.path to a folder or archive that does"
+            )
+        return cls(path, tuple(sorted(images, key=lambda name: (Path(name).name, name))))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        images = [self._decode(self.names[i], content) for i, content in self._contents(indices)]
+        for index, image in zip(indices, images, strict=True):
+            if image.shape != self._shape:
+                raise RunError(
+                    f"{self.names[index]} in {self.path} is {_size(image.shape)} and {self.names[0]} "
+                    f"{_size(self._shape)}: expected images of one size"
+                )
+        return torch.stack(images)
+
+    @cached_property
+    def _shape(self) -> torch.Size:
+        ((_, content),) = self._contents([0])
+        return self._decode(self.names[0], content).shape
+
+    def name(self, index: int) -> str:
+        return self.names[index]
+
+    def digest(self, count: int) -> str:
+        content = hashlib.sha256()
+        for index, raw in self._contents(range(min(count, len(self)))):
+            content.update(f"{Path(self.names[index]).name}/{len(raw)}/".encode() + raw)
+        return content.hexdigest()[:16]
+
+    def _contents(self, indices: Sequence[int]) -> list[tuple[int, bytes]]:
+        try:
+            if self.path.is_dir():
+                return [(i, (self.path / self.names[i]).read_bytes()) for i in indices]
+            with zipfile.ZipFile(self.path) as archive:
+                return [(i, self._unpack(archive, self.names[i])) for i in indices]
+        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
+            raise RunError(
+                f"{self.path} is damaged ({error}): fetch it again, or set data.path to a good copy"
+            ) from error
+
+    def _unpack(self, archive: zipfile.ZipFile, name: str) -> bytes:
+        """An entry's bytes, in memory; zipfile reads no more of it than it declares."""
+        if (size := archive.getinfo(name).file_size) > MOST_BYTES:
+            raise RunError(f"{name} in {self.path} unpacks to {size:,} bytes: expected {MOST_BYTES:,} at most")
+        return archive.read(name)
+
+    def _decode(self, name: str, content: bytes) -> Tensor:
+        from PIL import Image
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                with Image.open(io.BytesIO(content)) as image:
+                    _require_plain(image, f"{name} in {self.path}")
+                    pixels = np.array((image.convert("RGBA") if "transparency" in image.info else image).convert("RGB"))
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise RunError(
+                f"{name} in {self.path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller, or remove it"
+            ) from error
+        except (OSError, ValueError, SyntaxError, zlib.error) as error:  # what Pillow raises on damaged bytes
+            raise RunError(f"{name} in {self.path} is no readable image: fetch it again, or remove it") from error
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _require_plain(image: PIL.Image.Image, what: str) -> None:
+    if image.mode in _DEEP_MODES:
+        raise RunError(f"{what} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
+    if (orientation := image.getexif().get(_ORIENTATION, 1)) != 1:
+        raise RunError(f"{what} is stored turned (EXIF orientation {orientation}): turn its pixels upright")
+
+
+def _size(shape: Sequence[int]) -> str:
+    return f"{shape[-1]}x{shape[-2]}"
+
+
+def read_idx(path: Path) -> Tensor:
+    """Images of an IDX file, gzipped or not: a header of big-endian integers, then bytes."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise RunError(f"{path} cannot be read ({error}): fetch it again, or set data.path to a good copy") from error
+    if len(raw) > MOST_BYTES:
+        raise RunError(f"{path} unpacks to more than {MOST_BYTES:,} bytes: fetch it again, or set data.path")
+    magic, count, rows, columns = np.frombuffer(raw[:16].ljust(16, b"\0"), dtype=">i4").tolist()
+    if magic != 2051 or len(raw) != 16 + count * rows * columns:
+        raise RunError(f"{path} is no complete IDX image file: fetch it again, or set data.path to a good copy")
+    images = np.frombuffer(raw, dtype=np.uint8, offset=16).reshape(count, 1, rows, columns)
+    return torch.from_numpy(images.copy())
+
+
+LATENT_BOUND = 2.0
+"""Where the normal law of BigGAN's latents is cut off, before it is scaled by the truncation."""
+
+
+def latents(count_or_indices: int | Iterable[int], dim: int, seed: int, truncation: float | None = None) -> Tensor:
+    """Test latents, each a function of (seed, its index, dim, truncation) and of nothing else.
+
+    Parameters
+    ----------
+    count_or_indices : int or iterable of int
+        A count stands for the indices 0, 1, ... below it.
+    dim : int
+        Numbers a latent.
+    truncation : float, optional
+        None: the standard normal law. Else that law cut off at -2 and 2, times ``truncation``: BigGAN's, as
+        ``truncated_noise_sample`` of pytorch-pretrained-biggan draws it.
+
+    Returns
+    -------
+    Tensor, shape ``(count, dim)``
+        float32, on the CPU.
+
+    Examples
+    --------
+    >>> bool((latents(5, 8, seed=0)[3] == latents([3], 8, seed=0)[0]).all())
+    True
+    >>> bool(latents(5, 8, seed=0, truncation=0.5).abs().max() <= 1.0)
+    True
+    """
+    indices = range(count_or_indices) if isinstance(count_or_indices, int) else count_or_indices
+    rows = [_latent(RandomStream(seed, index).generator("latent", 0), dim, truncation) for index in indices]
+    return torch.stack(rows) if rows else torch.zeros(0, dim)
+
+
+def _latent(generator: torch.Generator, dim: int, truncation: float | None) -> Tensor:
+    if truncation is None:
+        return torch.randn(dim, generator=generator)
+    uniform = torch.rand(dim, generator=generator, dtype=torch.float64).numpy()
+    low, high = ndtr(-LATENT_BOUND), ndtr(LATENT_BOUND)
+    cut = np.clip(ndtri(low + uniform * (high - low)), -LATENT_BOUND, LATENT_BOUND)
+    return torch.from_numpy(truncation * cut).float()
+
+
+@dataclass(frozen=True)
+class LatentSource:
+    """Latents of a generator, each drawn from (seed, its index)."""
+
+    dim: int
+    seed: int
+    truncation: float | None
+
+    def __len__(self) -> int:
+        return 10**6
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        return latents(indices, self.dim, self.seed, self.truncation)
+
+    def name(self, index: int) -> str:
+        return f"latent/{index}"
+
+    def digest(self, count: int) -> str:
+        return hashlib.sha256(f"latents {self.dim} {self.seed} {self.truncation}".encode()).hexdigest()[:16]

@@ -1,0 +1,63 @@
+"""A run on Ray in a process of its own, as Ray ends the process of a driver that has lost its cluster, without a word.
+
+The process the user started stays outside: it hands on signals, and says what happened where the other one could not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+_REPORT = "CENTERSMOOTH_REPORT"
+"""Environment variable: the pipe into which the run writes its exit code, once it has come to one."""
+
+_PROGRAM = "from csrun.cli import main; main()"
+_PARENT_DEATH_SIGNAL = 1
+"""``prctl``'s option, from Linux's prctl.h."""
+
+
+def needed(arguments: Sequence[str]) -> bool:
+    """Whether these arguments of ``cs-run`` ask for Ray, outside such a process."""
+    asked = {"executor=ray", "hydra/launcher=ray"} & {argument.lstrip("+") for argument in arguments}
+    return os.name == "posix" and _REPORT not in os.environ and bool(asked)
+
+
+def supervised(arguments: Sequence[str]) -> int | None:
+    """The exit code of ``cs-run`` with these arguments, run in a process of its own; None where that was ended."""
+    reading, writing = os.pipe()
+    run = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, *arguments],
+        env=os.environ | {_REPORT: str(writing)},
+        pass_fds=[writing],
+        process_group=0,  # else Ctrl-C would reach it twice
+        preexec_fn=_end_with_parent,
+    )
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        run.send_signal(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, hand_on)
+    run.wait()
+    os.close(writing)
+    os.set_blocking(reading, False)  # should a process that outlives the run hold the other end
+    with open(reading, "rb") as pipe:
+        said = pipe.read()
+    return int(said) if said else None
+
+
+def report(code: int) -> None:
+    """Tell the process outside, where there is one, how this one ends; what happens after that is of no interest."""
+    if (pipe := os.environ.pop(_REPORT, None)) is not None:
+        os.write(int(pipe), str(code).encode())
+
+
+def _end_with_parent() -> None:
+    """Killed with the process that the user sees; on Linux, elsewhere it finishes."""
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)

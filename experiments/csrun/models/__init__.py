@@ -1,0 +1,157 @@
+"""The base models, by the names configurations use; ``package.module:factory`` names your own.
+
+A model that is trained here is built for a data set; a pre-trained one is loaded from its weights. Either way it maps
+``(b, *in)`` to ``(b, *out)``, has ``inputs(images)`` (clean examples to the space the noise lives in) and an
+``output_range`` (hard limits of its outputs, or None).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from csrun.data import DataSet
+from csrun.errors import RunError, first_line
+from csrun.models.autoencoder import Autoencoder, Reconstructor
+from csrun.models.weights import weights_digest
+
+Weights = Mapping[str, str | None]
+"""Paths of pre-trained weights by the names of ``weights.<name>``."""
+
+IMAGE_METRICS = ("tv", "l1", "l2", "sql2", "cosine", "angular")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A base model the runner can build.
+
+    Attributes
+    ----------
+    build : callable
+        The model for a data set; a trained one draws its weights from torch's global generator.
+    metrics : tuple of str
+        The metrics its outputs are measured in; one pass over a cell writes rows for all of them. Empty: those the
+        configuration asks for.
+    trained : bool
+        Whether it is trained here; else it comes with its weights.
+    """
+
+    build: Callable[[DataSet, Weights], nn.Module]
+    metrics: tuple[str, ...]
+    trained: bool = True
+
+
+def _autoencoder(data: DataSet, weights: Weights) -> nn.Module:
+    channels, side, _ = data.shape
+    return Autoencoder(channels, side, width=data.model_width)
+
+
+def _reconstructor(data: DataSet, weights: Weights) -> nn.Module:
+    channels, side, _ = data.shape
+    return Reconstructor(channels, side, width=data.model_width)
+
+
+def _mtcnn(data: DataSet, weights: Weights) -> nn.Module:
+    from csrun.models.faces import FaceDetector
+
+    return FaceDetector()
+
+
+def _dcgan(data: DataSet, weights: Weights) -> nn.Module:
+    from csrun.models.generators import load_face_generator
+
+    return load_face_generator(weights_path(weights, "dcgan", "dcgan_faces64_generator.pth"))
+
+
+def _biggan(data: DataSet, weights: Weights) -> nn.Module:
+    from csrun.models.generators import BIGGAN, load_biggan
+
+    model = load_biggan(weights_path(weights, "biggan", BIGGAN) or BIGGAN)
+    if data.shape != (model.latent_dim,):
+        raise RunError(
+            f"weights.biggan is a generator of {model.latent_dim} latents: expected {data.shape[0]}, as {data.name} has"
+        )
+    return model
+
+
+MODELS: dict[str, ModelSpec] = {
+    "autoencoder": ModelSpec(_autoencoder, IMAGE_METRICS),
+    "reconstructor": ModelSpec(_reconstructor, IMAGE_METRICS),
+    "mtcnn": ModelSpec(_mtcnn, ("jaccard",), trained=False),
+    "dcgan": ModelSpec(_dcgan, ("lpips",), trained=False),
+    "biggan": ModelSpec(_biggan, ("lpips",), trained=False),
+}
+
+
+def weights_path(weights: Weights, name: str, file: str) -> str | None:
+    """``weights.<name>`` if it is set, else the file of that name in ``$CENTERSMOOTH_DATA``, else None."""
+    folder = os.environ.get("CENTERSMOOTH_DATA")
+    beside_data = Path(folder) / file if folder else None
+    if weights.get(name):
+        return weights[name]
+    return str(beside_data) if beside_data is not None and beside_data.exists() else None
+
+
+class Custom(nn.Module):
+    """A user's model as the runner needs it: its inputs are the examples as they come."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.output_range = getattr(function, "output_range", None)
+
+    def inputs(self, examples: Tensor) -> Tensor:
+        return examples
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.function(inputs)
+
+
+def model_spec(name: str) -> ModelSpec:
+    """Look a model up by name, or import ``package.module:factory``."""
+    if ":" in name:
+        factory = import_factory(name, "models")
+        return ModelSpec(lambda data, weights: Custom(call_factory(factory, name)), (), trained=False)
+    if name not in MODELS:
+        raise RunError(f"models has '{name}': expected one of {', '.join(MODELS)}, or package.module:factory")
+    return MODELS[name]
+
+
+def import_factory(name: str, key: str) -> Callable[[], Any]:
+    """The object ``package.module:factory`` names; the working folder is searched too."""
+    module_name, _, attribute = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise RunError(f"{key} has '{name}', which cannot be imported ({error}): expected module:factory") from error
+    if not callable(factory):
+        raise RunError(f"{key} has '{name}', which is {type(factory).__name__}: expected a function without arguments")
+    return factory
+
+
+def call_factory(
+    factory: Callable[[], Any], name: str, expected: str = "a model or function on a batch", kind: type = nn.Module
+) -> Any:
+    """What a user's factory returns, callable or of one kind; its own error in one line."""
+    try:
+        made = factory()
+    except Exception as error:
+        raise RunError(f"the factory {name} failed: {type(error).__name__}: {first_line(error)}") from error
+    if not (callable(made) or isinstance(made, kind)):
+        raise RunError(f"the factory {name} returned {type(made).__name__}: expected {expected}")
+    return made
+
+
+def model_digest(model: nn.Module, name: str) -> str:
+    """Identity of a model that was not trained here: its state and its name."""
+    return f"{weights_digest(model)}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

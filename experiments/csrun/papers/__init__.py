@@ -1,0 +1,1 @@
+"""Quantities that only one paper needs."""

@@ -1,0 +1,372 @@
+"""What the paper claims of its experiments, each beside the numbers of ours that support or contradict it.
+
+A *study* is one experiment's folder of cached results. Each claim looks at every study it speaks of and leaves a
+finding: what was measured, and whether the claim holds there. Medians are those of the figures: an abstention counts
+as +infinity, and the rule is the one the study's manifest draws.
+
+Source: Kumar and Goldstein, *Center Smoothing*, NeurIPS 2021, section 5 and figures 3 to 8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from csrun.report.tables import (
+    FREE_RULE,
+    MEAN_RULE,
+    PAPER_RULE,
+    SHARPER_RULE,
+    SLIP_NUMBER,
+    number,
+    of_rule,
+    quantile,
+    read_manifest,
+    read_rows,
+    read_unit_slip,
+    summarise,
+    training_kind,
+)
+
+PAPER_EXPERIMENTS = {f"{kind}_{data}" for kind in ("tv", "l2", "angular", "ablation") for data in ("mnist", "cifar10")}
+PAPER_EXPERIMENTS |= {"jaccard_celeba", "lpips_biggan", "lpips_dcgan"}
+"""The experiments of figures 3 to 8; `lpips_dcgan` is figure 4's with a stand-in for the generator."""
+
+WELL_BELOW = 0.5
+"""The error is called well below the radius where the ratio of their medians is at most this."""
+
+JACCARD_BOUND = 0.2
+SECONDS_A_POINT = (60, 180)
+QUOTED_LARGEST_TV = {"mnist": (1458, (1, 28, 28)), "cifar10": (5766, (3, 32, 32))}
+
+
+@dataclass(frozen=True)
+class Study:
+    """One experiment's cached results.
+
+    Attributes
+    ----------
+    folder : Path
+    manifest : dict
+    summary : DataFrame
+        A line for each grid point and rule, as `tables.summarise` returns it.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    summary: pd.DataFrame
+
+    @classmethod
+    def read(cls, folder: Path) -> Study:
+        """Raises FileNotFoundError or ValueError, one line, where the folder holds no experiment."""
+        return cls(folder, read_manifest(folder), summarise(read_rows(folder)))
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["experiment"])
+
+    @property
+    def anchor(self) -> str:
+        """A name for links; an experiment may be there from ``runs/`` and, published, from ``results/``."""
+        return "-".join(part for part in self.folder.parts[-3:] if part.strip("./")) or self.name
+
+    @property
+    def reduced(self) -> bool:
+        """Whether draws, points or training are below the paper's."""
+        return bool(self.manifest["reduced"])
+
+    @property
+    def conditions(self) -> list[str]:
+        """What a reader has to know before comparing, in a few words: budget, points, rule, stand-ins."""
+        bounds, points = self.manifest["rule"]["bounds"], self.manifest.get("points")
+        conditions = ["smoke counts" if self.manifest["budget"] == "smoke" else "reduced counts"] * self.reduced
+        conditions += [f"{points} point{'s' * (points != 1)}"] if points else []
+        conditions += [f"{bounds} bounds"] * (bounds != "paper")
+        return conditions + ["stand-in"] * any("stand" in note for note in self.manifest["notes"])
+
+    @property
+    def marks(self) -> list[str]:
+        """The same with every note of the manifest in full."""
+        return [*self.conditions, *map(str, self.manifest["notes"])]
+
+    def drawn(self, metric: str | None = None) -> pd.DataFrame:
+        """The lines of the rule the figures draw, of one metric or all, with the kind of training."""
+        lines = self.summary[self.summary["metric"].isin([metric] if metric else self.manifest["metrics"])]
+        lines = of_rule(lines, self.manifest["rule"])
+        kinds = [training_kind(*pair) for pair in zip(lines["train_sigma"], lines["sigma"], strict=True)]
+        return lines.assign(training=kinds)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one study says of one claim.
+
+    Attributes
+    ----------
+    study : Study
+    holds : bool or None
+        None where its numbers cannot decide.
+    text : str
+        The numbers.
+    sampled : bool
+        Whether they rest on the study's draws, so that reduced counts matter.
+    """
+
+    study: Study
+    holds: bool | None
+    text: str
+    sampled: bool = True
+
+    @property
+    def reduced(self) -> bool:
+        return self.sampled and self.study.reduced
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper with our findings."""
+
+    text: str
+    source: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> str:
+        """``holds``, ``contradicted``, ``holds in part``, or ``not measured``.
+
+        >>> Claim("", "", ()).verdict
+        'not measured'
+        """
+        decided = {finding.holds for finding in self.findings} - {None}
+        if not decided:
+            return "not measured"
+        return "holds in part" if len(decided) == 2 else "holds" if decided == {True} else "contradicted"
+
+    @property
+    def reduced(self) -> bool:
+        """Whether nothing but reduced counts speaks for the verdict."""
+        deciding = [finding for finding in self.findings if finding.holds is not None]
+        return bool(deciding) and all(finding.reduced for finding in deciding)
+
+
+RULES_BESIDE = {"measured": SHARPER_RULE, "measured, free centers": FREE_RULE, "mean, local": MEAN_RULE}
+"""What is compared with the paper's rule; the last two certify smoothed models of their own, from the same draws."""
+
+
+@dataclass(frozen=True)
+class Sharpening:
+    """A rule of the library's own against the paper's, on the same draws of one study, metric and h.
+
+    Attributes
+    ----------
+    study : Study
+    rule : str
+        One of `RULES_BESIDE`.
+    metric : str
+    h : float
+    eps : tuple of float
+        The settings compared.
+    ratios : tuple of float
+        Of median radii, ours over the paper's, where both have one.
+    paper_abstains, paper_infeasible : int
+        How many further settings only ours has a median at: the paper's rule abstains there, or needs more draws.
+    """
+
+    study: Study
+    rule: str
+    metric: str
+    h: float
+    eps: tuple[float, ...]
+    ratios: tuple[float, ...]
+    paper_abstains: int
+    paper_infeasible: int
+
+
+def sharpenings(studies: Sequence[Study]) -> list[Sharpening]:
+    """How much smaller medians get by our rules, where they have one; abstentions counted."""
+    return [found for study in studies for rule in RULES_BESIDE for found in _sharpenings_of(study, rule)]
+
+
+def _sharpenings_of(study: Study, rule: str) -> Iterator[Sharpening]:
+    keys = ["model", "dataset", "train_sigma", "metric", "h", "eps"]
+    columns = [*keys, "radius_median", "status"]
+    ours, papers = (of_rule(study.summary, one)[columns] for one in (RULES_BESIDE[rule], PAPER_RULE))
+    both = ours.merge(papers, on=keys, suffixes=("", "_paper"))
+    both = both[both["metric"].isin(study.manifest["metrics"]) & (both["status"] == "ok")]
+    for (metric, h), lines in both.groupby(["metric", "h"]):
+        comparable = lines[lines["status_paper"] == "ok"]
+        ratios = tuple(comparable["radius_median"] / comparable["radius_median_paper"])
+        without = [int((lines["status_paper"] == status).sum()) for status in ("abstains", "infeasible")]
+        yield Sharpening(study, rule, str(metric), float(h), tuple(sorted(set(lines["eps"]))), ratios, *without)
+
+
+def judge(studies: Sequence[Study]) -> list[Claim]:
+    """Every claim of the paper with what the studies of its experiments say of it; other studies have no say.
+
+    A run at smoke counts is quoted and decides nothing.
+    """
+    papers = [study for study in studies if study.name in PAPER_EXPERIMENTS]
+    return [
+        Claim(text, source, tuple(_weighed(finding) for study in papers for finding in look(study)))
+        for text, source, look in _CLAIMS
+    ]
+
+
+def _weighed(finding: Finding) -> Finding:
+    smoke = finding.sampled and finding.study.manifest["budget"] == "smoke"
+    return replace(finding, holds=None) if smoke else finding
+
+
+def _both_rise(study: Study) -> Iterator[Finding]:
+    if len(curves := [c for c in _curves(study) if len(c) > 1]):
+        falls = [_fall(curve, name) for curve in curves for name in ("radius", "error")]
+        fallen = [fall for fall in falls if fall]
+        text = f"{len(falls) - len(fallen)} of {len(falls)} curves rise throughout"
+        yield Finding(study, not fallen, "; ".join([text, *fallen[:2]]))
+
+
+def _curves(study: Study) -> list[pd.DataFrame]:
+    """Lines of one model, metric, training and h (or sigma), by eps; without infeasible ones."""
+    lines = study.drawn()
+    keys = ["model", "dataset", "metric", "training", "sigma" if study.manifest["curve"] == "sigma" else "h"]
+    lines = lines[lines["status"] != "infeasible"].sort_values("eps")
+    return [curve for _, curve in lines.groupby(keys, sort=True)]
+
+
+def _fall(curve: pd.DataFrame, name: str) -> str:
+    """The first place where a curve falls, in words; empty if it rises."""
+    values = list(zip(curve["eps"], curve[f"{name}_median"], strict=True))
+    for (_, before), (eps, after) in pairwise(values):
+        if after < before:
+            line = curve.iloc[0]
+            where = f"{line['metric']}, {line['model']}, h = {number(line['h'])}"
+            return f"the {name} falls from {number(before)} to {number(after)} at eps = {number(eps)} ({where})"
+    return ""
+
+
+def _error_below_radius(study: Study) -> Iterator[Finding]:
+    lines = study.drawn()
+    lines = lines[lines["status"] == "ok"]
+    ratios = lines["error_median"] / lines["radius_median"]
+    if len(ratios):
+        text = f"error/radius {_range(ratios)} over {len(ratios)} setting{'s' * (len(ratios) > 1)}"
+        yield Finding(study, bool(ratios.max() <= WELL_BELOW), text)
+
+
+def _larger_h_is_smaller(study: Study) -> Iterator[Finding]:
+    lines = study.drawn()
+    lines = lines[lines["status"] != "infeasible"]
+    comparisons = [
+        after / before
+        for _, same in lines.groupby(["model", "dataset", "metric", "training", "eps"])
+        for before, after in pairwise(same.sort_values("h")["radius_median"])
+        if math.isfinite(before)
+    ]
+    if comparisons and study.manifest["curve"] in ("h", "eps"):
+        smaller = sum(ratio < 1 for ratio in comparisons)
+        text = f"smaller in {smaller} of {len(comparisons)} comparisons, ratios {_range(comparisons)}"
+        yield Finding(study, smaller == len(comparisons), text)
+
+
+def _jaccard_below_bound(study: Study) -> Iterator[Finding]:
+    lines = study.drawn("jaccard") if study.name == "jaccard_celeba" else study.summary[:0]
+    lines = lines[(lines["h"] == 2) & (lines["status"] != "infeasible")]
+    if len(lines):
+        radii = ", ".join(
+            f"{_median(r)} at {number(e)}" for e, r in zip(lines["eps"], lines["radius_median"], strict=True)
+        )
+        text = f"certified, by eps: {radii}" + _slip(study)
+        yield Finding(study, bool((lines["radius_median"] < JACCARD_BOUND).all()), text)
+
+
+def _median(value: float) -> str:
+    return number(value, 2) if math.isfinite(value) else "abstains"
+
+
+def _range(values: Sequence[float] | pd.Series) -> str:
+    """From the least to the largest, in two digits; what is infinite is an abstention.
+
+    >>> _range([0.5, 0.25]), _range([2.0]), _range([1.0, math.inf])
+    ('0.25 to 0.5', '2', '1 to abstains')
+    """
+    low, high = _median(min(values)), _median(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def _slip(study: Study) -> str:
+    """What the unit slip of the released code gives on the same samples, where the study kept it."""
+    slips = read_unit_slip(study.folder)
+    if slips.empty:
+        return ""
+    medians = slips[slips["h"] == 2].groupby("eps")[SLIP_NUMBER].agg(lambda values: quantile(values, 0.5))
+    values = ", ".join(f"{_median(value)} at {number(eps)}" for eps, value in medians.items())
+    return f"; not a certificate, with the released code's unit slip: {values}"
+
+
+def _training_noise_helps(study: Study) -> Iterator[Finding]:
+    if study.manifest["curve"] != "training":
+        return
+    lines = study.drawn()
+    keys = ["model", "dataset", "metric", "h", "eps"]
+    pairs = lines.pivot_table(index=keys, columns="training", values=["radius_median", "error_median"], aggfunc="first")
+    for name in ("radius", "error"):
+        both = pairs[f"{name}_median"].dropna() if f"{name}_median" in pairs else pd.DataFrame()
+        if {"with noise", "without noise"} <= set(both.columns) and len(both):
+            ratios = both["with noise"] / both["without noise"]
+            text = f"{name} lower in {int((ratios < 1).sum())} of {len(ratios)} settings, with/without {_range(ratios)}"
+            yield Finding(study, bool((ratios < 1).all()), text)
+
+
+def _below_l2_baselines(study: Study) -> Iterator[Finding]:
+    lines = study.drawn("l2")
+    lines = lines[(lines["h"] == 1) & (lines["status"] != "infeasible")]
+    baselines = [line for line in study.manifest["baselines"] if line["metric"] == "l2" and line["h"] == 1]
+    if len(lines) and baselines:
+        high = lines["radius_median"].max()
+        quoted = ", ".join(f"{line['label']} {number(line['value'])}" for line in baselines)
+        text = f"median radii {_range(lines['radius_median'])}; {quoted}"
+        yield Finding(study, bool(high < baselines[0]["value"]), text)
+
+
+def _minutes_a_point(study: Study) -> Iterator[Finding]:
+    seconds = study.drawn()["seconds_median"].dropna()
+    if not len(seconds):
+        return
+    comparable = study.manifest["device"] == "cuda" and not study.reduced
+    device = study.manifest["hardware"]["device"]
+    counts = study.manifest.get("counts", {})
+    draws = f", {counts['n']:,} + {max(counts['n'], counts['m']):,} draws" if counts else ""
+    text = f"{_range(seconds)} s a point on {device}{draws}"
+    yield Finding(study, bool(seconds.max() <= SECONDS_A_POINT[1]) if comparable else None, text)
+
+
+def _largest_total_variation(study: Study) -> Iterator[Finding]:
+    dataset = study.manifest["data"]["name"]
+    if "tv" in study.manifest["metrics"] and dataset in QUOTED_LARGEST_TV:
+        quoted, (channels, rows, columns) = QUOTED_LARGEST_TV[dataset]
+        reached = 2 * channels * (rows * (columns - 1) + columns * (rows - 1))
+        text = f"a checkerboard and its inverse are {reached} apart, quoted {quoted}"
+        yield Finding(study, reached <= quoted, text, sampled=False)
+
+
+_Look = Callable[[Study], Iterable[Finding]]
+_CLAIMS: tuple[tuple[str, str, _Look], ...] = (
+    ("Certified radius and smoothing error both rise with eps", "figures 3, 4, 5, 7", _both_rise),
+    ("The smoothing error stays well below the radius (here: at most half)", "figures 3, 4, 5, 7", _error_below_radius),
+    ("A larger h = eps/sigma gives a smaller radius", "figures 3, 4, 5, 7", _larger_h_is_smaller),
+    ("At h = 2 the Jaccard radius stays below 0.2", "figure 3", _jaccard_below_bound),
+    ("Training with noise lowers both radius and error", "figure 8", _training_noise_helps),
+    ("The l2 radius at h = 1 stays below the paper's baseline for the mean", "figure 6", _below_l2_baselines),
+    ("A point takes 1 to 3 minutes on one RTX 2080 Ti", "section 5", _minutes_a_point),
+    (
+        "1458 and 5766 are the largest distances of two images of the size of MNIST's and of CIFAR-10's",
+        "section 5.3",
+        _largest_total_variation,
+    ),
+)

@@ -1,0 +1,317 @@
+"""Panels: what a model answers beside what its smoothed version answers (figures 3b and 4b of the paper).
+
+A panel shows at most six test points at one (eps, h). Its pictures and boxes are kept in ``panel_<model>.npz`` in the
+experiment's own folder, its radii come from the experiment's rows, so that it can be drawn again from that folder
+alone, without torch and without the data. The same files give the same bytes.
+
+Outputs that are images stand as two rows, the base model's above the smoothed ones. Boxes are drawn on the photograph
+they were found on: the base model's green, the smoothed one blue.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from csrun.report.plots import METRIC_LABELS, PALETTE, footer_lines, save, style
+from csrun.report.tables import number, of_rule, read_manifest, read_rows
+from csrun.system.files import write_atomically
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_POINTS = 6
+BASE_COLOR, SMOOTHED_COLOR = PALETTE[2], PALETTE[0]
+_GREY = "#666666"
+_CHANNELS = (1, 3)
+
+
+@dataclass(frozen=True)
+class PanelSource:
+    """A cell as a panel needs it.
+
+    Attributes
+    ----------
+    model, digest : str
+    centers : Path
+        The cell's ``centers.npz``.
+    output_range : tuple of float, optional
+        Black and white of outputs that are images; None where they are none.
+    """
+
+    model: str
+    digest: str
+    centers: Path
+    output_range: tuple[float, float] | None
+
+
+def save_panels(
+    folder: Path,
+    sources: Iterable[PanelSource],
+    rows: Sequence[Mapping[str, str]],
+    examples: Callable[[list[int]], NDArray[np.float32]],
+) -> list[dict[str, Any]]:
+    """Keep what the panels of an experiment show, one a model whose outputs can be shown.
+
+    Parameters
+    ----------
+    folder : Path
+        The experiment's; panels of an earlier run are removed.
+    rows : sequence of mappings
+        The rows to show, as `rows.rows_of_point` makes them: of one metric and one rule.
+    examples : callable
+        Test points by index, ``(count, C, H, W)`` in [0, 1] where they are images.
+
+    Returns
+    -------
+    list of dict
+        What the manifest says of each panel: ``file`` (to be drawn by `draw_panels`), ``data``, ``caption``, and which
+        rows it shows.
+    """
+    for stale in folder.glob("panel_*"):
+        stale.unlink()
+    by_cell = {source.digest: source for source in sources}
+    panels = [_save_panel(folder, by_cell, _of_model(rows, model), examples) for model in _models(rows)]
+    return [panel for panel in panels if panel]
+
+
+def _models(rows: Iterable[Mapping[str, str]]) -> list[str]:
+    return list(dict.fromkeys(row["model"] for row in rows))
+
+
+def _of_model(rows: Iterable[Mapping[str, str]], model: str) -> list[Mapping[str, str]]:
+    return [row for row in rows if row["model"] == model]
+
+
+def _save_panel(
+    folder: Path,
+    sources: Mapping[str, PanelSource],
+    rows: Sequence[Mapping[str, str]],
+    examples: Callable[[list[int]], NDArray[np.float32]],
+) -> dict[str, Any]:
+    """One panel's file and its entry of the manifest; empty where nothing was certified or can be shown."""
+    shown = rows_to_show(rows)
+    if not shown:
+        return {}
+    source = sources[shown[0]["cell"]]
+    kind = "free" if shown[0].get("center") == "free" else "center"
+    name = f"{kind}.{shown[0]['metric']}"
+    arrays = _arrays(source, name, [int(row["point"]) for row in shown], examples)
+    if not arrays:
+        return {}
+    stem = f"panel_{source.model.replace(':', '.')}"
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(folder / f"{stem}.npz", buffer.getvalue())
+    identity = {key: shown[0][key] for key in ("cell", "model", "metric")}
+    pair = {key: float(shown[0][key]) for key in ("eps", "h")}
+    return {"file": f"{stem}.png", "data": f"{stem}.npz", **identity, **pair, "caption": caption(shown, arrays)}
+
+
+def rows_to_show(rows: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
+    """The rows of the strongest statement at least half of whose points are certified: largest eps, then largest h.
+
+    Where a model was trained with and without noise, the one trained with it.
+    """
+    groups: dict[tuple[float, float, float, str], list[Mapping[str, str]]] = defaultdict(list)
+    for row in rows:
+        groups[float(row["eps"]), float(row["h"]), float(row["train_sigma"] or 0), row["cell"]].append(row)
+    good = [key for key, group in groups.items() if 2 * sum(map(_certified, group)) >= len(group)]
+    return sorted(groups[max(good)], key=lambda row: int(row["point"]))[:MOST_POINTS] if good else []
+
+
+def _certified(row: Mapping[str, str]) -> bool:
+    return row["outcome"] == "certified"
+
+
+def _arrays(
+    source: PanelSource, name: str, points: list[int], examples: Callable[[list[int]], NDArray[np.float32]]
+) -> dict[str, NDArray[Any]]:
+    """The content of a panel's file, centers by that name; empty where outputs are neither images nor boxes on some."""
+    with np.load(source.centers, allow_pickle=False) as kept:
+        place = {int(point): index for index, point in enumerate(kept["points"])}
+        shown = [point for point in points if point in place]
+        which = [place[point] for point in shown]
+        base, smoothed = kept["base"][which], kept[name][which]
+    named = {"points": np.array(shown), "base": base, "smoothed": smoothed}
+    if name.endswith(".jaccard"):
+        inputs = examples(shown)
+        return named | {"inputs": as_bytes(inputs, (0.0, 1.0))} if _are_images(inputs) else {}
+    if source.output_range is None or not _are_images(base):
+        return {}
+    return {"points": named["points"]} | {
+        key: as_bytes(named[key], source.output_range) for key in ("base", "smoothed")
+    }
+
+
+def _are_images(values: NDArray[Any]) -> bool:
+    return values.ndim == 4 and values.shape[1] in _CHANNELS
+
+
+def as_bytes(values: NDArray[Any], value_range: tuple[float, float]) -> NDArray[np.uint8]:
+    """Pixels as bytes, black and white at the ends of the range.
+
+    >>> as_bytes(np.array([-1.0, 0.0, 1.0]), (-1.0, 1.0)).tolist()
+    [0, 128, 255]
+    """
+    low, high = value_range
+    return np.rint(255 * np.clip((values - low) / (high - low), 0, 1)).astype(np.uint8)
+
+
+def caption(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """What a panel shows and what its radii say."""
+    row = rows[0]
+    what = (
+        "Green: the base model's box. Blue: the smoothed box."
+        if "inputs" in arrays
+        else "Above: the base model's outputs. Below: the smoothed outputs at the same inputs."
+    )
+    metric = METRIC_LABELS.get(row["metric"], row["metric"])
+    return (
+        f"{what} Input noise sigma = {number(float(row['sigma']))}. The radius under each is its certificate: for "
+        f"every input within eps = {number(float(row['eps']))} (l2) of the one shown, a fresh smoothed answer differs "
+        f"from the one shown by more than the radius ({metric}) with probability at most "
+        f"{number(_at_others(row), 2)}; the radius itself was drawn, and is too small with probability at most "
+        f"{row['alpha2']}. Nothing is promised about the base model's outputs."
+    )
+
+
+def _at_others(row: Mapping[str, str]) -> float:
+    """The failure probability of a run elsewhere; with separate candidates that of missing with all of them too."""
+    return float(row["alpha"]) - float(row["alpha2"])
+
+
+def draw_panels(folder: str | Path) -> list[Path]:
+    """Draw the panels of an experiment's folder, those its manifest lists.
+
+    Returns
+    -------
+    list of Path
+        ``panel_<model>.pdf`` and ``.png`` for each.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    return [path for panel in manifest.get("panels", []) for path in _draw_panel(folder, panel, manifest)]
+
+
+def _draw_panel(folder: Path, panel: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[Path]:
+    rows = _rows_of(read_rows(folder), panel, manifest["rule"])
+    with np.load(folder / panel["data"], allow_pickle=False) as kept:
+        arrays = dict(kept)
+    small_print = footer(rows, {**manifest, "notes": panel["notes"]})
+    with style():
+        figure = (_boxes if "inputs" in arrays else _images)(arrays, rows, small_print)
+        return save(figure, folder / panel["file"], f"{manifest['title']}: panel")
+
+
+def _rows_of(rows: pd.DataFrame, panel: Mapping[str, Any], rule: Mapping[str, str]) -> pd.DataFrame:
+    """The rows a panel shows, by point."""
+    keep = np.ones(len(rows), dtype=bool)
+    for key in ("cell", "metric", "eps", "h"):
+        keep &= (rows[key] == panel[key]).to_numpy(dtype=bool)
+    return of_rule(rows[keep], rule).set_index("point", drop=False)
+
+
+def footer(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> list[str]:
+    """The small print of a panel: eps, sigma, h and what radius and error are measured in, then that of the figures."""
+    row = rows.iloc[0]
+    metric = METRIC_LABELS.get(row["metric"], row["metric"])
+    pair = ", ".join(f"{sign} = {number(row[key])}" for sign, key in (("ε", "eps"), ("σ", "sigma"), ("h", "h")))
+    return [f"{pair} (l2)", f"radius and error: {metric}", *footer_lines(rows, manifest)]
+
+
+def _images(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: Sequence[str]) -> Figure:
+    """Two rows of pictures, a column a point."""
+    points = arrays["points"].tolist()
+    figure, axes = _grid(2, len(points), 1.0, 1.0, small_print)
+    for column, point in enumerate(points):
+        row = rows.loc[point]
+        axes[0, column].set_title(row["source"], fontsize=6.5)
+        _show(axes[0, column], arrays["base"][column])
+        if _certified(row):
+            _show(axes[1, column], arrays["smoothed"][column])
+        axes[1, column].set_xlabel(result(row), fontsize=6.5)
+    for ax, label in zip(axes[:, 0], ("base", "smoothed"), strict=True):
+        ax.set_ylabel(label)
+    return figure
+
+
+def _boxes(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: Sequence[str]) -> Figure:
+    """A photograph a point, with both boxes."""
+    from matplotlib.lines import Line2D
+
+    points = arrays["points"].tolist()
+    height, width = arrays["inputs"].shape[2:]
+    figure, axes = _grid(1, len(points), 1.65, 1.65 * height / width, small_print, legend=True)
+    for column, point in enumerate(points):
+        row, ax = rows.loc[point], axes[0, column]
+        ax.set_title(row["source"], fontsize=6.5)
+        _show(ax, arrays["inputs"][column])
+        _box(ax, arrays["base"][column], edgecolor=BASE_COLOR, linewidth=3.2)
+        if _certified(row):
+            _box(ax, arrays["smoothed"][column], edgecolor=SMOOTHED_COLOR, linewidth=1.2)
+        ax.set_xlabel(result(row), fontsize=6.5)
+    kinds = ((BASE_COLOR, 3.2, "base model's box"), (SMOOTHED_COLOR, 1.2, "smoothed box"))
+    handles = [Line2D([], [], color=color, linewidth=width, label=label) for color, width, label in kinds]
+    figure.legend(handles=handles, loc="upper center", ncols=2, frameon=False, borderaxespad=0.2)
+    return figure
+
+
+def result(row: Mapping[str, Any]) -> str:
+    """What is written under a point.
+
+    >>> result({"outcome": "certified", "certified": 0.31, "error": 0.02, "vacuous": False})
+    'radius 0.31\\nerror 0.02'
+    >>> result({"outcome": "bad_center"})
+    'abstains'
+    """
+    if not _certified(row):
+        return "abstains" if row["outcome"] in ("bad_center", "ratio_exceeded") else str(row["outcome"])
+    vacuous = " (vacuous)" if row["vacuous"] else ""
+    return f"radius {number(row['certified'], 3)}{vacuous}\nerror {number(row['error'], 3)}"
+
+
+def _grid(
+    down: int, across: int, width: float, height: float, small_print: Sequence[str], *, legend: bool = False
+) -> tuple[Figure, NDArray[Any]]:
+    """Axes of one size for pictures, with room for titles, results and small print; in inches."""
+    import textwrap
+
+    from matplotlib.figure import Figure
+
+    total = max(3.3, across * (width + 0.1) + 0.3)
+    lines = [part for line in small_print for part in textwrap.wrap(line, int(total * 22))]
+    below, above = 0.11 * len(lines) + 0.08, 0.2 if legend else 0.0
+    whole = down * height + 0.65 + below + above
+    figure = Figure(figsize=(total, whole), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, below / whole, 1, 1 - (below + above) / whole), w_pad=0.03, h_pad=0.03)
+    figure.text(0.5, 0.04 / whole, "\n".join(lines), ha="center", va="bottom", fontsize=6, color=_GREY, linespacing=1.3)
+    axes = figure.subplots(down, across, squeeze=False)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.grid(False)
+        ax.spines[:].set_visible(False)
+    return figure, axes
+
+
+def _show(ax: Axes, picture: NDArray[np.uint8]) -> None:
+    """``(C, H, W)``, grey for one channel."""
+    ax.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
+
+
+def _box(ax: Axes, corners: NDArray[np.float32], **look: Any) -> None:
+    """A frame, the wide one first, so that both are seen where they meet; nothing for the empty box."""
+    from matplotlib.patches import Rectangle
+
+    left, top, right, bottom = corners.tolist()
+    if right > left and bottom > top:
+        ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, **look))

@@ -1,0 +1,119 @@
+"""`cs-plot`: draw an experiment's figures again from its rows, without running anything."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import NoReturn
+
+_FILES = ("certificates.csv", "manifest.json")
+_ROOTS = ("runs", "results")
+
+_DESCRIPTION = """\
+Draw the figures of experiments: median certified radius and smoothing error
+against the size of the input perturbation. Reads certificates.csv and
+manifest.json of each folder and writes radius_<metric>.pdf and .png beside them;
+and its panels (outputs beside smoothed outputs), panel_<model>.pdf and .png.
+Nothing is computed anew; unchanged rows give unchanged files."""
+
+_EPILOG = """\
+examples:
+  cs-plot                          every experiment under runs/ and results/
+  cs-plot runs/tv_digits           one experiment
+  cs-plot results/tv_mnist/*       all published versions of one
+
+exit codes: 0 done, 2 nothing drawn for at least one folder (one line says why)"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and exits with 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `cs-plot`."""
+    made = Parser(
+        prog="cs-plot",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument(
+        "folders",
+        nargs="*",
+        type=Path,
+        metavar="FOLDER",
+        help="an experiment's folder, as cs-run writes it (default: every one under runs/ and results/)",
+    )
+    made.add_argument("--version", action="version", version=f"cs-plot {version('centersmooth')}")
+    return made
+
+
+def find_experiments(roots: Sequence[str | Path] = _ROOTS) -> list[Path]:
+    """Every folder below the roots that holds rows and a manifest, sorted."""
+    found = {path.parent for root in roots for path in Path(root).glob(f"*/**/{_FILES[1]}")}
+    return sorted(folder for folder in found if (folder / _FILES[0]).is_file())
+
+
+def complaint_about(folder: Path) -> str | None:
+    """Why a folder cannot be drawn, and what to do; None where it can."""
+    if not folder.is_dir():
+        return f"{folder}: no such folder; give one that cs-run wrote, such as runs/tv_digits"
+    missing = [name for name in _FILES if not (folder / name).is_file()]
+    if not missing:
+        return None
+    inside = find_experiments([folder])
+    advice = f"did you mean {inside[0]}?" if inside else "give one that cs-run wrote, such as runs/tv_digits"
+    return f"{folder}: not an experiment's folder, it holds no {' and no '.join(missing)}; {advice}"
+
+
+def _draw(folder: Path) -> str | None:
+    """Draw one folder and print what was written; the complaint where that failed."""
+    complaint = complaint_about(folder)
+    if complaint:
+        return complaint
+    from csrun.report.panels import draw_panels
+    from csrun.report.plots import draw
+
+    try:
+        for path in (*draw(folder), *draw_panels(folder)):
+            print(path)
+    except (ValueError, OSError) as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `cs-plot`.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; those of the process by default.
+
+    Raises
+    ------
+    SystemExit
+        With code 2 where some folder could not be drawn; the others are drawn all the same.
+    """
+    folders = parser().parse_args(argv).folders or find_experiments()
+    if not folders:
+        sys.exit(
+            say(
+                "cs-plot", "nothing to draw under runs/ or results/; run cs-run first, or name a folder: cs-plot FOLDER"
+            )
+        )
+    complaints = [complaint for complaint in map(_draw, folders) if complaint]
+    if complaints:
+        sys.exit(max(say("cs-plot", complaint) for complaint in complaints))
+
+
+def say(program: str, complaint: str) -> int:
+    """Print one line to stderr; returns the exit code of a request that cannot be served."""
+    print(f"{program}: {complaint}", file=sys.stderr)
+    return 2

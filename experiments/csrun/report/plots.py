@@ -1,0 +1,587 @@
+"""The figures of the paper: median certified radius and smoothing error against the perturbation's size.
+
+Drawn from an experiment's folder alone (`certificates.csv`, `manifest.json`), without torch and without pyplot's
+global state. The same rows give the same bytes, so that a redrawn figure shows up in git only when it changed.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from csrun.report.tables import (
+    FREE_RULE,
+    KEYS,
+    MEAN_RULE,
+    RULE,
+    SHARPER_RULE,
+    SLIP_NUMBER,
+    number,
+    of_rule,
+    quantile,
+    read_attacks,
+    read_manifest,
+    read_rows,
+    read_unit_slip,
+    summarise,
+    training_kind,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+METRIC_LABELS = {
+    "tv": "total variation distance",
+    "l1": "l1 distance",
+    "l2": "l2 distance",
+    "sql2": "squared l2 distance",
+    "cosine": "cosine distance",
+    "angular": "angular distance (fraction of π)",
+    "jaccard": "Jaccard distance (1 − IoU)",
+    "lpips": "LPIPS distance",
+}
+_NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA", "mtcnn": "MTCNN", "biggan": "BigGAN"}
+_NAMES |= {"dcgan": "DCGAN"}
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale for a line."""
+
+_DOTTED = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0, "marker": ".", "markersize": 4}
+_MEAN = {"linestyle": (0, (6, 1.5, 1, 1.5)), "linewidth": 1.0, "marker": "d", "markersize": 3.5}
+_FREE = {"linestyle": (0, (4, 1.2)), "linewidth": 1.0, "marker": "s", "markersize": 3, "markerfacecolor": "white"}
+_ATTACKED = {"marker": "+", "markersize": 6, "markeredgewidth": 1.2, "zorder": 4}
+
+
+class Beside(NamedTuple):
+    """Another rule whose medians stand beside those of the rule drawn, and how they and its attacks look."""
+
+    column: str
+    rule: Mapping[str, str]
+    label: str
+    style: Mapping[str, Any]
+    marker: str = ""
+    """Of what an attack moved, where that is another smoothed model than the one drawn."""
+
+    @property
+    def attacked(self) -> str:
+        """The column of movements."""
+        return f"{self.column}_attacked"
+
+
+BESIDE = (
+    Beside("sharper", SHARPER_RULE, "sharper (exact, measured)", _DOTTED),
+    Beside("free", FREE_RULE, "free centers", _FREE, "1"),
+    Beside("mean", MEAN_RULE, "mean (local)", _MEAN, "2"),
+)
+_GLOBAL_RULE = MEAN_RULE | {"far": "global"}
+
+_MARKERS = "osD^vPX"
+_INK = "#333333"
+_PANEL_WIDTH, _PANEL_HEIGHT = 3.3, 2.45  # inches: one column of a paper
+_LEGEND_LINE, _FOOTER_LINE = 0.135, 0.115
+_PANELS_A_ROW = 4
+_DPI = 200
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "axes.edgecolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "pdf.fonttype": 42,
+    "ps.fonttype": 42,
+}
+
+
+class Curve(NamedTuple):
+    """What one colour stands for: a value of `h`, `sigma` or `eps`, and the training where the panels hold several."""
+
+    value: float
+    training: str
+    label: str
+
+
+class Layout(NamedTuple):
+    """What goes across a figure and what its curves stand for: columns of the rows, and how they are written."""
+
+    across: str
+    xlabel: str
+    curves: str
+    symbol: str
+    by_training: bool = False
+
+
+_BY_H = Layout("eps", "input perturbation ε (l2)", "h", "h")
+LAYOUTS = {
+    "h": _BY_H,
+    "training": _BY_H._replace(by_training=True),
+    "sigma": _BY_H._replace(curves="sigma", symbol="σ"),
+    "eps": Layout("h", "h = ε/σ, input perturbation over noise", "eps", "ε"),
+}
+"""By the manifest's ``curve``."""
+
+
+def draw(folder: str | Path) -> list[Path]:
+    """Draw an experiment's figures into its folder.
+
+    Parameters
+    ----------
+    folder : path
+        Holds `certificates.csv` and `manifest.json`.
+
+    Returns
+    -------
+    list of Path
+        `radius_<metric>.pdf` and `.png` for each metric of the manifest that has rows, in the manifest's order.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        The folder holds no experiment, or no row of the rule to be drawn; one line.
+    """
+    folder = Path(folder)
+    manifest, every_rule = read_manifest(folder), read_rows(folder)
+    rows = _of_figures(every_rule, manifest["metrics"], manifest["rule"])
+    if rows.empty:
+        rule = ", ".join(f"{part}={manifest['rule'][part]}" for part in RULE)
+        metrics = ", ".join(manifest["metrics"]) or "none"
+        raise ValueError(f"{folder}: expected rows of the rule and metrics to be drawn ({rule}; {metrics}), found none")
+    attacks = read_attacks(folder)
+    summary = _with_attacks(summarise(rows), _of_figures(attacks, manifest["metrics"], manifest["rule"]), "attacked")
+    for one in beside(manifest["rule"]):
+        summary = _with_medians(summary, summarise(_of_figures(every_rule, manifest["metrics"], one.rule)), one.column)
+        summary = _with_attacks(summary, _of_figures(attacks, manifest["metrics"], one.rule), one.attacked)
+    everywhere = _of_figures(every_rule, manifest["metrics"], _GLOBAL_RULE)
+    layout = LAYOUTS[manifest["curve"]]
+    summary, curves = _with_curves(summary, layout)
+    slip = read_unit_slip(folder)
+    slip = slip.assign(x=slip[layout.across], curve=slip[layout.curves])
+    written = []
+    for metric in manifest["metrics"]:
+        lines = summary[summary["metric"] == metric]
+        if len(lines):
+            baselines = [line for line in manifest["baselines"] if line["metric"] == metric]
+            footer = footer_lines(rows[rows["metric"] == metric], manifest)
+            footer += [] if baselines else _global_bound(everywhere[everywhere["metric"] == metric])
+            with style():
+                figure = _figure(lines, metric, curves, layout, footer, baselines, slip[slip["metric"] == metric])
+                written += save(figure, figure_path(folder, metric), manifest["title"])
+    return written
+
+
+def beside(rule: Mapping[str, str]) -> list[Beside]:
+    """What stands beside a rule: sharper ones for the same smoothed model, and other smoothed models."""
+    same = [one for one in BESIDE if one.column == "sharper" and rule["far"] == "doubled"]
+    return [*same, *(one for one in BESIDE if one.marker and one.rule["center"] != rule["center"])]
+
+
+def _global_bound(rows: pd.DataFrame) -> list[str]:
+    """The mean's bound for every model alike as a line of text: it would flatten whatever else is drawn."""
+    medians = summarise(rows).query("status == 'ok'").groupby("h")["radius_median"]
+    at = [f"{number(values.min())} at h = {number(h)}" for h, values in medians]
+    return [f"mean (global), not drawn: {', '.join(at)}"] if at else []
+
+
+def _of_figures(rows: pd.DataFrame, metrics: Sequence[str], rule: Mapping[str, str]) -> pd.DataFrame:
+    return of_rule(rows[rows["metric"].isin(metrics)], rule)
+
+
+def _with_medians(summary: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Each line's median radius under another rule as a column, NaN where there is none."""
+    medians = dict(zip(_places(other), other["radius_median"], strict=True))
+    return summary.assign(**{name: [medians.get(place, math.nan) for place in _places(summary)]})
+
+
+def _with_attacks(summary: pd.DataFrame, attacks: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The median over points of the largest movement found, as a column; NaN where there is none."""
+    found: dict[tuple[str, ...], list[float]] = {}
+    for place, movement in zip(_places(attacks), attacks["movement"], strict=True):
+        found.setdefault(place, []).append(movement)
+    return summary.assign(**{name: [quantile(found.get(place, []), 0.5) for place in _places(summary)]})
+
+
+def _places(summary: pd.DataFrame) -> list[tuple[str, ...]]:
+    """What names a line of a summary, the rule left out."""
+    keys = [key for key in KEYS if key not in RULE]
+    return list(summary[keys].astype(str).itertuples(index=False, name=None))
+
+
+def figure_path(folder: Path, metric: str) -> Path:
+    """Where the figure of a metric lies in an experiment's folder, as PNG."""
+    name = re.sub(r"[^\w.-]+", "_", metric)
+    return folder / f"radius_{name}.png"
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib's own defaults and ours, whatever the user's matplotlibrc says; restored afterwards."""
+    import matplotlib
+
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_STYLE)
+        yield
+
+
+def save(figure: Figure, path: Path, title: str) -> list[Path]:
+    """Write both files; neither holds a date."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    kinds = {"pdf": {"CreationDate": None, "Title": title}, "png": {"Software": None}}
+    paths = []
+    for kind, metadata in kinds.items():
+        content = io.BytesIO()
+        figure.savefig(content, format=kind, dpi=_DPI, metadata=metadata)
+        paths.append(path.with_suffix(f".{kind}"))
+        paths[-1].write_bytes(content.getvalue())
+    return paths
+
+
+def _with_curves(summary: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, list[Curve]]:
+    """Give every line its x and its curve; a curve has the same place, and so the same colour, in every figure."""
+    summary = summary.assign(x=summary[layout.across])
+    trainings = [training_kind(*pair) for pair in zip(summary["train_sigma"], summary["sigma"], strict=True)]
+    values = [float(f"{value:.9g}") for value in summary[layout.curves]]
+    by_training = layout.by_training or _collide(summary, values)
+    by_value = not layout.by_training or len(set(values)) > 1
+    keys = [
+        (value if by_value else math.nan, training if by_training else "")
+        for value, training in zip(values, trainings, strict=True)
+    ]
+    names = {key: _curve_label(layout.symbol, *key) for key in keys}
+    curves = sorted({names[key]: Curve(*key, names[key]) for key in keys}.values(), key=_curve_order)
+    place = {curve.label: index for index, curve in enumerate(curves)}
+    return summary.assign(curve=[place[names[key]] for key in keys]), curves
+
+
+def _collide(summary: pd.DataFrame, values: Sequence[float]) -> bool:
+    """Whether two lines of one panel would be one point of one curve: then the curves differ in training as well."""
+    points = summary[["model", "dataset", "metric", "x"]].assign(value=values)
+    return bool(points.duplicated().any())
+
+
+def _curve_label(symbol: str, value: float, training: str) -> str:
+    parts = [] if math.isnan(value) else [f"{symbol} = {number(value)}"]
+    if training:
+        parts.append(f"trained {training}")
+    return ", ".join(parts) or "one curve"
+
+
+def _curve_order(curve: Curve) -> tuple[float, int, str]:
+    trainings = ("with noise", "without noise")
+    place = trainings.index(curve.training) if curve.training in trainings else len(trainings)
+    return (0.0 if math.isnan(curve.value) else curve.value, place, curve.training)
+
+
+def _figure(
+    lines: pd.DataFrame,
+    metric: str,
+    curves: Sequence[Curve],
+    layout: Layout,
+    footer: Sequence[str],
+    baselines: Sequence[Mapping[str, Any]] = (),
+    slip: pd.DataFrame | None = None,
+) -> Figure:
+    """All panels of one metric, the legend and the footer below them."""
+    from matplotlib.figure import Figure
+
+    panels = list(lines.groupby(["model", "dataset"], sort=True))
+    across = min(len(panels), _PANELS_A_ROW)
+    down = math.ceil(len(panels) / across)
+    width = across * _PANEL_WIDTH
+    handles = _legend_handles(lines, curves) + _baseline_handles(baselines, layout) + _slip_handles(slip)
+    legend_columns = _columns_that_fit(handles, 2 * across, width)
+    legend_rows = math.ceil(len(handles) / legend_columns)
+    footer = [part for line in footer for part in textwrap.wrap(line, int(width * 22))]
+    below = legend_rows * _LEGEND_LINE + len(footer) * _FOOTER_LINE + 0.1
+    height = down * _PANEL_HEIGHT + below
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.get_layout_engine().set(rect=(0, below / height, 1, 1 - below / height), w_pad=0.05, h_pad=0.04)
+    axes = figure.subplots(down, across, squeeze=False)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for index, ((model, dataset), panel) in enumerate(panels):
+        ax = axes.flat[index]
+        _panel(ax, panel)
+        _baselines(ax, baselines, layout)
+        _unit_slip(ax, slip, model, dataset)
+        ax.set_title(f"{_NAMES.get(model, model)}, {_NAMES.get(dataset, dataset)}")
+        ax.set_xlabel(layout.xlabel)
+        if index % across == 0:
+            ax.set_ylabel(METRIC_LABELS.get(metric, metric))
+    anchor = {"loc": "upper center", "bbox_to_anchor": (0.5, below / height)}
+    figure.legend(handles=_row_wise(handles, legend_columns), ncols=legend_columns, **anchor, **_LEGEND)
+    bottom = 0.04 / height
+    figure.text(0.5, bottom, "\n".join(footer), ha="center", va="bottom", fontsize=6, color="#666666", linespacing=1.3)
+    return figure
+
+
+_LEGEND = {
+    "frameon": False,
+    "borderaxespad": 0.2,
+    "labelspacing": 0.3,
+    "columnspacing": 1.5,
+    "handlelength": 2.2,
+}
+
+
+def _columns_that_fit(handles: Sequence[Artist], most: int, width: float) -> int:
+    """In how many columns, ``most`` at most, a legend of these is no wider than ``width`` inches; measured."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    rows = math.ceil(len(handles) / most)
+    for columns in range(math.ceil(len(handles) / rows), 1, -1):
+        figure = Figure(figsize=(width, width), dpi=_DPI)
+        legend = figure.legend(handles=_row_wise(handles, columns), ncols=columns, **_LEGEND)
+        padding = 2 * legend.borderpad * legend.prop.get_size_in_points() / 72  # of a frame that is not drawn
+        if legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width <= (width + padding) * figure.dpi:
+            return columns
+    return 1
+
+
+def _row_wise(handles: Sequence[Artist], columns: int) -> list[Artist]:
+    """Matplotlib fills a legend column by column; reorder so that it reads row by row."""
+    rows = math.ceil(len(handles) / columns)
+    full = len(handles) - (rows - 1) * columns
+    heights = [rows if column < full else rows - 1 for column in range(columns)]
+    return [handles[row * columns + column] for column in range(columns) for row in range(heights[column])]
+
+
+def _panel(ax: Axes, panel: pd.DataFrame) -> None:
+    """One model on one data set: every curve with its band, and marks where a median is missing."""
+    others = [column for one in BESIDE for column in (one.column, one.attacked)]
+    columns = panel.columns.intersection(
+        ["radius_median", "radius_q75", "error_median", "error_q75", "attacked", *others]
+    )
+    drawn = panel[columns].to_numpy(dtype=float)
+    highest = float(np.max(drawn, initial=0, where=np.isfinite(drawn)))
+    gaps = bool((panel["status"] != "ok").any())
+    ax.set_ylim(0, (highest or 1.0) * (1.2 if gaps else 1.06))
+    if not np.isfinite(drawn).any():
+        ax.set_yticks([])
+        ax.text(0.5, 0.5, "no median to draw", transform=ax.transAxes, ha="center", va="center", color="#666666")
+    x = np.unique(panel["x"].to_numpy(dtype=float))
+    step = np.diff(x).min() if len(x) > 1 else x[0] or 1.0
+    ax.set_xlim(x[0] - 0.4 * step, x[-1] + 0.4 * step)
+    if len(x) <= 6:
+        ax.set_xticks(x, [number(value) for value in x])
+    for place, (index, lines) in enumerate(panel.groupby("curve", sort=True)):
+        _curve(ax, lines.sort_values("x"), int(index))
+        _gap_marks(ax, lines, int(index), 0.97 - 0.055 * place)
+
+
+_BASELINE_DASHES = ((0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 4)), (0, (8, 3)))
+
+
+def _baseline_look(index: int) -> dict[str, Any]:
+    return {"color": "#666666", "linewidth": 1, "linestyle": _BASELINE_DASHES[index % len(_BASELINE_DASHES)]}
+
+
+def _of_label(baselines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Of each kind of baseline its values, as pairs ``(h, value)``."""
+    kinds: dict[str, list[tuple[float, float]]] = {}
+    for line in baselines:
+        kinds.setdefault(line["label"], []).append((line["h"], line["value"]))
+    return kinds
+
+
+def _baselines(ax: Axes, baselines: Sequence[Mapping[str, Any]], layout: Layout) -> None:
+    """Bounds that are the same for every input; the axis makes room for them.
+
+    Curves where h goes across the figure, horizontal lines where it does not.
+    """
+    if layout.across == "h":
+        for index, pairs in enumerate(_of_label(baselines).values()):
+            ax.plot(*zip(*pairs, strict=True), marker=".", markersize=4, **_baseline_look(index), zorder=1)
+    else:
+        for index, line in enumerate(baselines):
+            ax.axhline(line["value"], **_baseline_look(index), zorder=1)
+    for line in baselines:
+        ax.set_ylim(0, max(ax.get_ylim()[1], 1.06 * line["value"]))
+
+
+def _baseline_handles(baselines: Sequence[Mapping[str, Any]], layout: Layout) -> list[Artist]:
+    from matplotlib.lines import Line2D
+
+    several = len({line["h"] for line in baselines}) > 1
+    labels = [f"{line['label']}{', h = ' + number(line['h']) if several else ''}" for line in baselines]
+    labels = list(_of_label(baselines)) if layout.across == "h" else labels
+    return [Line2D([], [], **_baseline_look(index), label=label) for index, label in enumerate(labels)]
+
+
+_SLIP_LOOK = {"color": "#8a8a8a", "linewidth": 1.1, "linestyle": (0, (4, 2)), "marker": ".", "zorder": 2}
+
+
+def _unit_slip(ax: Axes, slip: pd.DataFrame | None, model: str, dataset: str) -> None:
+    """A grey line for each curve: medians of what the released code's unit slip would give."""
+    if slip is None:
+        return
+    own = slip[(slip["model"] == model) & (slip["dataset"] == dataset)]
+    for _, lines in own.groupby("curve"):
+        medians = lines.groupby("x")[SLIP_NUMBER].agg(lambda values: quantile(values, 0.5))
+        ax.plot(medians.index.to_numpy(dtype=float), _finite(medians), **_SLIP_LOOK)
+
+
+def _slip_handles(slip: pd.DataFrame | None) -> list[Artist]:
+    from matplotlib.lines import Line2D
+
+    if slip is None or slip.empty:
+        return []
+    return [Line2D([], [], **_SLIP_LOOK, label="unit slip: NOT a certificate")]
+
+
+def _look(index: int) -> dict[str, Any]:
+    return {"color": PALETTE[index % len(PALETTE)], "marker": _MARKERS[index % len(_MARKERS)]}
+
+
+def _curve(ax: Axes, lines: pd.DataFrame, index: int) -> None:
+    """Radius and error of one curve; a missing median is NaN and leaves a gap."""
+    look = _look(index)
+    x = lines["x"].to_numpy(dtype=float)
+    radius, error = _finite(lines["radius_median"]), _finite(lines["error_median"])
+    _band(ax, x, radius, lines["radius_q25"], lines["radius_q75"], look["color"])
+    _band(ax, x, error, lines["error_q25"], lines["error_q75"], look["color"])
+    ax.plot(x, error, color=look["color"], linestyle=(0, (3.5, 1.8)), linewidth=1.1)
+    ax.plot(x, radius, **look, zorder=3)
+    if _has(lines, "attacked"):
+        _points(ax, x, _finite(lines["attacked"]), color=look["color"], **_ATTACKED)
+    for one in BESIDE:
+        if _has(lines, one.column):
+            ax.plot(x, _finite(lines[one.column]), color=look["color"], **one.style, zorder=2)
+        if one.marker and _has(lines, one.attacked):
+            _points(ax, x, _finite(lines[one.attacked]), color=look["color"], **_ATTACKED | {"marker": one.marker})
+    hollow = (lines["vacuous"] > 0).to_numpy() & np.isfinite(radius)
+    _points(ax, x[hollow], radius[hollow], **look, markerfacecolor="white", zorder=4)
+    _points(ax, x[_alone(error)], error[_alone(error)], color=look["color"], marker="_", markersize=6)
+
+
+def _has(lines: pd.DataFrame, name: str) -> bool:
+    return name in lines and bool(np.isfinite(lines[name]).any())
+
+
+def _points(ax: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
+    """Markers without a line; none where there are none, for an empty one would count in the layout."""
+    if len(x):
+        ax.plot(x, y, linestyle="none", **style)
+
+
+def _finite(values: pd.Series) -> np.ndarray:
+    array = values.to_numpy(dtype=float)
+    return np.where(np.isfinite(array), array, np.nan)
+
+
+def _alone(values: np.ndarray) -> np.ndarray:
+    """Where a value has a gap on both sides, so that no line would show it."""
+    there = np.pad(np.isfinite(values), 1)
+    return there[1:-1] & ~there[:-2] & ~there[2:]
+
+
+def _band(ax: Axes, x: np.ndarray, median: np.ndarray, low: pd.Series, high: pd.Series, color: str) -> None:
+    """The interquartile range; an upper quartile of +infinity reaches the top edge."""
+    top = ax.get_ylim()[1]
+    bottom = np.where(np.isfinite(median), low.to_numpy(dtype=float), np.nan)
+    above = np.where(np.isfinite(median), np.minimum(high.to_numpy(dtype=float), top), np.nan)
+    ax.fill_between(x, bottom, above, color=color, alpha=0.13, linewidth=0)
+    alone = _alone(median)
+    ax.vlines(x[alone], bottom[alone], above[alone], color=color, alpha=0.3, linewidth=2.5)
+
+
+def _gap_marks(ax: Axes, lines: pd.DataFrame, index: int, height: float) -> None:
+    """Marks along the top edge, one row a curve."""
+    for status, marker in _GAPS.items():
+        x = lines.loc[lines["status"] == status, "x"].to_numpy(dtype=float)
+        style = {"marker": marker, "color": _look(index)["color"], "markersize": 4.5, "markeredgewidth": 1.2}
+        _points(ax, x, np.full(len(x), height), **style, transform=ax.get_xaxis_transform())
+
+
+_GAPS = {"abstains": "x", "infeasible": "|"}
+
+
+def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve]) -> list[Artist]:
+    """Colours first, then what the kinds of line and mark mean; only what occurs."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    def line(label: str, **style: Any) -> Line2D:
+        return Line2D([], [], **{"color": _INK, "label": label, **style})
+
+    handles: list[Artist] = [line(curves[index].label, **_look(index)) for index in sorted(set(lines["curve"]))]
+    handles.append(line("certified radius (median)", marker="o" if len(handles) == 1 else None))
+    handles += [line(one.label, **one.style) for one in BESIDE if _has(lines, one.column)]
+    handles.append(line("smoothing error (median)", linestyle=(0, (3.5, 1.8)), linewidth=1.1))
+    if _has(lines, "attacked"):
+        handles.append(line("attacked (median)", linestyle="none", **_ATTACKED))
+    for one in BESIDE:
+        if one.marker and _has(lines, one.attacked):
+            label = f"{one.label.split(' (')[0]}, attacked"
+            handles.append(line(label, linestyle="none", **_ATTACKED | {"marker": one.marker}))
+    handles.append(Patch(facecolor=_INK, alpha=0.2, linewidth=0, label="interquartile range"))
+    for status, marker in _GAPS.items():
+        if (lines["status"] == status).any():
+            handles.append(line(status, marker=marker, markersize=4.5, markeredgewidth=1.2, linestyle="none"))
+    if ((lines["vacuous"] > 0) & (lines["status"] == "ok")).any():
+        handles.append(line("vacuous for some points", marker="o", markerfacecolor="white", linestyle="none"))
+    return handles
+
+
+def footer_lines(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> list[str]:
+    """The small print: counts, points and rule of the rows drawn, then the manifest's notes.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        The rows of one figure, as `read_rows` returns them.
+    manifest : mapping
+        As `read_manifest` returns it.
+
+    Returns
+    -------
+    list of str
+        One sentence a line, without a final stop.
+    """
+    counts = [f"{symbol} = {_values(rows[name])}" for symbol, name in (("n", "n"), ("m", "m"), ("Δ", "delta"))]
+    if (rows["n0"] > 0).any():
+        counts.insert(0, f"n0 = {_values(rows['n0'])}")
+    rule = manifest["rule"]
+    points = int(rows["point"].nunique()) or int(manifest.get("points", 0))
+    parts = [*counts, f"{points} point{'s' * (points != 1)}", f"{rule['bounds']} bounds"]
+    if rule["far"] != "doubled":
+        parts.append(f"{rule['far']} far ball")
+    if rule["center"] != "sample":
+        parts.append(f"{rule['center']} center")
+    if rule["smoothing"] != "center":
+        parts.append(f"smoothing by the {rule['smoothing']}")
+    kind = "reduced counts: " if manifest.get("reduced") else ""
+    return [kind + ", ".join(parts), *map(str, manifest.get("notes") or [])]
+
+
+def _values(column: pd.Series) -> str:
+    values = sorted({float(value) for value in column.dropna()})
+    return " or ".join(f"{value:,.0f}" if value >= 1000 else f"{value:g}" for value in values) or "–"

@@ -1,0 +1,250 @@
+"""The run: train what is missing, certify what is missing, write the experiment's table and figures."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from csrun.cells.attacks import attack_note, attack_table, broken
+from csrun.cells.rows import csv_lines, rows_of_rule
+from csrun.cells.run import CellRun, DoneCell
+from csrun.cells.store import CellStore
+from csrun.config import Config, leading_rule
+from csrun.cost import estimate
+from csrun.errors import RunError
+from csrun.executors import executor_of
+from csrun.metrics import metric_facts
+from csrun.models.precision import require_float32
+from csrun.papers.baselines import l2_baselines
+from csrun.papers.unit_slip import slip_lines, slip_note, slip_table
+from csrun.plan import TRAINING_WEIGHT, Plan, make_plan
+from csrun.report.panels import PanelSource, draw_panels, save_panels
+from csrun.report.tables import ATTACK_FILE, SLIP_FILE
+from csrun.system.files import write_atomically
+from csrun.system.locks import held
+from csrun.system.memory import keep_freed_memory
+from csrun.system.progress import Display, duration
+from csrun.system.provenance import provenance
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run leaves: its folder and files, how many points failed, a line for each broken certificate."""
+
+    folder: Path
+    files: list[Path]
+    failed: int
+    broken: list[str]
+
+
+def run(config: Config, display: Display, command: str) -> RunResult:
+    """Carry out a resolved configuration; resumes where an earlier run ended.
+
+    Raises
+    ------
+    RunError
+        For a request that cannot be served; nothing done so far is lost.
+    """
+    keep_freed_memory()
+    require_float32()
+    execute = executor_of(config)
+    plan = make_plan(config)
+    _require_writable(plan.out)
+    for line in plan.skipped:
+        display.console.print(line, highlight=False, soft_wrap=True)
+    facts = provenance(config.device, (*config.models, *config.metrics, config.data.name))
+    if config.executor == "ray":
+        facts["hardware"] |= {"executor": "ray", "threads": config.ray.cpus}
+    cells = [CellRun(plan, cell_plan, display, {"command": command, **facts}) for cell_plan in plan.cells]
+    with display.running(_units(plan)), ExitStack() as locks:
+        for cell in cells:
+            locks.callback(cell.release)
+        execute(cells, display)
+    done = [cell.done for cell in cells]
+    wrong = broken([row for cell in done for row in cell.attacks], len(plan.attacked))
+    # Tables and figures of one run, should others write there as well.
+    with held(plan.out / config.name / ".lock", f"the folder {config.name}", display.say):
+        folder = _write_experiment(plan, done, command, facts)
+        return RunResult(folder, _report(folder, display), sum(cell.failed for cell in done), wrong)
+
+
+def _require_writable(out: Path) -> None:
+    """Find out before hours of work, not after."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise RunError(f"out is '{out}' and cannot be written ({error.strerror}): set out=FOLDER") from error
+
+
+def _units(plan: Plan) -> float:
+    """Work of the run in forward passes, whatever may be done already."""
+    training = {cell.training for cell in plan.to_train()}
+    passes = len(plan.cells) * len(plan.points) * plan.passes_of_point
+    passes += sum(plan.attack_passes(cell) for cell in plan.cells)
+    return passes + TRAINING_WEIGHT * sum(t.epochs * t.images for t in training)
+
+
+def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dict[str, Any]) -> Path:
+    config = plan.config
+    folder = plan.out / config.name
+    folder.mkdir(parents=True, exist_ok=True)
+    rule = leading_rule(config)
+    leading = [replace(cell, rows=rows_of_rule(cell.rows, rule)) for cell in done]
+    notes = list(dict.fromkeys(filter(None, (plan.data.note, *(cell.note for cell in done)))))
+    tables = (_write_unit_slip(plan, folder, leading), _write_attacks(folder, done, rule))
+    manifest = {
+        "experiment": config.name,
+        "title": config.title,
+        "metrics": list(config.metrics),
+        "curve": _curve(config),
+        "rule": rule,
+        "budget": config.budget,
+        "reduced": _reduced(config),
+        "notes": [*notes, *filter(None, tables)],
+        "points": len(plan.points),
+        "baselines": _baselines(plan),
+        "command": command,
+        "seed": config.seed,
+        "device": config.device,
+        "counts": asdict(plan.budget),
+        "data": {"name": plan.data.name, "test_digest": plan.data.digest, "unit": plan.data.unit},
+        "training": [vars(cell.training) for cell in plan.cells if cell.training],
+        "cells": [_cell_entry(cell.store) for cell in done],
+        "panels": [{**panel, "notes": notes} for panel in _save_panels(plan, folder, leading)],
+        **facts,
+    }
+    rows = [row for cell in done for row in cell.rows]
+    write_atomically(folder / "certificates.csv", csv_lines(rows, header=True))
+    write_atomically(folder / "manifest.json", json.dumps(manifest, indent=2).encode() + b"\n")
+    return folder
+
+
+def _curve(config: Config) -> str:
+    """What the curves of the figures stand for; several h at one eps are drawn against h."""
+    if len(config.train.noise) > 1:
+        return "training"
+    if config.grid.h is None:
+        return "sigma"
+    return "eps" if len(config.grid.h) > 1 and len(config.grid.eps or []) == 1 else "h"
+
+
+def _cell_entry(store: CellStore) -> dict[str, Any]:
+    """A cell in the manifest: what its numbers rest on."""
+    cell = store.cell
+    return {
+        "folder": cell.name,
+        "model": cell.model,
+        "weights": cell.weights,
+        "metrics": {name: metric_facts(metric) for name, metric in store.metrics.items()},
+        "metric_weights": cell.metric_weights,
+        "data": cell.data,
+        "sigma": cell.sigma,
+        "train_sigma": cell.train_sigma,
+        "output_range": store.output_range,
+        "precision": cell.precision,
+        "method": cell.method,
+    }
+
+
+def _write_unit_slip(plan: Plan, folder: Path, leading: list[DoneCell]) -> str:
+    """The table of what is no certificate, where the experiment asks for it; its note."""
+    if not plan.config.unit_slip:
+        (folder / SLIP_FILE).unlink(missing_ok=True)
+        return ""
+    lines = [line for cell in leading for line in slip_lines(cell.store, cell.rows)]
+    write_atomically(folder / SLIP_FILE, slip_table(lines))
+    return slip_note(lines)
+
+
+def _write_attacks(folder: Path, done: list[DoneCell], rule: Mapping[str, str]) -> str:
+    """The table of attacks, where there were any; its note on the leading rule."""
+    rows = [row for cell in done for row in cell.attacks]
+    if not rows:
+        (folder / ATTACK_FILE).unlink(missing_ok=True)
+        return ""
+    write_atomically(folder / ATTACK_FILE, attack_table(rows))
+    return attack_note(rows_of_rule(rows, rule))
+
+
+def _save_panels(plan: Plan, folder: Path, leading: list[DoneCell]) -> list[dict[str, Any]]:
+    """Panels of the experiment's first metric; whether they may be published is for their data to say."""
+    rows = [row for cell in leading for row in cell.rows if row["metric"] == plan.config.metrics[0]]
+    stores = [cell.store for cell in leading]
+    sources = [PanelSource(s.cell.model, s.cell.digest, s.folder / "centers.npz", s.output_range) for s in stores]
+    panels = save_panels(folder, sources, rows, lambda points: plan.data.images(plan.data.test, points).numpy())
+    return [{**panel, "publish": plan.data.publishable} for panel in panels]
+
+
+def _baselines(plan: Plan) -> list[dict[str, Any]]:
+    """Figure 6's lines, for models with outputs in [0, 1]; they output images of the size of the data."""
+    if "l2" not in plan.config.metrics or not all(cell.spec.trained for cell in plan.cells):
+        return []
+    return l2_baselines(math.prod(plan.data.shape), (pair.h for cell in plan.cells for pair in cell.pairs))
+
+
+def _reduced(config: Config) -> bool:
+    """Whether anything is below the paper's counts: draws, points or training."""
+    paper = config.budgets["paper"]
+    asked = [config.n, config.m, config.points.count]
+    counts = [paper["n"], paper["m"], paper["points"]["count"]]
+    if "train" in paper:
+        asked += [config.train.epochs, config.train.images]
+        counts += [paper["train"]["epochs"], paper["train"]["images"]]
+    return any(ours < theirs for ours, theirs in zip(asked, counts, strict=True))
+
+
+def _report(folder: Path, display: Display) -> list[Path]:
+    """Write the summary and the figures, print the table; returns the files of the experiment."""
+    from csrun.report.plots import draw
+    from csrun.report.tables import read_rows, render, summarise, write_summary
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    summary = summarise(read_rows(folder))
+    write_summary(summary, folder / "summary.csv")
+    for stale in folder.glob("radius_*"):
+        stale.unlink()
+    figures = [*draw(folder), *draw_panels(folder)]
+    display.console.print(render(summary, manifest))
+    extra = [folder / name for name in (SLIP_FILE, ATTACK_FILE) if (folder / name).is_file()]
+    return [folder / "certificates.csv", folder / "summary.csv", folder / "manifest.json", *extra, *figures]
+
+
+def dry_run(config: Config, display: Display) -> None:
+    """Say what a run would do and cost, from a short measurement, and do nothing."""
+    plan = make_plan(config)
+    for line in plan.skipped:
+        display.console.print(line, highlight=False, soft_wrap=True)
+    costs = estimate(plan)
+    missing = {cell.training for cell in plan.to_train()}
+    table = Table("cell", "sigma", "eps", "checkpoint", "forward passes", "time", title=config.title)
+    for cell, cost in zip(plan.cells, costs, strict=True):
+        eps = ", ".join(f"{pair.eps:g} (h {pair.h:g})" for pair in cell.pairs)
+        state = "to be trained" if cell.training in missing else "there"
+        table.add_row(
+            f"{cell.model}-{plan.data.name}",
+            f"{cell.sigma:.4g}",
+            eps,
+            state,
+            f"{cost.passes:,}",
+            duration(cost.seconds),
+        )
+    display.console.print(table)
+    total = sum(cost.seconds for cost in costs)
+    passes = sum(cost.passes for cost in costs)
+    memory, disk = max(cost.memory for cost in costs) / 2**20, sum(cost.disk for cost in costs) / 2**20
+    display.console.print(
+        f"{len(costs)} cells, {passes:,} forward passes over {len(plan.points)} points, about {duration(total)} "
+        f"on {config.device} if nothing is done yet (timed just now), about {memory:,.0f} MiB of memory and "
+        f"{disk:,.0f} MiB of disk; results under {plan.out.resolve()}",
+        highlight=False,
+    )

@@ -1,0 +1,1 @@
+"""Files, locks, memory, progress and provenance."""

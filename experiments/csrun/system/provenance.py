@@ -1,0 +1,64 @@
+"""How a result was made: versions, hardware, commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+_PACKAGES = ("centersmooth", "torch", "torchvision", "numpy", "scipy", "pandas", "hydra-core", "scikit-learn")
+_PACKAGES_OF = {
+    "mtcnn": ("facenet-pytorch",),
+    "biggan": ("pytorch-pretrained-biggan",),
+    "lpips": ("lpips",),
+    "astronaut": ("scikit-image",),
+}
+
+
+def provenance(device: str, used: Iterable[str] = ()) -> dict[str, Any]:
+    """What a reader needs to repeat a run, apart from its command and configuration.
+
+    Parameters
+    ----------
+    used : iterable of str
+        Models, metrics and data sets of the run: the versions of their packages are recorded too.
+    """
+    packages = (*_PACKAGES, *(package for name in used for package in _PACKAGES_OF.get(name, ())))
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
+        "commit": _commit(),
+        "hardware": {
+            "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+            "machine": platform.machine(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _commit() -> str:
+    """The checkout's commit, marked where files differ from it; 'not a checkout' for an installed package."""
+    folder = Path(__file__).resolve().parents[1]  # csrun, beside which git finds the rest of the checkout
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(("git", "-C", str(folder), *arguments), capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":/centersmooth", ":/configs")
+        return git("rev-parse", "HEAD") + (" with local changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "not a checkout"

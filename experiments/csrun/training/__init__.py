@@ -1,0 +1,1 @@
+"""Training of base models, with checkpoints."""
