@@ -28,6 +28,7 @@ from torch import Tensor
 
 from centersmooth.certificate import Budget, CenterName
 from centersmooth.checks import an_integer
+from centersmooth.draws import Draws
 from centersmooth.errors import RequestError, is_out_of_memory
 from centersmooth.evidence import gather
 from centersmooth.metrics.base import Metric
@@ -198,8 +199,8 @@ class _Target:
         """Distances of ``f(x + shift + noise)``, or of its mean over a block, to the center; fixed noise a stage."""
         for block, start in enumerate(range(0, self.draws, self.sampler.forward_block)):
             count = min(self.sampler.forward_block, self.draws - start)
-            generator = self.stream.generator(stage, block, self.x.device)
-            outputs = self.sampler.model(self.sampler.noise.sample(self.x + shift, count, generator=generator))
+            draws = self.stream.draws(stage, block, self.x)
+            outputs = self.sampler.model(self.sampler.noise.sample(self.x + shift, count, draws))
             outputs = outputs.double().mean(0, keepdim=True) if self.mean else outputs
             yield self.metric.pairwise(self.metric.features(outputs), self.reference)[:, 0]
 
@@ -228,9 +229,9 @@ class _Target:
 
 def _ascend(target: _Target, steps: int, restart: int) -> Tensor:
     """Projected gradient ascent from a random point of the sphere, odd restarts from the opposite of the one before."""
-    generator = target.stream.generator(f"attack start {restart // 2}", 0, target.x.device)
+    draws = target.stream.draws(f"attack start {restart // 2}", 0, target.x)
     side = -1 if restart % 2 else 1
-    shift = side * target.eps * _unit(_gaussian(target.x, generator))
+    shift = side * target.eps * _unit(_gaussian(target.x, draws))
     for step in range(steps):
         length = 2 * _PATH * target.eps * (steps - step) / (steps * (steps + 1))
         shift = shift + length * target.gradient(shift, f"attack {restart} step {step}")
@@ -240,12 +241,12 @@ def _ascend(target: _Target, steps: int, restart: int) -> Tensor:
 
 def _search(target: _Target, steps: int, restart: int) -> Tensor:
     """Random search on the sphere; the best shift of ``steps`` queries."""
-    generator = target.stream.generator(f"attack start {restart}", 0, target.x.device)
+    draws = target.stream.draws(f"attack start {restart}", 0, target.x)
     stage, length = f"attack {restart}", _FARTHEST
-    best = target.eps * _direction(target.x, generator)
+    best = target.eps * _direction(target.x, draws)
     highest = target.score(best, stage)
     for _ in range(steps - 1):
-        candidate = target.eps * _unit(best + length * target.eps * _direction(target.x, generator))
+        candidate = target.eps * _unit(best + length * target.eps * _direction(target.x, draws))
         score = target.score(candidate, stage)
         length = min(_FARTHEST, length * (_LONGER if score > highest else _SHORTER))
         if score > highest:
@@ -253,17 +254,17 @@ def _search(target: _Target, steps: int, restart: int) -> Tensor:
     return best
 
 
-def _direction(x: Tensor, generator: torch.Generator) -> Tensor:
+def _direction(x: Tensor, draws: Draws) -> Tensor:
     """A random unit vector: for inputs with rows and columns one patch, of one sign in each channel."""
     if x.ndim < 2:
-        return _unit(_gaussian(x, generator))
-    sides = torch.rand(4, generator=generator, device=x.device).tolist()
+        return _unit(_gaussian(x, draws))
+    sides = draws.uniform((4,)).tolist()
     patch = torch.zeros_like(x)
     (top, bottom), (left, right) = (
         _stretch(size, *sides[2 * axis : 2 * axis + 2]) for axis, size in enumerate(x.shape[-2:])
     )
-    signs = torch.randint(0, 2, (*x.shape[:-2], 1, 1), generator=generator, device=x.device)
-    patch[..., top:bottom, left:right] = (2 * signs - 1).to(x.dtype)
+    heads = draws.uniform((*x.shape[:-2], 1, 1)) < 0.5
+    patch[..., top:bottom, left:right] = torch.where(heads, 1.0, -1.0).to(x.dtype)
     return _unit(patch)
 
 
@@ -278,8 +279,8 @@ def _stretch(size: int, share: float, place: float) -> tuple[int, int]:
     return start, start + length
 
 
-def _gaussian(x: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(x.shape, generator=generator, device=x.device).to(x.dtype)
+def _gaussian(x: Tensor, draws: Draws) -> Tensor:
+    return draws.normal(tuple(x.shape)).to(x.dtype)
 
 
 def _unit(vector: Tensor) -> Tensor:

@@ -37,12 +37,16 @@ class Outcome(Enum):
 
 
 _MESSAGES = {
-    Outcome.CERTIFIED: "certified: the radius holds with the stated probability",
+    Outcome.CERTIFIED: "certified: at most alpha2 of all runs, abstentions included, state a radius that fails",
     Outcome.BAD_CENTER: "abstained: too few fresh draws fell around the center; more n or a larger delta would help",
     Outcome.RATIO_EXCEEDED: "abstained: the center's ball is too large against the least possible one",
     Outcome.INFEASIBLE: "not attempted: the counts are too small for this eps; more m, or a smaller eps/sigma",
     Outcome.FAILED: "failed: the model or the metric raised an error on this point",
 }
+
+
+_LEAST_ALPHA = 1e-301
+"""Shares of smaller failure probabilities are not computed reliably."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ class Budget:
         for name, least in (("n", 1), ("m", 1), ("n0", 0)):
             object.__setattr__(self, name, an_integer(name, getattr(self, name), least))
         for name, what in (("delta", "a number"), ("alpha1", "a probability"), ("alpha2", "a probability")):
-            value = a_number(name, getattr(self, name), 0.0, 0.5, f"{what} strictly between 0 and 1/2")
+            low = 0.0 if name == "delta" else _LEAST_ALPHA
+            value = a_number(name, getattr(self, name), low, 0.5, f"{what} strictly between {low:g} and 1/2")
             object.__setattr__(self, name, value)
 
     def accepts_center(self, inside: int, bounds: Bounds) -> bool:

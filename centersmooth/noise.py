@@ -14,6 +14,7 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor
 
 from centersmooth.checks import a_number
+from centersmooth.draws import Draws
 from centersmooth.errors import RequestError
 
 
@@ -21,7 +22,7 @@ from centersmooth.errors import RequestError
 class Noise(Protocol):
     """A smoothing law together with its shift bound."""
 
-    def sample(self, x: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
+    def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
         """``count`` noisy copies of ``x``: ``(*in) -> (count, *in)``, on the device and in the type of ``x``."""
         ...
 
@@ -56,11 +57,22 @@ class GaussianNoise:
         expected = "a positive number, in the unit of the model's input"
         object.__setattr__(self, "sigma", a_number("sigma", self.sigma, 0.0, math.inf, expected))
 
-    def sample(self, x: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
-        """Draw ``x + sigma * N(0, I)``, ``count`` times; the noise is always drawn in float32."""
-        shape = (count, *x.shape)
-        noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float32)
-        return noise.mul_(self.sigma).to(x.dtype).add_(x)
+    def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
+        """Draw ``x + sigma * N(0, I)``, ``count`` times.
+
+        The sum is taken in the type of the draws and rounded once: a function of ``x + noise``, as the shift bound
+        asks for.
+
+        Raises
+        ------
+        RequestError
+            ``sigma`` is so small that noise of this type would be 0.
+        """
+        if self.sigma < torch.finfo(draws.dtype).tiny:
+            raise RequestError(
+                f"sigma is {self.sigma:g}, which {draws.dtype} cannot tell from 0: rescale the input, or use float64"
+            )
+        return draws.normal((count, *x.shape)).mul_(self.sigma).add_(x).to(x.dtype)
 
     def required_mass(self, mass: float, eps: float) -> float:
         """``Phi(Phi^-1(mass) + eps/sigma)``, rounded up.

@@ -1,7 +1,7 @@
 """Drawing ``f(x + noise)``: named random streams, blocks of one fixed size, a model held fixed.
 
 A network's output depends, in its last digits, on the batch it is computed in. So the model is always called on
-blocks of exactly ``forward_block`` inputs, and each block draws its noise from a generator of its own, keyed by
+blocks of exactly ``forward_block`` inputs, and each block draws its noise from a stream of its own, keyed by
 (seed, point, stage, block). The ``i``-th draw of a stage is then the same number for any batch size, any number of
 draws and any order of the points: results can be resumed, extended and spread over machines.
 """
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from centersmooth.checks import an_integer, is_range
+from centersmooth.draws import Draws
 from centersmooth.errors import ForwardMemoryError, ModelError, RequestError, is_out_of_memory
 from centersmooth.noise import Noise
 
@@ -38,9 +39,9 @@ class RandomStream:
 
     Examples
     --------
-    >>> a = RandomStream(seed=0, point=3).generator("center", block=0)
-    >>> b = RandomStream(seed=0, point=3).generator("center", block=0)
-    >>> a.initial_seed() == b.initial_seed()
+    >>> x = torch.zeros(2)
+    >>> a, b = (RandomStream(seed=0, point=3).draws("center", 0, x).normal((4, 2)) for _ in range(2))
+    >>> bool((a == b).all())
     True
     """
 
@@ -50,17 +51,23 @@ class RandomStream:
     @classmethod
     def fresh(cls) -> RandomStream:
         """A stream from the operating system's entropy."""
-        return cls(seed=secrets.randbits(63))
+        return cls(seed=secrets.randbits(128))
 
     def named(self, name: str) -> RandomStream:
         """Another stream of the same point, independent of this one and of those of other names."""
-        key = hashlib.sha256(f"{self.seed}/{name}".encode()).digest()
-        return RandomStream(int.from_bytes(key[:8], "big") >> 1, self.point)
+        return RandomStream(_hash(f"{self.seed}/{name}"), self.point)
 
-    def generator(self, stage: str, block: int, device: torch.device | str = "cpu") -> torch.Generator:
-        """The generator of one block of one stage, on ``device`` (CPU and CUDA generators differ)."""
-        key = hashlib.sha256(f"{self.seed}/{self.point}/{stage}/{block}".encode()).digest()
-        return torch.Generator(device=device).manual_seed(int.from_bytes(key[:8], "big") >> 1)
+    def draws(self, stage: str, block: int, like: Tensor) -> Draws:
+        """The random numbers of one block of one stage, for an input like this (CPU and CUDA numbers differ)."""
+        return Draws(self._key(stage, block), like)
+
+    def _key(self, stage: str, block: int) -> int:
+        return _hash(f"{self.seed}/{self.point}/{stage}/{block}")
+
+
+def _hash(name: str) -> int:
+    """128 bits of a name's hash."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "big")
 
 
 @contextmanager
@@ -134,7 +141,7 @@ class Sampler:
         for first in range(0, len(blocks), per_batch):
             batch = []
             for block in blocks[first : first + per_batch]:
-                noisy = self.noise.sample(x, size, generator=stream.generator(stage, block, x.device))
+                noisy = self.noise.sample(x, size, stream.draws(stage, block, x))
                 batch.append(self._call(noisy)[: count - block * size])
             self._check_values(batch, f"a draw of stage '{stage}'")
             if progress is not None:
@@ -152,8 +159,8 @@ class Sampler:
         RequestError, ModelError
             One line on what differs and what usually causes it.
         """
-        generator = RandomStream(0).generator("check", 0, x.device)
-        block = self.noise.sample(x, max(self.forward_block, 2), generator=generator)[: self.forward_block]
+        draws = RandomStream(0).draws("check", 0, x)
+        block = self.noise.sample(x, max(self.forward_block, 2), draws)[: self.forward_block]
         outputs, again = self._call(block.clone()), self._call(block.clone())
         self._check_values([outputs], "a noisy input")
         if self._differ(outputs, again):

@@ -20,6 +20,43 @@ TILE_ENTRIES = 2**23
 """Entries of one tile of a distance matrix: 64 MiB in float64."""
 
 
+_EXACT = 2**53
+"""Integers up to here are float64 numbers, and so are their differences."""
+
+_OWN_LARGEST = 2**24
+"""Integers a user's distance may get: sums of 8,192 squares of their differences stay below int64's largest."""
+
+
+def exact_floats(outputs: Tensor) -> Tensor:
+    """The same numbers as floating-point ones of float32 at least, in which they and their differences are exact.
+
+    Raises
+    ------
+    RequestError
+        Integers beyond 2^53, which float64 cannot tell apart.
+    """
+    if outputs.is_floating_point():
+        return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+    if outputs.dtype in (torch.bool, torch.uint8, torch.int8, torch.int16, torch.uint16):
+        return outputs.float()
+    require_small(outputs, _EXACT, "scale them down")
+    return outputs.double()
+
+
+def require_small(outputs: Tensor, largest: int, remedy: str) -> None:
+    """Refuse integers beyond ``largest`` in size.
+
+    Raises
+    ------
+    RequestError
+    """
+    if outputs.numel() and not (-largest <= int(outputs.amin()) and int(outputs.amax()) <= largest):
+        raise RequestError(
+            f"outputs are {outputs.dtype} with values from {int(outputs.amin())} to {int(outputs.amax())}: differences "
+            f"are exact up to {largest} only; {remedy}"
+        )
+
+
 class Metric(ABC):
     """A symmetric distance ``d = e**power`` on model outputs, where ``e`` satisfies the triangle inequality.
 
@@ -151,8 +188,16 @@ class DistanceFunction(Metric):
         return self._diameter
 
     def features(self, outputs: Tensor) -> Tensor:
-        """The outputs; half-precision ones in float32, so that the distance rounds as little as certificates allow."""
-        return outputs.float() if outputs.dtype in (torch.float16, torch.bfloat16) else outputs
+        """The outputs in a type in which differences are right: half precision as float32, integers as int64.
+
+        ``(a - b)**2`` of unsigned or narrow integers would wrap around.
+        """
+        if outputs.is_floating_point():
+            return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        if outputs.dtype == torch.bool:
+            return outputs
+        require_small(outputs, _OWN_LARGEST, "have the model return float64")
+        return outputs.long()
 
     def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
         columns = [self._column(a, row) for row in b]

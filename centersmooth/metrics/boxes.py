@@ -52,12 +52,26 @@ class Jaccard(Metric):
         return boxes.masked_fill(empty, 0.0)
 
     def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
-        low = torch.maximum(a[:, None, :2], b[None, :, :2])
-        high = torch.minimum(a[:, None, 2:], b[None, :, 2:])
-        common = (high - low).clamp_(min=0).prod(dim=2)
-        union = _area(a)[:, None] + _area(b) - common
-        return torch.where(union > 0, 1 - common / union.clamp(min=torch.finfo(a.dtype).tiny), 0.0).clamp_(0, 1)
+        """``(n, 4), (m, 4) -> (n, m)``: the areas in one box only, over that of the union.
+
+        They are sums of what sticks out on each side, which are not negative: nothing cancels, so that boxes that are
+        almost equal have their distance to ``1e-15`` of itself, where ``1 - common / union`` would give 0.
+        """
+        a, b = a[:, None], b[None]
+        low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+        common = (high - low).clamp(min=0)
+        apart = _only_in(a, low, high, common) + _only_in(b, low, high, common)
+        some = _has_area(a) | _has_area(b)
+        overlap = common.prod(dim=-1)
+        distances = apart / (apart + overlap).clamp(min=torch.finfo(apart.dtype).tiny)
+        return torch.where(overlap > 0, distances.clamp(max=1), some.to(apart.dtype))
 
 
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[:, 2:] - boxes[:, :2]).prod(dim=1)
+def _only_in(box: Tensor, low: Tensor, high: Tensor, common: Tensor) -> Tensor:
+    """Area of a box outside its overlap with another, which goes from ``low`` to ``high``."""
+    width, height = ((box[..., 2:] - high) + (low - box[..., :2])).unbind(-1)
+    return width * (box[..., 3] - box[..., 1]) + common[..., 0] * height
+
+
+def _has_area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from centersmooth.errors import RequestError
+from centersmooth.metrics.base import exact_floats
 from centersmooth.metrics.vectors import L1, OutputRange, width
 
 
@@ -45,7 +46,9 @@ class TotalVariation(L1):
                 f"total variation came to outputs of shape {tuple(outputs.shape)}: "
                 "expected images (n, C, H, W) or (n, H, W)"
             )
-        images = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        if outputs.shape[-2:].numel() == 1:
+            raise RequestError("total variation came to images of one pixel: expected neighbours to compare, or use L1")
+        images = exact_floats(outputs)
         across = images[..., :, 1:] - images[..., :, :-1]
         down = images[..., 1:, :] - images[..., :-1, :]
         return torch.cat([across.flatten(1), down.flatten(1)], dim=1)

@@ -52,7 +52,7 @@ DIAMETER = {"Cosine": 2.0, "Angular": 1.0, "Jaccard": 1.0}
 def test_same_answer_as_plain_loops(metric: Metric, model, n0: int, bounds: str) -> None:
     """Center, its radius, the share around it, the radius and the certificate: all as in the paper's algorithms."""
     budget = Budget(n=61, m=150, delta=0.35, alpha1=0.1, alpha2=0.1, n0=n0)
-    x, noise, stream = torch.linspace(-1, 1, 6), GaussianNoise(SIGMA), RandomStream(seed=0, point=7)
+    x, noise, stream = torch.linspace(-1, 1, 6), GaussianNoise(SIGMA), RandomStream(seed=0, point=8)
     sampler = Sampler(model, noise, 16, 64)
     sample = torch.cat(list(sampler.draw(x, budget.n, stream, "center")))
     candidates = torch.cat(list(sampler.draw(x, n0, stream, "candidates"))) if n0 else sample

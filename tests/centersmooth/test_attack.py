@@ -86,7 +86,7 @@ def test_a_certificate_holds_and_a_wrong_one_is_broken(attack):
     quick = replace(attack, steps=min(attack.steps, 60))
     beyond, allowed = broken_runs(quick, 1.0)
     assert beyond <= allowed
-    beyond, allowed = broken_runs(quick, 0.15)
+    beyond, allowed = broken_runs(quick, 0.1)
     assert beyond > allowed
 
 
@@ -167,13 +167,13 @@ def test_directions_are_the_same_with_and_without_gradients(metric):
 
 
 class Listening(GaussianNoise):
-    """Remembers every generator it drew from."""
+    """Remembers the key of every block it drew."""
 
     seen: list[int]
 
-    def sample(self, x, count, *, generator):
-        self.seen.append(generator.initial_seed())
-        return super().sample(x, count, generator=generator)
+    def sample(self, x, count, draws):
+        self.seen.append(draws.key)
+        return super().sample(x, count, draws)
 
 
 def test_certificate_attack_and_judges_share_no_draw():
@@ -229,8 +229,9 @@ def test_an_input_that_the_model_cannot_take_is_refused_before_the_attack():
 
 
 def test_patches_are_unit_vectors_of_one_value():
-    generator = torch.Generator().manual_seed(0)
+    x = torch.zeros(3, 5, 7)
+    draws = RandomStream(0).draws("patches", 0, x)
     for _ in range(50):
-        patch = _direction(torch.zeros(3, 5, 7), generator)
+        patch = _direction(x, draws)
         assert float(patch.norm()) == pytest.approx(1, rel=1e-5)
         assert len(patch.abs().unique()) <= 2

@@ -22,6 +22,7 @@ from torch import Tensor
 from centersmooth import L1, L2, Budget, CenterSmoother, DistanceFunction, GaussianNoise, RandomStream
 from centersmooth.bounds import ExactBounds
 from centersmooth.centers import least_median_center
+from centersmooth.draws import Draws
 from centersmooth.evidence import DistanceSample
 from centersmooth.rules import ROUNDING
 from centersmooth.sampling import Sampler
@@ -71,8 +72,8 @@ def test_radius_covers_the_closed_form(sigma: float, eps: float, bounds: str) ->
 class UnderstatedNoise(GaussianNoise):
     """Draws less noise than it states: eps and sigma in different units."""
 
-    def sample(self, x: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
-        return GaussianNoise(0.7 * self.sigma).sample(x, count, generator=generator)
+    def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
+        return GaussianNoise(0.7 * self.sigma).sample(x, count, draws)
 
 
 class NoConfidence(ExactBounds):
@@ -253,8 +254,8 @@ def test_a_slip_of_units_is_caught_at_the_perturbed_input() -> None:
     """Noise of a fifth of the stated sigma: the step is not seen at x, certified as 0, and taken at x'."""
 
     class UnitSlip(GaussianNoise):
-        def sample(self, x: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
-            return GaussianNoise(self.sigma / 5).sample(x, count, generator=generator)
+        def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
+            return GaussianNoise(self.sigma / 5).sample(x, count, draws)
 
     far = moved_too_far(step_smoother(UnitSlip(1.0), 0.45), torch.zeros(2), torch.tensor([0.5, 0.0]))
     assert far > allowed(0.2)

@@ -39,6 +39,7 @@ from centersmooth import (
     TotalVariation,
     expectation,
 )
+from centersmooth.draws import Draws
 from centersmooth.evidence import DistanceSample, gather
 from centersmooth.expectation import (
     Band,
@@ -342,9 +343,7 @@ def test_a_bound_that_is_the_whole_space_is_vacuous() -> None:
 
 def test_understated_noise_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Noise of a third of the stated sigma: eps and sigma in different units."""
-    monkeypatch.setattr(
-        GaussianNoise, "sample", lambda self, x, count, *, generator: x + torch.randn(count, 1, generator=generator) / 3
-    )
+    monkeypatch.setattr(GaussianNoise, "sample", lambda self, x, count, draws: x + draws.normal((count, 1)) / 3)
     assert moved_too_far(1.0, 0.5, n=2_000, m=2_000) > allowed(2 * ALPHA)
 
 
@@ -492,8 +491,8 @@ def test_bad_requests_are_one_line(changes: dict[str, object], expected: str) ->
 class Uniform:
     """Another law; its numbers do not matter here."""
 
-    def sample(self, x: Tensor, count: int, *, generator: torch.Generator) -> Tensor:
-        return x + torch.rand((count, *x.shape), generator=generator)
+    def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
+        return x + draws.uniform((count, *x.shape))
 
     def required_mass(self, mass: float, eps: float) -> float:
         return 1.0

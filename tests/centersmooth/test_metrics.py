@@ -172,7 +172,7 @@ def test_diameter_of_the_cube_is_attained(metric: Metric) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "diameter"), [((1, 28, 28), 3_024), ((28, 28), 3_024), ((3, 32, 32), 11_904), ((1, 1, 1), 0)]
+    ("shape", "diameter"), [((1, 28, 28), 3_024), ((28, 28), 3_024), ((3, 32, 32), 11_904), ((1, 1, 2), 2)]
 )
 def test_total_variation_of_checkerboards_is_the_diameter(shape: tuple[int, ...], diameter: float) -> None:
     """A checkerboard and its inverse attain it, in each channel."""

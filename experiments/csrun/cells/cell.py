@@ -12,7 +12,7 @@ from centersmooth import Budget
 from centersmooth.certificate import CenterName
 from csrun.system.files import digest_of
 
-METHOD_VERSION = 5
+METHOD_VERSION = 6
 """Raised whenever a change makes any cell's numbers differ; declared in the CHANGELOG."""
 
 

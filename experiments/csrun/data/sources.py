@@ -241,14 +241,14 @@ def latents(count_or_indices: int | Iterable[int], dim: int, seed: int, truncati
     True
     """
     indices = range(count_or_indices) if isinstance(count_or_indices, int) else count_or_indices
-    rows = [_latent(RandomStream(seed, index).generator("latent", 0), dim, truncation) for index in indices]
+    rows = [_latent(RandomStream(seed, index), dim, truncation) for index in indices]
     return torch.stack(rows) if rows else torch.zeros(0, dim)
 
 
-def _latent(generator: torch.Generator, dim: int, truncation: float | None) -> Tensor:
+def _latent(stream: RandomStream, dim: int, truncation: float | None) -> Tensor:
     if truncation is None:
-        return torch.randn(dim, generator=generator)
-    uniform = torch.rand(dim, generator=generator, dtype=torch.float64).numpy()
+        return stream.draws("latent", 0, torch.zeros(0)).normal((dim,))
+    uniform = stream.draws("latent", 0, torch.zeros(0, dtype=torch.float64)).uniform((dim,)).numpy()
     low, high = ndtr(-LATENT_BOUND), ndtr(LATENT_BOUND)
     cut = np.clip(ndtri(low + uniform * (high - low)), -LATENT_BOUND, LATENT_BOUND)
     return torch.from_numpy(truncation * cut).float()

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from centersmooth import RandomStream
+from centersmooth.draws import Draws
 from csrun.config import TrainConfig
 from csrun.data import DataSet
 from csrun.errors import RunError
@@ -46,7 +47,7 @@ class Training:
     seed: int
     device: str
     learning_rate: float = LEARNING_RATE
-    version: int = 1
+    version: int = 2
 
     @property
     def digest(self) -> str:
@@ -116,11 +117,10 @@ def train(model: nn.Module, training: Training, data: DataSet, step_done: Callab
     losses: list[Tensor] = []
     for epoch in range(training.epochs):
         stream = RandomStream(training.seed, point=epoch)
-        order = torch.randperm(len(images), generator=stream.generator("order", 0)).to(device)
+        order = stream.draws("order", 0, images.cpu()).permutation(len(images)).to(device)
         losses = []
         for step, batch in enumerate(order.split(training.batch_size)):
-            noise = stream.generator("training noise", step, device)
-            noisy = _with_noise(inputs[batch], training.train_sigma, noise)
+            noisy = _with_noise(inputs[batch], training.train_sigma, stream.draws("training noise", step, inputs))
             loss = nn.functional.mse_loss(model(noisy), images[batch])
             optimizer.zero_grad()
             loss.backward()
@@ -133,10 +133,8 @@ def train(model: nn.Module, training: Training, data: DataSet, step_done: Callab
     return final
 
 
-def _with_noise(inputs: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
-    if sigma == 0:
-        return inputs
-    return inputs + sigma * torch.randn(inputs.shape, generator=generator, device=inputs.device)
+def _with_noise(inputs: Tensor, sigma: float, draws: Draws) -> Tensor:
+    return inputs + sigma * draws.normal(tuple(inputs.shape)) if sigma else inputs
 
 
 def _fresh_model(training: Training, spec: ModelSpec, data: DataSet) -> nn.Module:
