@@ -36,7 +36,7 @@ from centersmooth import (
 from centersmooth.expectation import MEAN_RULES, mean_problem
 from centersmooth.rules import RULES, free_problem
 from centersmooth.sampling import Model
-from csrun.cells.cell import METHOD_VERSION
+from csrun.cells import METHOD_VERSION
 
 FILE = Path(__file__).parents[1] / "tests" / "golden" / "certificates.json"
 METRICS: tuple[Metric, ...] = (L1(), L2(), SquaredL2(), Cosine(), Angular(), TotalVariation(), Jaccard())

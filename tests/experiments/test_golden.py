@@ -10,7 +10,7 @@ import pytest
 
 from centersmooth.expectation import MEAN_RULES
 from centersmooth.rules import RULES
-from csrun.cells.cell import METHOD_VERSION
+from csrun.cells import METHOD_VERSION
 
 TOLERANCE = 1e-5
 SCRIPT = Path(__file__).parents[2] / "scripts" / "golden.py"

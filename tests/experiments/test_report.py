@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from csrun.cells import METHOD_VERSION
 from csrun.report import page as report
 from csrun.report.claims import Study, judge, sharpenings
 from csrun.report.plots import draw
@@ -297,3 +298,14 @@ def test_the_readme_has_the_published_claims():
     readme = (root / "README.md").read_text()
     assert "**holds" in readme
     assert publish.refresh_tables(readme, root / "results") == readme
+
+
+def test_results_of_an_older_method_are_marked(tmp_path):
+    cells = [[{"folder": "c", "method": METHOD_VERSION - one}] for one in (0, 1)]
+    new, old = (study_in(tmp_path / f"{i}", RISING, cells=own) for i, own in enumerate(cells))
+    assert "older method" not in new.conditions
+    assert "older method" in old.conditions
+    draw(old.folder), draw(new.folder)
+    page = report.page([new, old])
+    assert page.count("computed before the\nlast change of the method") == 1
+    assert "version 5" in page

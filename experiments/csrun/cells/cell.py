@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass
 
 from centersmooth import Budget
 from centersmooth.certificate import CenterName
+from csrun.cells import METHOD_VERSION
 from csrun.system.files import digest_of
-
-METHOD_VERSION = 6
-"""Raised whenever a change makes any cell's numbers differ; declared in the CHANGELOG."""
 
 
 @dataclass(frozen=True)

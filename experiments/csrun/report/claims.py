@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 
+from csrun.cells import METHOD_VERSION
 from csrun.report.tables import (
     FREE_RULE,
     MEAN_RULE,
@@ -82,13 +83,19 @@ class Study:
         return bool(self.manifest["reduced"])
 
     @property
+    def older(self) -> bool:
+        """Whether a cell was computed before the method last changed (CHANGELOG)."""
+        return any(cell.get("method", 0) < METHOD_VERSION for cell in self.manifest.get("cells", []))
+
+    @property
     def conditions(self) -> list[str]:
         """What a reader has to know before comparing, in a few words: budget, points, rule, stand-ins."""
         bounds, points = self.manifest["rule"]["bounds"], self.manifest.get("points")
         conditions = ["smoke counts" if self.manifest["budget"] == "smoke" else "reduced counts"] * self.reduced
         conditions += [f"{points} point{'s' * (points != 1)}"] if points else []
         conditions += [f"{bounds} bounds"] * (bounds != "paper")
-        return conditions + ["stand-in"] * any("stand" in note for note in self.manifest["notes"])
+        conditions += ["stand-in"] * any("stand" in note for note in self.manifest["notes"])
+        return conditions + ["older method"] * self.older
 
     @property
     def marks(self) -> list[str]:

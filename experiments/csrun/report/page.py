@@ -111,6 +111,7 @@ def page(studies: Sequence[Study]) -> str:
         claims=judge(studies),
         sharpenings=[(one, ratio_text(one)) for one in sharpenings(studies)],
         sections=[_section(study) for study in studies],
+        older=any(study.older for study in studies),
         version=version("centersmooth"),
     )
 
@@ -167,9 +168,15 @@ def made_with(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
         "data": _pairs(manifest.get("data")),
         "training": _pairs(_schedule(manifest.get("training"))),
         "versions": _pairs(manifest.get("versions")),
+        "method": _methods(manifest),
         "cells": ", ".join(cell["folder"] for cell in manifest.get("cells", [])),
     }
     return [(name, str(value)) for name, value in known.items() if value not in (None, "")]
+
+
+def _methods(manifest: Mapping[str, Any]) -> str:
+    """The versions of the method its cells were computed by."""
+    return ", ".join(sorted({f"version {cell['method']}" for cell in manifest.get("cells", []) if "method" in cell}))
 
 
 def _schedule(training: Any) -> Mapping[str, Any] | None:
