@@ -43,15 +43,15 @@ class _Timed:
 def executors(compose: Callable[..., Config]) -> Iterator[Row]:
     """Two workers against this process, on points of seconds; and what a task costs, from short ones."""
     with TemporaryDirectory() as folder:
-        on_ray = (f"out={folder}/first", "executor=ray", f"ray.in_flight={2 * WORKERS}", "grid.eps=[0.4]", "grid.h=[1]")
+        on_ray = (f"out={folder}/first", "executor=ray", f"ray.in_flight={2 * WORKERS}", "workers=1")
+        on_ray += ("grid.eps=[0.4]", "grid.h=[1]")
         config = compose("experiment=tv_digits", "budget=smoke", *on_ray, "points.count=1")
         executor_of(config)  # prepares what Ray reads when it is imported
-        from csrun.executors.on_ray import Tasks, connected
+        from csrun.executors.on_ray import Cluster, connected
+        from csrun.executors.tasks import Tasks
 
         def remotely(cells: list[CellRun], display: Display) -> None:
-            Tasks(cells, display, cells[0].plan.config).carry_out()
-            for cell in cells:
-                cell.close()
+            Tasks(cells, display, Cluster(cells[0].plan.config.ray, display)).carry_out()
 
         started = time.perf_counter()
         with connected(config.ray):

@@ -268,8 +268,9 @@ def _task(raw: Any, console: Console, command: str) -> int:
     import torch
 
     from csrun.config import resolve
-    from csrun.runner import dry_run, run
+    from csrun.runner import dry_run, run, threads_of
     from csrun.system.progress import Display, duration
+    from csrun.system.threads import threads
 
     config = resolve(raw, torch.cuda.is_available())
     display = Display(console)
@@ -279,7 +280,8 @@ def _task(raw: Any, console: Console, command: str) -> int:
     if config.recommend:
         from csrun.recommend import recommend
 
-        recommend(config, display)
+        with threads(threads_of(config)):
+            recommend(config, display)
         return 0
     started = time.monotonic()
     result = run(config, display, command)

@@ -119,6 +119,7 @@ class Config:
     out: str = "runs"
     wait: bool = False
     executor: str = "local"
+    workers: int | str = "auto"
     ray: RayConfig = field(default_factory=RayConfig)
     batch_size: int = 1024
     forward_block: int = 128
@@ -157,6 +158,7 @@ KEYS = {
     "device, seed, out": "auto, cpu or cuda; an integer; the folder of all results (runs)",
     "wait": "true: wait for what another run is working on, a cell or a checkpoint, where this one would stop",
     "precision": "of the model's arithmetic, a part of it: float32; tf32 (CUDA) or bfloat16, faster with fewer digits",
+    "workers": "processes that certify and train, one thread each: auto is a core each (1 with CUDA), or an integer",
     "executor": "local, or ray: points and trainings as tasks of a Ray cluster (docs/cluster.md)",
     "ray.address": "local (a cluster on this machine, loopback only), auto, or HOST:PORT of a running one",
     "ray.cpus, ray.gpus": "of a task; cpus are its threads, gpus may be a fraction",
@@ -183,6 +185,7 @@ def resolve(raw: Any, cuda: bool) -> Config:
     """
     config = raw.copy()
     config.device = _device(config.device, cuda)
+    config.workers = _workers(config.workers, config.device)
     if config.budget == "auto":
         config.budget = "paper" if config.device == "cuda" else "cpu"
     if config.budget not in config.budgets:
@@ -213,6 +216,17 @@ def _device(name: str, cuda: bool) -> str:
     if name == "cuda" and not cuda:
         raise RunError("device is 'cuda' but PyTorch sees no CUDA device: use device=cpu or device=auto")
     return name
+
+
+def _workers(asked: int | str, device: str) -> int:
+    """How many processes ``workers`` asks for; all of a GPU is one's, and cores are those this process may use."""
+    if asked == "auto":
+        import joblib  # a tenth of a second, which --help can do without
+
+        return 1 if device == "cuda" else joblib.cpu_count()
+    if not isinstance(asked, int) or asked < 1:
+        raise RunError(f"workers is '{asked}': expected auto or an integer of at least 1")
+    return asked
 
 
 def _fill_nulls(config: Any, defaults: Any) -> None:

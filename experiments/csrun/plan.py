@@ -91,6 +91,11 @@ class Plan:
         return Path(self.config.out)
 
     @property
+    def workers(self) -> int:
+        """Processes that share the work of ``executor=local``: no more than there are points."""
+        return min(self.config.workers, len(self.cells) * len(self.points))
+
+    @property
     def attack(self) -> Attack | None:
         """How certificates are attacked, if they are."""
         effort = self.config.attacker

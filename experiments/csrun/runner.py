@@ -33,6 +33,7 @@ from csrun.system.locks import held
 from csrun.system.memory import keep_freed_memory
 from csrun.system.progress import Display, duration
 from csrun.system.provenance import provenance
+from csrun.system.threads import threads
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,16 @@ def run(config: Config, display: Display, command: str) -> RunResult:
     RunError
         For a request that cannot be served; nothing done so far is lost.
     """
+    with threads(threads_of(config)):
+        return _run(config, display, command)
+
+
+def threads_of(config: Config) -> int:
+    """Of this process: one, as in a worker, or those of a task on Ray. What it computes of a cell depends on them."""
+    return config.ray.cpus if config.executor == "ray" else 1
+
+
+def _run(config: Config, display: Display, command: str) -> RunResult:
     keep_freed_memory()
     require_float32()
     execute = executor_of(config)
@@ -62,7 +73,7 @@ def run(config: Config, display: Display, command: str) -> RunResult:
         display.console.print(line, highlight=False, soft_wrap=True)
     facts = provenance(config.device, (*config.models, *config.metrics, config.data.name))
     if config.executor == "ray":
-        facts["hardware"] |= {"executor": "ray", "threads": config.ray.cpus}
+        facts["hardware"]["executor"] = "ray"
     cells = [CellRun(plan, cell_plan, display, {"command": command, **facts}) for cell_plan in plan.cells]
     with display.running(_units(plan)), ExitStack() as locks:
         for cell in cells:
@@ -224,7 +235,8 @@ def dry_run(config: Config, display: Display) -> None:
     plan = make_plan(config)
     for line in plan.skipped:
         display.console.print(line, highlight=False, soft_wrap=True)
-    costs = estimate(plan)
+    with threads(threads_of(config)):
+        costs = estimate(plan)
     missing = {cell.training for cell in plan.to_train()}
     table = Table("cell", "sigma", "eps", "checkpoint", "forward passes", "time", title=config.title)
     for cell, cost in zip(plan.cells, costs, strict=True):

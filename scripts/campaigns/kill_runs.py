@@ -29,7 +29,7 @@ from csrun.cli import main as cs_run
 from csrun.report import plots, tables  # noqa: F401  the same
 
 REQUEST = ["budget=smoke", "points.count=4", "grid.eps=[0.4,0.6]", "grid.h=[1]", "n=1000", "m=1100", "train.epochs=2"]
-REQUEST += ["train.images=300"]
+REQUEST += ["train.images=300", "workers=1"]
 MOST_ATTEMPTS = 60
 
 

@@ -23,6 +23,7 @@ from support import CODE, SMALL, compose, cs_run
 from csrun import cli, executors
 from csrun.errors import RunError
 from csrun.executors import launcher as ray_launcher
+from csrun.executors import tasks
 from csrun.models import Custom
 from csrun.models.autoencoder import Autoencoder
 from csrun.models.precision import in_precision
@@ -354,10 +355,10 @@ def test_a_cell_is_the_same_on_a_worker():
     inputs = torch.rand(5, 1, 8, 8)
     with torch.no_grad():
         expected = model(inputs)
-        assert torch.equal(ray_executor._unpack(ray_executor._pack(model), "cpu")(inputs), expected)
+        assert torch.equal(tasks.unpack(tasks.pack(model), "cpu")(inputs), expected)
         assert not torch.equal(Autoencoder.forward(model, inputs), expected)
 
 
 def test_a_model_that_cannot_travel_is_one_line():
     with pytest.raises(RunError, match=r"cannot be sent to a worker \(.*\): use executor=local"):
-        ray_executor._pack(Custom(threading.Lock().__enter__))
+        tasks.pack(Custom(threading.Lock().__enter__))

@@ -23,8 +23,9 @@ SMALL = [
     "m=1100",
     "train.epochs=1",
     "train.images=100",
+    "workers=1",
 ]
-"""A run of a second: one cell, two points."""
+"""A run of a second: one cell, two points, in one process."""
 
 
 CODE = "from csrun.cli import main; main()"

@@ -94,7 +94,7 @@ class CellRun:
         check(plan, cell_plan, model, metrics)
         identity = _identity(plan, cell_plan, model, metrics)
         cell = cell_plan.cell(config, plan.budget, plan.data.digest, weights, identity)
-        lock, say = plan.out / cell.name / ".lock", _waiting(plan, self.display)
+        lock, say = plan.out / cell.name / ".lock", waiting(plan, self.display)
         self._lock.enter_context(held(lock, f"the cell {cell.name}", say))
         self.store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
         self.certifier = Certifier(
@@ -175,7 +175,7 @@ def _identity(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mappin
     return identity
 
 
-def _waiting(plan: Plan, display: Display) -> Callable[[str], None] | None:
+def waiting(plan: Plan, display: Display) -> Callable[[str], None] | None:
     """Where to say that another run is waited for, if one is to be."""
     return display.say if plan.config.wait else None
 
@@ -196,7 +196,7 @@ def obtain_model(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[nn.
         plan.data,
         plan.out,
         lambda images: display.advance(TRAINING_WEIGHT * images),
-        _waiting(plan, display),
+        waiting(plan, display),
     )
     return in_precision(model, plan.config.precision), weights
 

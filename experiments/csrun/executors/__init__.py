@@ -1,4 +1,4 @@
-"""Who carries out the cells of a run: this process, or a Ray cluster."""
+"""Who carries out the cells of a run: this process, workers on its cores, or a Ray cluster."""
 
 from __future__ import annotations
 
@@ -39,7 +39,12 @@ def executor_of(config: Config) -> Executor:
 
 
 def run_locally(cells: Sequence[CellRun], display: Display) -> None:
-    """One cell after the other, one point after the other, in this process."""
+    """By workers, or one cell after the other, one point after the other, in this process."""
+    if cells[0].plan.workers > 1:
+        from csrun.executors.on_cores import run_on_cores
+
+        run_on_cores(cells, display)
+        return
     for cell in cells:
         cell.open()
         if cell.missing:

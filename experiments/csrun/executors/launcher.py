@@ -1,7 +1,7 @@
 """Hydra's launcher on Ray: each job of a sweep is a task, on the cluster and of the size that ``ray.*`` say.
 
 The launcher, of ``hydra-ray-launcher``, takes the cluster that its process belongs to. A job is a run with
-``executor=local`` in a worker.
+``executor=local`` in a worker, with as many workers of its own as it has cores.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def launching(given: Mapping[str, str]) -> Iterator[list[str]]:
         require_room(settings)
         remote = "++hydra.launcher.ray.remote"
         try:
-            yield ["wait=true", f"{remote}.num_cpus={settings.cpus}", f"{remote}.num_gpus={settings.gpus}"]
+            workers = [] if settings.gpus else [f"workers={settings.cpus}"]
+            yield [*workers, "wait=true", f"{remote}.num_cpus={settings.cpus}", f"{remote}.num_gpus={settings.gpus}"]
         finally:
             time.sleep(LAST_LINES)
 

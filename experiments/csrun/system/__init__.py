@@ -1,1 +1,1 @@
-"""Files, locks, memory, progress and provenance."""
+"""Files, locks, memory, threads, progress and provenance."""

@@ -1,0 +1,285 @@
+"""Cells carried out as tasks of worker processes: trainings and points become tasks, the driver alone reads and writes.
+
+A training is a task that the points of its cell wait for, as a cell is known by the digest of its weights. What
+certifying a cell takes is packed once a cell and unpacked once a worker; inputs travel with the task, so workers need
+no data. Users' own modules are shipped by value.
+
+A point's evidence is a function of the cell and the point alone, so which worker computes it, how many there are and
+in which order they finish changes no row.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections import deque
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from joblib.externals import cloudpickle
+
+from csrun.cells.certify import Certifier, Point
+from csrun.cells.run import CellRun, waiting
+from csrun.data import ArraySource, DataSet
+from csrun.errors import RunError, first_line
+from csrun.models import ModelSpec
+from csrun.models.precision import require_float32
+from csrun.plan import TRAINING_WEIGHT
+from csrun.system.locks import held
+from csrun.system.memory import keep_freed_memory
+from csrun.system.progress import Display
+from csrun.training.checkpoints import Training, keep_checkpoint, train_checkpoint
+
+RETRIES = 3
+"""How often a task is begun again after its worker was lost, before its points count as failed."""
+
+CELLS_A_WORKER = 2
+"""Unpacked cells a worker process keeps: the one that ends and the one that begins."""
+
+
+class WorkerLostError(Exception):
+    """A task that was given up because its worker was lost again and again."""
+
+    def __init__(self, losses: int, last: BaseException) -> None:
+        super().__init__(
+            f"its worker was lost {losses} times, the last time by {type(last).__name__}: out of memory or a crash"
+        )
+
+
+class Package(Protocol):
+    """Bytes that the driver stored once and workers fetch; hashable, and sent to them in their stead."""
+
+    def fetch(self) -> bytes: ...
+
+
+class BackEnd(Protocol):
+    """Where tasks are run.
+
+    Attributes
+    ----------
+    name : str
+        For the progress display, as in "on Ray".
+    points_a_task : int
+    """
+
+    name: str
+    points_a_task: int
+
+    def in_flight(self) -> int:
+        """How many tasks to have under way at once."""
+        ...
+
+    def store(self, packed: bytes) -> Package: ...
+
+    def discard(self, package: Package) -> None:
+        """Free what no task asks for any more."""
+        ...
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Hashable:
+        """Have a function called on a worker, which `begin` has prepared; returns the task."""
+        ...
+
+    def ended(self, under_way: Sequence[Any]) -> Sequence[Any]:
+        """Wait until tasks have ended; returns those."""
+        ...
+
+    def result(self, task: Any) -> Any:
+        """What an ended task returned; its own error as it was raised there.
+
+        Raises
+        ------
+        WorkerLostError
+        """
+        ...
+
+
+class Tasks:
+    """The work of a run that is to be done, and what is under way.
+
+    Parameters
+    ----------
+    cells : sequence of CellRun
+        None of them opened. Each is closed as soon as it misses no point.
+    """
+
+    def __init__(self, cells: Sequence[CellRun], display: Display, back_end: BackEnd) -> None:
+        self._cells, self._display, self._back_end = cells, display, back_end
+        self._plan, self._config = cells[0].plan, cells[0].plan.config
+        self._waiting = list(cells)
+        self._open: dict[CellRun, tuple[Package, int]] = {}  # with the number of points it still misses
+        self._batches: deque[tuple[CellRun, list[int]]] = deque()
+        self._trainings: dict[Hashable, tuple[CellRun, ExitStack]] = {}
+        self._points: dict[Hashable, tuple[CellRun, list[int]]] = {}
+
+    def carry_out(self) -> None:
+        """Train, certify and close every cell."""
+        self._ship_own_modules()
+        with ExitStack() as locks:
+            self._start_trainings(locks)
+            while self._waiting or self._batches or self._points:
+                self._fill()
+                for task in self._back_end.ended([*self._trainings, *self._points]):
+                    if task in self._trainings:
+                        self._keep_checkpoint(task)
+                    else:
+                        self._take(task)
+
+    def _ship_own_modules(self) -> None:
+        """Users' modules go to the workers with what they made."""
+        for name in (*self._config.models, *self._config.metrics):
+            if ":" in name:
+                cloudpickle.register_pickle_by_value(sys.modules[name.partition(":")[0]])
+
+    def _start_trainings(self, locks: ExitStack) -> None:
+        """One task for each checkpoint that is missing, in the order of the cells; its lock is held until it is kept.
+
+        Locks are taken in the order of their names, and before any cell's, so that two runs that wait for each other's
+        (``wait=true``) cannot both wait for ever.
+        """
+        missing = {cell.training: cell for cell in reversed(self._plan.to_train())}
+        first = [cell for cell in self._cells if missing.get(cell.cell_plan.training) is cell.cell_plan]
+        paths = {cell: cell.cell_plan.training.path(self._plan.out) for cell in first}
+        holding = {}
+        for cell, path in sorted(paths.items(), key=lambda item: item[1]):
+            holding[cell] = locks.enter_context(ExitStack())
+            what, say = f"the checkpoint {path.name}", waiting(self._plan, self._display)
+            holding[cell].enter_context(held(path.with_suffix(".lock"), what, say))
+            if path.is_file():  # another run was faster
+                holding.pop(cell).close()
+        if not holding:
+            return
+        to_train = [cell for cell in first if cell in holding]
+        images = _for_training(self._plan.data, to_train[0].cell_plan.training)
+        data = self._back_end.store(pack(images))
+        for cell in to_train:
+            training, spec = cell.cell_plan.training, cell.cell_plan.spec
+            self._trainings[self._back_end.submit(train, training, spec, data)] = cell, holding[cell]
+        label = f"{len(to_train)} trainings {self._back_end.name}"
+        self._display.stage(label, sum(_units(cell.cell_plan.training) for cell in to_train))
+
+    def _keep_checkpoint(self, task: Hashable) -> None:
+        cell, lock = self._trainings.pop(task)
+        training = cell.cell_plan.training
+        try:
+            state, record = self._back_end.result(task)
+        except WorkerLostError as error:
+            raise RunError(f"training {training.model} failed: {error}") from error
+        keep_checkpoint(training.path(self._plan.out), state, record)
+        lock.close()
+        self._display.advance(_units(training))
+
+    def _fill(self) -> None:
+        """Keep as many tasks under way as the back end asks for."""
+        while len(self._points) < self._back_end.in_flight() and (batch := self._next_batch()) is not None:
+            cell, indices = batch
+            points, (certifier, _) = pack([cell.point(index) for index in indices]), self._open[cell]
+            task = self._back_end.submit(certify, certifier, points, self._config.device)
+            self._points[task] = batch
+
+    def _next_batch(self) -> tuple[CellRun, list[int]] | None:
+        """Of the cells that are open, else of the next one whose checkpoint is there."""
+        while not self._batches:
+            training = {cell.cell_plan.training for cell, _ in self._trainings.values()}
+            cell = next((cell for cell in self._waiting if cell.cell_plan.training not in training), None)
+            # Who waits for a cell must hold no other, or two runs could wait for each other for ever.
+            if cell is None or (self._config.wait and self._open):
+                return None
+            self._waiting.remove(cell)
+            self._begin_cell(cell)
+        return self._batches.popleft()
+
+    def _begin_cell(self, cell: CellRun) -> None:
+        cell.open()
+        if not cell.missing:
+            cell.close()
+            return
+        self._open[cell] = self._back_end.store(pack(cell.certifier)), len(cell.missing)
+        size = self._back_end.points_a_task
+        chunks = (cell.missing[start : start + size] for start in range(0, len(cell.missing), size))
+        self._batches.extend((cell, chunk) for chunk in chunks)
+        under_way = sum(owner.passes(index) for owner, indices in self._points.values() for index in indices)
+        self._display.stage(f"{cell.label}, {self._back_end.name}", under_way + sum(map(cell.passes, cell.missing)))
+
+    def _take(self, task: Hashable) -> None:
+        cell, indices = self._points.pop(task)
+        try:
+            results, lines, batch_size = unpack(self._back_end.result(task), "cpu")
+        except WorkerLostError as error:
+            results, lines = [cell.point(index).failed(str(error)) for index in indices], []
+        else:
+            cell.certifier.batch_size = min(cell.certifier.batch_size, batch_size)
+        for line in lines:
+            self._display.say(line)
+        for index, result in zip(indices, results, strict=True):
+            cell.take(result)
+            self._display.advance(cell.passes(index))
+        certifier, left = self._open[cell]
+        self._open[cell] = certifier, left - len(indices)
+        if left == len(indices):
+            del self._open[cell]
+            self._back_end.discard(certifier)
+            cell.close()
+
+
+def _units(training: Training) -> float:
+    return TRAINING_WEIGHT * training.epochs * training.images
+
+
+def _for_training(data: DataSet, training: Training) -> DataSet:
+    """The images of a run's trainings and one for the shape: in memory, so that workers need no files."""
+    images = ArraySource("train", data.train.take(range(training.images)))
+    return replace(data, train=images, test=ArraySource("test", data.test.take([0])))
+
+
+def pack(content: object) -> bytes:
+    """As bytes that may be read on another device.
+
+    Raises
+    ------
+    RunError
+        Something in the user's own model or metric cannot leave its process.
+    """
+    packed = io.BytesIO()
+    try:
+        torch.save(content, packed, pickle_module=cloudpickle)
+    except Exception as error:  # pickling calls what users wrote
+        raise RunError(
+            f"the model or a metric cannot be sent to a worker ({first_line(error)}): use executor=local workers=1"
+        ) from error
+    return packed.getvalue()
+
+
+def unpack(packed: bytes, device: str) -> Any:
+    """What was packed, its tensors on ``device``. The bytes come from the same run, whose code is run here anyway."""
+    return torch.load(io.BytesIO(packed), map_location=device, weights_only=False)
+
+
+def begin(threads: int) -> None:
+    """On a worker, before its tasks: what `csrun.runner.run` does in its own process."""
+    keep_freed_memory()
+    require_float32()
+    torch.set_num_threads(threads)
+
+
+def train(training: Training, spec: ModelSpec, data: Package) -> tuple[bytes, bytes]:
+    """On a worker: a checkpoint and its record."""
+    return train_checkpoint(training, spec, unpack(data.fetch(), "cpu"), lambda images: None)
+
+
+def certify(cell: Package, packed_points: bytes, device: str) -> bytes:
+    """On a worker: the results of some points, what there is to say about them, and the batch that fits."""
+    certifier, lines = _certifier(cell, device), []
+    points: list[Point] = unpack(packed_points, device)
+    results = [certifier.certify(point, lambda passes: None, lines.append) for point in points]
+    return pack((results, lines, certifier.batch_size))
+
+
+@lru_cache(maxsize=CELLS_A_WORKER)
+def _certifier(cell: Package, device: str) -> Certifier:
+    """Made once a worker process."""
+    certifier: Certifier = unpack(cell.fetch(), device)
+    return certifier
