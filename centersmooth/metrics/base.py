@@ -200,8 +200,11 @@ class DistanceFunction(Metric):
         return outputs.long()
 
     def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
+        """The function is called on distinct outputs only, as texts and boxes often repeat."""
+        (a, row_of), (b, column_of) = _distinct(a), _distinct(b)
         columns = [self._column(a, row) for row in b]
-        return torch.stack(columns, dim=1) if columns else a.new_zeros((len(a), 0))
+        distances = torch.stack(columns, dim=1) if columns else a.new_zeros((len(a), 0))
+        return distances[row_of][:, column_of]
 
     def _column(self, a: Tensor, row: Tensor) -> Tensor:
         try:
@@ -223,3 +226,29 @@ class DistanceFunction(Metric):
         if distances.is_complex():
             raise RequestError(f"the distance '{self.name}' returned {distances.dtype}: expected real numbers")
         return distances if distances.is_floating_point() else distances.double()
+
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By their size in bytes."""
+
+
+def _distinct(outputs: Tensor) -> tuple[Tensor, Tensor | slice]:
+    """The outputs without repetitions, ``(k, *out)``, and the indices that expand them again.
+
+    Compared bit by bit, as a distance may tell -0 from 0.
+
+    Examples
+    --------
+    >>> rows, indices = _distinct(torch.tensor([[2.0], [1.0], [2.0]]))
+    >>> len(rows), rows[indices].tolist()
+    (2, [[2.0], [1.0], [2.0]])
+    """
+    if len(outputs) < 2 or outputs[0].numel() == 0:
+        return outputs, slice(None)
+    bits = outputs.view(_INTEGERS[outputs.element_size()]).reshape(len(outputs), -1)
+    distinct, indices = torch.unique(bits, dim=0, return_inverse=True)
+    if len(distinct) == len(outputs):
+        return outputs, slice(None)
+    positions = torch.arange(len(outputs), device=outputs.device)
+    one_of_each = positions.new_empty(len(distinct)).scatter_(0, indices, positions)
+    return outputs[one_of_each], indices

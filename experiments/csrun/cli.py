@@ -332,6 +332,7 @@ _WANTED = {
     "is not a valid bool": "true or false",
     "could not be converted to Integer": "an integer",
     "could not be converted to Float": "a number",
+    "type hint 'Union[int, str]'": "auto or an integer of at least 1",
 }
 """What a setting takes, by what OmegaConf says of a value it cannot take."""
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from centersmooth import GaussianNoise, Metric, RandomStream
-from centersmooth.centers import BLOCK
+from centersmooth import Budget, DistanceFunction, GaussianNoise, Metric, RandomStream
+from centersmooth.centers import BLOCK, least_median_center
 from centersmooth.evidence import kept_ranks
 from centersmooth.metrics.base import TILE_ENTRIES
 from centersmooth.quantiles import near_ranks, place_ranks
@@ -20,7 +21,10 @@ from csrun.models.precision import in_precision
 from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, check
 
 _PROBE_BLOCKS, _PROBE_SECONDS = 9, 1.0
-"""How long a model is timed for an estimate."""
+"""How long a model is timed for an estimate; a metric a quarter of that, three or four times."""
+
+_PROBE_FIRST, _PROBE_CANDIDATES = 4, 4
+"""Outputs a metric is timed on at first, and those that stand for the candidates of Smooth-HD."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,11 @@ class Cost:
     training_images : int
         Images pushed through training; 0 where the checkpoint is there.
     seconds : float
-        From a short measurement on this machine.
+        From a short measurement on this machine, shared out among the workers.
     disk : int
         Bytes of its evidence and checkpoint.
     memory : int
-        Bytes held at the peak of one point, the process itself included.
+        Bytes held at the peak, a point in each worker, the processes themselves included.
     """
 
     passes: int
@@ -49,9 +53,21 @@ class Cost:
 
 
 class _Probe(NamedTuple):
-    """What a moment with a model tells: its speed, and bytes of an input, an output, its features, the parameters."""
+    """Timing and sizes measured for one model.
 
-    passes_per_second: float
+    Attributes
+    ----------
+    pass_seconds : float
+        Of a forward pass with the distance of its output to one other, under every metric.
+    centers_seconds : float
+        Of finding the centers of one point, once for all metrics of a source.
+    center_seconds : dict of str to float
+        Of finding the center under one of the metrics asked for.
+    """
+
+    pass_seconds: float
+    centers_seconds: float
+    center_seconds: dict[str, float]
     input_bytes: int
     output_bytes: int
     feature_bytes: int
@@ -59,20 +75,35 @@ class _Probe(NamedTuple):
 
 
 def estimate(plan: Plan) -> list[Cost]:
-    """Cost of each cell as if no point of it were done, from timing each model for a moment."""
+    """Cost of each cell as if no point of it were done, from timing each model and metric for a moment.
+
+    Points and trainings are shared out among the workers; attacks are carried out by the driver alone.
+    """
     first = {cell.model: cell for cell in reversed(plan.cells)}
     probes = {name: _probe(plan, cell) for name, cell in first.items()}
     missing = {cell.training for cell in plan.to_train()}
+    training_workers = max(1, min(plan.workers, len(missing)))
     costs = []
     for cell in plan.cells:
         training = cell.training.epochs * cell.training.images if cell.training and cell.training in missing else 0
         missing.discard(cell.training)
-        passes = plan.passes_of_point * len(plan.points) + plan.attack_passes(cell)
-        probe = probes[cell.model]
-        seconds = (passes + TRAINING_WEIGHT * training) / probe.passes_per_second
+        probe, points = probes[cell.model], len(plan.points)
+        passes, attack_passes = plan.passes_of_point * points, plan.attack_passes(cell)
+        seconds = TRAINING_WEIGHT * training * probe.pass_seconds / training_workers
+        seconds += (passes * probe.pass_seconds + points * probe.centers_seconds) / plan.workers
+        seconds += attack_passes * probe.pass_seconds + _centers_of_attacks(plan, cell, probe)
         disk = _evidence_bytes(plan, cell, probe) + (probe.model_bytes if training else 0)
-        costs.append(Cost(passes, training, seconds, disk, _memory_bytes(plan, probe)))
+        costs.append(Cost(passes + attack_passes, training, seconds, disk, _memory_bytes(plan, probe)))
     return costs
+
+
+def _centers_of_attacks(plan: Plan, cell: CellPlan, probe: _Probe) -> float:
+    """Seconds of finding the centers of the runs that judge attacked inputs."""
+    if plan.attack is None:
+        return 0.0
+    kinds = 1 + (plan.config.center == "free")
+    runs = plan.config.attacker.runs * len(plan.attacked) * len(cell.pairs) * kinds
+    return runs * sum(probe.center_seconds[name] for name in plan.config.metrics)
 
 
 def _evidence_bytes(plan: Plan, cell: CellPlan, probe: _Probe) -> int:
@@ -85,9 +116,10 @@ def _evidence_bytes(plan: Plan, cell: CellPlan, probe: _Probe) -> int:
 
 
 def _memory_bytes(plan: Plan, probe: _Probe) -> int:
-    """Outputs kept with their features, twice; distances of all pairs, two tiles of them; a batch; the process.
+    """All processes: a point in each worker, and the driver beside them unless it is the only worker.
 
-    The process with PyTorch alone holds about 600 MiB.
+    Outputs kept with their features, twice; distances of all pairs, two tiles of them; a batch; the process, which
+    with PyTorch alone holds about 600 MiB.
     """
     budget, config = plan.budget, plan.config
     candidates = budget.n0 or budget.n
@@ -97,7 +129,9 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     pairs = candidates * (2 * budget.n if budget.n0 else candidates) * 4 + 2 * TILE_ENTRIES * 8
     batch = config.batch_size * (2 * probe.input_bytes + probe.output_bytes)
     block = 3 * config.forward_block * probe.feature_bytes
-    return 600 * 2**20 + probe.model_bytes + kept + pairs + batch + block + 8 * 8 * budget.m
+    process = 600 * 2**20 + probe.model_bytes
+    point = kept + pairs + batch + block + 8 * 8 * budget.m
+    return plan.workers * (process + point) + (process if plan.workers > 1 else 0)
 
 
 def _probe(plan: Plan, cell: CellPlan) -> _Probe:
@@ -110,22 +144,87 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     x = plan.input(model, 0)
     with evaluating(model):
         output = sampler.base_output(x)
-        features = [metric.features(output[None]) for metric in sources]
-        rate = _passes_per_second(sampler, x, sources, features)
+        feature_bytes = max(metric.features(output[None]).nbytes for metric in sources)
+        outputs, pass_seconds = _draws(sampler, x)
+        pass_seconds += sum(_distance_seconds(metric, outputs[: config.forward_block]) for metric in sources)
+        centers = {metric: _center_seconds(metric, outputs, plan.budget) for metric in sources}
+    if config.center == "free":
+        centers = {m: s * (1 + (1 + 1 / BLOCK) / BLOCK if m.has_means else 1) for m, s in centers.items()}
     model_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
-    return _Probe(rate, x.nbytes, output.nbytes, max(part.nbytes for part in features), model_bytes)
+    asked = {name: centers[metrics[name].source] for name in config.metrics}
+    return _Probe(pass_seconds, sum(centers.values()), asked, x.nbytes, output.nbytes, feature_bytes, model_bytes)
 
 
-def _passes_per_second(sampler: Sampler, x: Tensor, metrics: Sequence[Metric], references: Sequence[Tensor]) -> float:
-    """Draws with their distances to one output, in about a second; the first block does not count."""
-    done, started = 0, time.perf_counter()
-    for block, outputs in enumerate(sampler.draw(x, _PROBE_BLOCKS * sampler.forward_block, RandomStream(0), "timing")):
-        for metric, reference in zip(metrics, references, strict=True):
-            float(metric.pairwise(metric.features(outputs), reference).sum())
-        if block == 0:
-            started = time.perf_counter()
-            continue
-        done += len(outputs)
-        if time.perf_counter() - started > _PROBE_SECONDS:
+def _draws(sampler: Sampler, x: Tensor) -> tuple[Tensor, float]:
+    """Some draws, and the seconds of one, in about a second; the first block does not count."""
+    blocks: list[Tensor] = []
+    started = ended = time.perf_counter()
+    for outputs in sampler.draw(x, _PROBE_BLOCKS * sampler.forward_block, RandomStream(0), "timing"):
+        blocks.append(outputs)
+        ended = time.perf_counter()
+        if len(blocks) == 1:
+            started = ended
+        elif ended - started > _PROBE_SECONDS:
             break
-    return done / (time.perf_counter() - started)
+    return torch.cat(blocks), (ended - started) / (len(blocks) - 1) / sampler.forward_block
+
+
+def _distance_seconds(metric: Metric, outputs: Tensor) -> float:
+    """Of an output's features and its distance to one other, in the company of a block."""
+    reference = metric.features(outputs[:1])
+    size, seconds = _timed(
+        lambda size: outputs[:size],
+        lambda some: float(metric.pairwise(metric.features(some), reference).sum()),
+        len(outputs),
+    )
+    return seconds / size
+
+
+def _center_seconds(metric: Metric, outputs: Tensor, budget: Budget) -> float:
+    """Of finding the center of one sample: from as many outputs as a moment allows, by the number of pairs."""
+    if budget.n0:
+        candidates = metric.features(outputs[: min(budget.n0, _PROBE_CANDIDATES)])
+        size, seconds = _timed(
+            lambda size: metric.features(outputs[:size]),
+            lambda features: float(metric.pairwise(features, candidates).sum()),
+            min(len(outputs), budget.n),
+        )
+        return seconds * (budget.n / size) * (budget.n0 / len(candidates))
+    size, seconds = _timed(
+        lambda size: metric.features(outputs[:size]),
+        lambda features: least_median_center(metric, outputs[: len(features)], features),
+        min(len(outputs), budget.n),
+    )
+    longer = (budget.n / size) ** 2
+    if not isinstance(metric, DistanceFunction):
+        return seconds * longer
+    # Fewer distances where outputs repeat, but a search among all of them.
+    features, started = metric.features(outputs[:size]), time.perf_counter()
+    for tile in metric.self_rows(features):
+        float(tile.sum())
+    distances = min(seconds, time.perf_counter() - started)
+    more_pairs = (_distinct(outputs, budget.n) / _distinct(outputs, size)) ** 2
+    return distances * more_pairs + (seconds - distances) * longer
+
+
+def _timed(prepare: Callable[[int], Tensor], compute: Callable[[Tensor], object], most: int) -> tuple[int, float]:
+    """How long a computation takes: at ``most``, or at the first size, doubled each time, that takes a moment."""
+    size, started = min(_PROBE_FIRST, most), time.perf_counter()
+    while True:
+        prepared, begun = prepare(size), time.perf_counter()
+        compute(prepared)
+        ended = time.perf_counter()
+        if size == most or ended - started > _PROBE_SECONDS / 4:
+            return size, ended - begun
+        size = min(2 * size, most)
+
+
+def _distinct(outputs: Tensor, count: int) -> float:
+    """Different outputs among so many draws, between which alone a `DistanceFunction` is called.
+
+    Beyond the outputs at hand each draw is a new one with the probability that Good and Turing estimate: the share of
+    outputs that were seen once.
+    """
+    seen = outputs[:count]
+    _, counts = torch.unique(seen.reshape(len(seen), -1), dim=0, return_counts=True)
+    return len(counts) + (count - len(seen)) * int((counts == 1).sum()) / len(seen)

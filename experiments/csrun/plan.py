@@ -92,8 +92,8 @@ class Plan:
 
     @property
     def workers(self) -> int:
-        """Processes that share the work of ``executor=local``: no more than there are points."""
-        return min(self.config.workers, len(self.cells) * len(self.points))
+        """Processes of this machine that share the work: no more than there are points; with Ray, the driver's one."""
+        return 1 if self.config.executor == "ray" else min(self.config.workers, len(self.cells) * len(self.points))
 
     @property
     def attack(self) -> Attack | None:

@@ -253,10 +253,11 @@ def dry_run(config: Config, display: Display) -> None:
     display.console.print(table)
     total = sum(cost.seconds for cost in costs)
     passes = sum(cost.passes for cost in costs)
+    by = f" by {plan.workers} workers" if plan.workers > 1 else ""
     memory, disk = max(cost.memory for cost in costs) / 2**20, sum(cost.disk for cost in costs) / 2**20
     display.console.print(
         f"{len(costs)} cells, {passes:,} forward passes over {len(plan.points)} points, about {duration(total)} "
-        f"on {config.device} if nothing is done yet (timed just now), about {memory:,.0f} MiB of memory and "
+        f"on {config.device}{by} if nothing is done yet (timed just now), about {memory:,.0f} MiB of memory and "
         f"{disk:,.0f} MiB of disk; results under {plan.out.resolve()}",
         highlight=False,
     )

@@ -27,6 +27,7 @@ from centersmooth import (
     SquaredL2,
     TotalVariation,
 )
+from centersmooth.metrics import base
 from centersmooth.testing import check_metric
 
 METRICS = [L1(), L2(), SquaredL2(), Cosine(), Angular(), TotalVariation(), Jaccard()]
@@ -413,12 +414,52 @@ def test_a_distance_function_on_no_outputs() -> None:
 def test_a_distance_function_that_fails_says_on_what() -> None:
     metric = DistanceFunction(lambda a, b: a @ b, diameter=1.0)
     with pytest.raises(RequestError, match=r"failed on two batches of shape \(3, 2\): RuntimeError mat1"):
-        metric.pairwise(torch.zeros(3, 2), torch.zeros(3, 2))
+        metric.pairwise(torch.rand(3, 2), torch.rand(3, 2))
 
 
 def test_a_distance_function_that_returns_no_tensor() -> None:
     with pytest.raises(RequestError, match="returned float for two batches of 3 outputs"):
-        DistanceFunction(lambda a, b: 1.0).pairwise(torch.zeros(3, 2), torch.zeros(3, 2))
+        DistanceFunction(lambda a, b: 1.0).pairwise(torch.rand(3, 2), torch.rand(3, 2))
+
+
+@pytest.mark.parametrize(
+    ("outputs", "distinct"),
+    [
+        (torch.tensor([[1, 2], [0, 5], [1, 2], [1, 2], [7, 1], [0, 5]]), 3),
+        (torch.tensor([[1.5], [0.1], [1.5]], dtype=torch.float64), 2),
+        (torch.tensor([True, False, True, True]), 2),
+        (torch.tensor([[0.0], [-0.0], [0.0]]), 2),
+        (torch.tensor([[[1.0, 2.0]], [[2.0, 1.0]], [[1.0, 2.0]]]), 2),
+        (torch.rand(5, 3), 5),
+    ],
+)
+def test_a_distance_function_sees_repeated_outputs_once(outputs: Tensor, distinct: int) -> None:
+    """Once in each of the two batches; the matrix is that of a loop over all pairs, in the sample and out of it."""
+    pairs = 0
+
+    def signed(a: Tensor, b: Tensor) -> Tensor:
+        nonlocal pairs
+        pairs += len(a)
+        a, b = (torch.copysign(batch.double().abs() + 0.1, batch.double()) for batch in (a, b))
+        return (a - b).flatten(1).abs().sum(1) if a.ndim > 1 else (a - b).abs()
+
+    plain = torch.stack([signed(outputs, other.expand_as(outputs)) for other in outputs], dim=1)
+    metric, pairs = DistanceFunction(signed), 0
+    features = metric.features(outputs)
+    assert torch.equal(metric.pairwise(features, features), plain)
+    assert pairs == distinct**2
+    assert torch.equal(torch.cat(list(metric.self_rows(features))), plain)
+    assert torch.equal(metric.pairwise(features, features[1:2]), plain[:, 1:2])
+    assert pairs == 2 * distinct**2 + distinct
+
+
+def test_a_distance_function_sees_repeated_outputs_of_all_tiles_once_a_tile(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "TILE_ENTRIES", 90)  # tiles of three rows
+    outputs = torch.arange(30).remainder(2)[:, None]
+    calls = []
+    metric = DistanceFunction(lambda a, b: calls.append(len(a)) or (a - b).abs().double()[:, 0])
+    assert torch.equal(torch.cat(list(metric.self_rows(outputs))), (outputs - outputs.T).abs().double())
+    assert sum(calls) == 10 * 2 * 2
 
 
 def test_memory_that_runs_out_is_no_fault_of_the_distance() -> None:

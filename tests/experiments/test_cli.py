@@ -45,6 +45,7 @@ def test_version(tmp_path):
         (["n=abc"], "n is abc: expected an integer"),
         (["batch_size="], "batch_size is empty: expected an integer"),
         (["grid.h=[x]"], "expected a number"),
+        (["workers=1.5"], "workers is 1.5: expected auto or an integer of at least 1"),
         (["recommend=maybe"], "expected true or false"),
         (["metrics=tv"], "as in metrics=[tv]"),
         (["n=100"], "n >= 300 would do"),

@@ -1,0 +1,409 @@
+"""Workers on this machine's cores: the rows and checkpoints of one process, whatever happens to the workers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from rich.console import Console
+from support import CODE, SMALL, compose
+
+from csrun.cells.run import CellRun
+from csrun.cli import config_folder
+from csrun.config import register_schema, resolve
+from csrun.cost import _Probe, estimate
+from csrun.errors import RunError
+from csrun.executors.on_cores import Workers
+from csrun.executors.tasks import RETRIES, Tasks, WorkerLostError
+from csrun.plan import make_plan
+from csrun.runner import run
+from csrun.system.locks import held
+from csrun.system.progress import Display
+from csrun.system.threads import threads
+
+EVERYTHING = ("metrics=[tv,l2]", "smoothing=[center,mean]", "bounds=exact", "far=measured", "center=free")
+TWO_CELLS = ("grid.eps=[0.4,0.6]", "points.count=4", *EVERYTHING)
+
+
+def rows_without_seconds(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "certificates.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def run_in(folder: Path, *overrides: str, said: io.StringIO | None = None):
+    display = Display(Console(file=said or io.StringIO(), width=300))
+    return run(compose(*SMALL, *overrides, f"out={folder}"), display, "cs-run (test)")
+
+
+def workers_of(process: int) -> list[int]:
+    """Its worker processes, without those that loky keeps for cleaning up."""
+    children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+    return [int(child) for child in children if b"popen_loky" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_rows_and_checkpoints_do_not_depend_on_the_number_of_workers_or_threads(tmp_path):
+    """Byte for byte; this process, too, computes on one thread, though it was given two."""
+    with threads(2):
+        folders = [run_in(tmp_path / str(count), *TWO_CELLS, f"workers={count}").folder for count in (1, 2)]
+        assert torch.get_num_threads() == 2
+    one, two = map(rows_without_seconds, folders)
+    assert one == two
+    assert len({row["point"] for row in one}) == 4
+    checkpoints = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*.safetensors"))
+    assert len(checkpoints) == 2
+    for path in checkpoints:
+        assert (tmp_path / "1" / path).read_bytes() == (tmp_path / "2" / path).read_bytes()
+
+
+FRAGILE = """
+import os
+import torch
+
+DRIVER = os.getpid()
+SEEN = []
+
+
+class Fragile(torch.nn.Module):
+    driver = DRIVER
+
+    def forward(self, inputs):
+        marks = inputs.mean(dim=1, keepdim=True).round()
+        if os.getpid() != self.driver and bool((marks == 2).all()):
+            os._exit(1)
+        if bool((marks == 4).all()):
+            raise KeyError("no such gene")
+        return torch.where(marks == 1, torch.nan, inputs.tanh())
+
+
+def model():
+    return Fragile()
+
+
+def starved(a, b):
+    if os.getpid() != DRIVER and not SEEN:
+        SEEN.append(True)
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+    return (a - b).abs().amax(1)
+
+
+def metric():
+    return starved
+"""
+"""NaN around 1, a dead worker around 2, an exception around 4; no memory for the first distances of a worker."""
+
+
+@pytest.fixture
+def fragile(tmp_path, monkeypatch):
+    """A model and a metric of the user's own, whose module no worker could import; inputs around 0, 3, 1, 2, 4, 0..."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "fragile_own", raising=False)
+    (tmp_path / "fragile_own.py").write_text(FRAGILE)
+    np.save(tmp_path / "inputs.npy", np.array([0, 3, 1, 2, 4, 0, 3, 0], np.float32)[:, None].repeat(64, axis=1))
+    own = ["experiment=custom", "model=fragile_own:model", f"data.path={tmp_path / 'inputs.npy'}", "grid.eps=[0.01]"]
+    return [*own, "budget=smoke", "n=1000", "m=1100", f"out={tmp_path / 'runs'}"]
+
+
+@pytest.mark.slow
+def test_what_fails_at_one_point_is_a_row_with_its_reason_and_others_are_certified(fragile):
+    """Also those that were under way when the worker of a neighbour died, again and again."""
+    result = run(compose(*fragile, "points.count=8", "workers=2"), Display(Console(file=io.StringIO())), "test")
+    rows = rows_without_seconds(result.folder)
+    assert result.failed == 3
+    assert {row["point"] for row in rows if row["outcome"] == "certified"} == set("01567")
+    reasons = {row["point"]: row["reason"] for row in rows if row["outcome"] == "failed"}
+    assert "NaN or infinity" in reasons["2"]
+    assert f"its worker was lost {RETRIES + 1} times" in reasons["3"]
+    assert "KeyError 'no such gene'" in reasons["4"]
+
+
+@pytest.mark.slow
+def test_a_worker_whose_memory_runs_out_halves_the_batch_and_says_so(fragile):
+    said = io.StringIO()
+    request = [*fragile, "metric=fragile_own:metric", "points.count=2", "workers=2"]
+    config = compose(*request)
+    assert run(config, Display(Console(file=said, width=300)), "test").failed == 0
+    assert "memory ran out on point 0: again with batch_size=512, which changes no row" in said.getvalue()
+    assert config.batch_size == 512  # for the cells that follow, and for attacks
+    with pytest.raises(RunError, match="which do not depend on batch_size: lower n"):
+        run(compose(*request, "batch_size=128", f"out={config.out}/2"), Display(Console(file=said)), "test")
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_costs_no_row(tmp_path):
+    def kill() -> None:
+        while not list((tmp_path / "killed").glob("*/points/*.npz")):
+            time.sleep(0.01)
+        os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    result = run_in(tmp_path / "killed", "points.count=12", "workers=2")
+    killer.join()
+    assert result.failed == 0
+    assert rows_without_seconds(result.folder) == rows_without_seconds(
+        run_in(tmp_path / "whole", "points.count=12").folder
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(
+    ("number", "whole_group", "code"),
+    [
+        (signal.SIGINT, True, 130),
+        (signal.SIGTERM, False, 143),
+        (signal.SIGTERM, True, 143),
+        (signal.SIGKILL, False, -9),
+    ],
+)
+def test_a_signal_ends_all_workers_and_the_same_command_continues(tmp_path, number, whole_group, code):
+    """Ctrl-C, which a terminal sends to all processes; SIGTERM to the run, or to all as Slurm does; SIGKILL."""
+    interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    request = [*SMALL, "points.count=200", "workers=2"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", interruptible + CODE, *request],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 100
+    while not (done := list(tmp_path.glob("runs/*/points/[0-9]*.npz"))):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    workers = workers_of(process.pid)
+    assert len(workers) == 2
+    (os.killpg if whole_group else os.kill)(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    if number != signal.SIGKILL:
+        assert len(errors.strip().splitlines()) == 1, errors
+        assert "To continue: cs-run" in errors
+    while any(map(is_alive, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    before = {path: path.stat().st_mtime_ns for path in done}
+    continued = run_in(tmp_path / "runs", "points.count=3")
+    assert continued.failed == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def ended_one_by_one(workers: Workers, tasks: list) -> None:
+    left = list(tasks)
+    while left:
+        for task in workers.ended(left):
+            left.remove(task)
+
+
+@pytest.mark.slow
+def test_the_task_that_kills_its_workers_is_found_and_given_up(tmp_path):
+    """Each attempt leaves a line: four of the one to blame; the others, under way with it, are never given up."""
+    marks = tmp_path / "marks"
+
+    def deadly() -> None:
+        with open(marks, "a") as file:
+            file.write("once more\n")
+        os._exit(1)
+
+    def slow(number: int) -> tuple[int, int, str]:
+        time.sleep(0.3)
+        return number, torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
+
+    with Workers.started(2) as workers:
+        first, bad = workers.submit(slow, 0), workers.submit(deadly)
+        others = [workers.submit(slow, number) for number in (1, 2, 3)]
+        ended_one_by_one(workers, [first, bad, *others])
+        assert [workers.result(task) for task in (first, *others)] == [(i, 1, "1") for i in range(4)]
+        with pytest.raises(WorkerLostError, match="was lost 4 times, the last time by TerminatedWorkerError"):
+            workers.result(bad)
+        late = workers.submit(slow, 9)
+        ended_one_by_one(workers, [late])
+        assert workers.result(late)[0] == 9
+    assert marks.read_text().count("once more") == RETRIES + 1
+
+
+class Inline:
+    """A back end that carries out a task in this process when it is asked for what ended, the last one first."""
+
+    name, points_a_task = "inline", 1
+
+    def __init__(self, lose: type | None = None) -> None:
+        self.lose, self.stored, self.most_stored = lose, set(), 0
+
+    def in_flight(self) -> int:
+        return 3
+
+    def store(self, packed: bytes):
+        package = self.Package(packed)
+        self.stored.add(package)
+        self.most_stored = max(self.most_stored, len(self.stored))
+        return package
+
+    def discard(self, package) -> None:
+        self.stored.remove(package)
+
+    def submit(self, function, *arguments):
+        return (function, arguments)
+
+    def ended(self, under_way):
+        return under_way[-1:]
+
+    def result(self, task):
+        function, arguments = task
+        if self.lose is not None and function.__name__ == self.lose:
+            raise WorkerLostError(4, MemoryError())
+        return function(*arguments)
+
+    class Package:
+        def __init__(self, packed: bytes) -> None:
+            self.packed = packed
+
+        def fetch(self) -> bytes:
+            return self.packed
+
+
+def carry_out(back_end, *overrides: str) -> list[CellRun]:
+    plan, display = make_plan(compose(*SMALL, *overrides)), Display(Console(file=io.StringIO()))
+    plan.out.mkdir(parents=True, exist_ok=True)
+    cells = [CellRun(plan, cell, display, {}) for cell in plan.cells]
+    try:
+        Tasks(cells, display, back_end).carry_out()
+    finally:
+        for cell in cells:
+            cell.release()
+    return cells
+
+
+def test_points_that_end_in_any_order_give_the_rows_of_the_loop(tmp_path):
+    cells = carry_out(Inline(), *TWO_CELLS, f"out={tmp_path / 'tasks'}")
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for cell in cells for row in cell.done.rows]
+    expected = rows_without_seconds(run_in(tmp_path / "loop", *TWO_CELLS).folder)
+    assert [{key: str(value) for key, value in row.items()} for row in rows] == expected
+
+
+def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
+    request = (*TWO_CELLS, f"out={tmp_path}")
+    carry_out(Inline(), *request)
+    monkeypatch.setattr(Inline, "submit", lambda *arguments: pytest.fail("there is nothing to be done"))
+    assert all(cell.done.rows for cell in carry_out(Inline(), *request))
+
+
+@pytest.mark.parametrize(("wait", "most"), [("false", 2), ("true", 1)])
+def test_who_waits_for_others_holds_one_cell_at_a_time(tmp_path, wait, most):
+    """Or two of them could wait for each other; what is stored belongs to a cell that is open."""
+    request = ("grid.eps=[0.4,0.6]", f"wait={wait}", f"out={tmp_path}")
+    carry_out(Inline(), *request)
+    back_end = Inline()
+    carry_out(back_end, *request, "points.count=4")
+    assert back_end.most_stored == most
+    assert not back_end.stored
+
+
+def test_a_training_in_work_elsewhere_is_refused_before_any_is_begun(tmp_path, monkeypatch):
+    carry_out(Inline(), f"out={tmp_path / 'a'}")
+    (checkpoint,) = (tmp_path / "a" / "checkpoints").glob("*.safetensors")
+    lock = tmp_path / "b" / "checkpoints" / checkpoint.with_suffix(".lock").name
+    monkeypatch.setattr(Inline, "submit", lambda *arguments: pytest.fail("a training was begun"))
+    with held(lock, "the checkpoint"), pytest.raises(RunError, match=r"the checkpoint .* is being worked on"):
+        carry_out(Inline(), f"out={tmp_path / 'b'}")
+
+
+def test_a_training_that_is_waited_for_is_not_done_again(tmp_path, monkeypatch):
+    carry_out(Inline(), f"out={tmp_path / 'a'}")
+    (checkpoint,) = (tmp_path / "a" / "checkpoints").glob("*.safetensors")
+    copy = tmp_path / "b" / "checkpoints" / checkpoint.name
+    holds = threading.Event()
+
+    def train_elsewhere() -> None:
+        with held(copy.with_suffix(".lock"), "the checkpoint"):
+            holds.set()
+            time.sleep(0.5)
+            copy.write_bytes(checkpoint.read_bytes())
+
+    other = threading.Thread(target=train_elsewhere)
+    other.start()
+    holds.wait()
+    monkeypatch.setattr("csrun.executors.tasks.train_checkpoint", lambda *arguments: pytest.fail("trained again"))
+    (cell,) = carry_out(Inline(), "wait=true", f"out={tmp_path / 'b'}")
+    other.join()
+    assert cell.done.failed == 0
+
+
+def test_a_training_whose_workers_are_lost_ends_the_run(tmp_path):
+    with pytest.raises(RunError, match="training autoencoder failed: its worker was lost 4 times"):
+        carry_out(Inline(lose="train"), f"out={tmp_path}")
+
+
+def test_points_whose_workers_are_lost_are_failed_rows(tmp_path):
+    (cell,) = carry_out(Inline(lose="certify"), f"out={tmp_path}")
+    assert cell.done.failed == 2
+    assert {row["outcome"] for row in cell.done.rows} == {"failed"}
+
+
+@pytest.mark.parametrize("workers", ["0", "-1", "many", ""])
+def test_a_number_of_workers_that_is_none_is_refused(workers):
+    with pytest.raises(RunError, match=f"workers is '{workers}': expected auto or an integer of at least 1"):
+        compose(f"workers={workers}")
+
+
+def test_as_many_workers_as_cores_this_process_may_use_and_one_for_a_gpu(monkeypatch):
+    assert compose().workers == joblib.cpu_count()
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 7)
+    assert compose().workers == 7
+    assert compose("workers=3").workers == 3
+    register_schema()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        asked = hydra_compose("config", [])
+    assert resolve(asked, cuda=True).workers == 1
+    asked.workers = 2
+    assert resolve(asked, cuda=True).workers == 2
+
+
+def test_no_more_workers_than_points():
+    assert make_plan(compose(*SMALL, "workers=64")).workers == 2
+    assert make_plan(compose(*SMALL, "workers=64", "points.count=1")).workers == 1
+    assert make_plan(compose(*SMALL, "workers=64", "grid.eps=[0.4,0.6]")).workers == 4
+    assert make_plan(compose(*SMALL, "workers=64", "executor=ray")).workers == 1
+
+
+def test_estimates_count_the_workers(monkeypatch):
+    """Each holds a point; the time is shared out, but for what the driver does alone: attacks."""
+    probe = _Probe(1e-3, 0.5, {"tv": 0.25}, 10**6, 10**6, 10**6, 10**6)
+    monkeypatch.setattr("csrun.cost._probe", lambda plan, cell: probe)
+    small = (*SMALL, "points.count=8")
+    (one,), (four,) = (estimate(make_plan(compose(*small, f"workers={count}"))) for count in (1, 4))
+    plan = make_plan(compose(*small))
+    training = 3 * 100 * 1e-3
+    passes = 8 * (plan.passes_of_point * 1e-3 + 0.5)
+    assert one.seconds == pytest.approx(training + passes)
+    assert four.seconds == pytest.approx(training + passes / 4)
+    assert four.memory == pytest.approx(5 * one.memory, rel=0.5)
+    assert four.memory > 4 * one.memory
+    attacked = (*small, "attack=pgd")
+    (alone,), (shared,) = (estimate(make_plan(compose(*attacked, f"workers={count}"))) for count in (1, 4))
+    assert alone.seconds - shared.seconds == pytest.approx(passes * 3 / 4)
+    attacks = make_plan(compose(*attacked)).attack_passes(plan.cells[0])
+    assert alone.seconds - one.seconds == pytest.approx(attacks * 1e-3 + 8 * 4 * 0.25)  # four runs judge each

@@ -1,0 +1,106 @@
+"""Estimates of ``cs-run --dry-run``: a metric's time as well as the model's, with the pairs of the center's sample."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from support import compose
+
+from centersmooth import Budget, DistanceFunction, Metric
+from csrun.cost import _center_seconds, _distance_seconds, _distinct, estimate
+from csrun.plan import make_plan
+from csrun.runner import dry_run, run
+from csrun.system.progress import Display
+
+PAIR = 2e-4
+"""Seconds that a distance sleeps, beside which all else is little."""
+
+
+def sleepy(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    time.sleep(PAIR * len(a))
+    return (a - b).double().abs().flatten(1).amax(1)
+
+
+class Sleepy(Metric):
+    """A metric that is no `DistanceFunction`: pairs of equal outputs take their time too."""
+
+    def features(self, outputs: torch.Tensor) -> torch.Tensor:
+        return outputs
+
+    def pairwise(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        time.sleep(PAIR * len(a) * len(b))
+        return (a[:, None] - b[None]).double().abs().amax(-1)
+
+
+NEW = torch.rand(1_000, 3, generator=torch.Generator().manual_seed(0))
+REPEATED = torch.arange(1_000).remainder(100).float()[:, None]
+
+
+@pytest.mark.parametrize(
+    ("metric", "outputs", "n", "n0", "pairs"),
+    [
+        (DistanceFunction(sleepy), NEW, 5_000, 0, 5_000**2),
+        (DistanceFunction(sleepy), NEW, 300, 0, 300**2),
+        (DistanceFunction(sleepy), REPEATED, 2_000, 0, 100**2 + 100),
+        (Sleepy(), REPEATED, 5_000, 0, 5_000**2),
+        (DistanceFunction(sleepy), NEW, 5_000, 30, 5_000 * 30),
+    ],
+)
+def test_the_center_takes_as_many_pairs_as_are_compared(metric, outputs, n, n0, pairs):
+    started = time.perf_counter()
+    estimated = _center_seconds(metric, outputs, Budget(n, 1_000, 0.1, n0=n0))
+    assert pairs * PAIR / 2 < estimated < pairs * PAIR * 2
+    assert time.perf_counter() - started < 5
+
+
+def test_a_fresh_output_takes_one_distance_and_repeated_ones_none():
+    assert PAIR / 2 < _distance_seconds(DistanceFunction(sleepy), NEW[:128]) < 2 * PAIR
+    assert PAIR / 2 < _distance_seconds(DistanceFunction(sleepy), REPEATED[:128]) * 128 / 100 < 2 * PAIR
+
+
+def test_outputs_that_are_yet_to_be_seen_are_counted_by_good_and_turing():
+    assert _distinct(NEW, 20_000) == 20_000
+    assert _distinct(REPEATED, 20_000) == 100
+    half = torch.cat([torch.zeros(500, 3), NEW[:500]])
+    assert _distinct(half, 20_000) == pytest.approx(501 + 19_000 / 2)
+    assert _distinct(half, 500) == 1
+
+
+MINE = """
+import time
+
+
+def identity():
+    return lambda inputs: inputs.flatten(1)
+
+
+def slow():
+    def distance(a, b):
+        time.sleep(2e-5 * len(a))
+        return (a - b).abs().amax(1)
+    return distance
+"""
+
+
+def test_a_slow_metric_of_ones_own_is_estimated_within_a_factor_of_two(tmp_path, monkeypatch):
+    """310^2 distances for the center of each of two points, and 2 x 350 of fresh draws: 4 s, and next to no model."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "sleeping.py").write_text(MINE)
+    np.save(tmp_path / "inputs.npy", np.zeros((2, 4), np.float32))
+    own = ["experiment=custom", "model=sleeping:identity", "metric=sleeping:slow", f"data.path={tmp_path}/inputs.npy"]
+    counts = ["n=310", "m=350", "delta=0.1", "grid.eps=[0.1]", "grid.h=[1]", "points.count=2", "forward_block=32"]
+    config = compose(*own, *counts, "workers=1", f"out={tmp_path / 'runs'}")
+    said = io.StringIO()
+    dry_run(config, Display(Console(file=said, width=300)))
+    assert re.search(r"about [2-9] s on cpu", said.getvalue())
+    (cost,) = estimate(make_plan(config))
+    started = time.perf_counter()
+    run(config, Display(Console(file=io.StringIO())), "cs-run (test)")
+    taken = time.perf_counter() - started
+    assert 2 * 310**2 * 2e-5 / 2 < cost.seconds < 2 * taken
