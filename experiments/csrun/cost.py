@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from centersmooth import Budget, DistanceFunction, GaussianNoise, Metric, RandomStream
+from centersmooth import L1, Budget, DistanceFunction, GaussianNoise, Metric, RandomStream
 from centersmooth.centers import BLOCK, least_median_center
 from centersmooth.evidence import kept_ranks
 from centersmooth.metrics.base import TILE_ENTRIES
@@ -182,29 +182,34 @@ def _distance_seconds(metric: Metric, outputs: Tensor) -> float:
 
 def _center_seconds(metric: Metric, outputs: Tensor, budget: Budget) -> float:
     """Of finding the center of one sample: from as many outputs as a moment allows, by the number of pairs."""
+    most = min(len(outputs), budget.n)
     if budget.n0:
         candidates = metric.features(outputs[: min(budget.n0, _PROBE_CANDIDATES)])
         size, seconds = _timed(
             lambda size: metric.features(outputs[:size]),
             lambda features: float(metric.pairwise(features, candidates).sum()),
-            min(len(outputs), budget.n),
+            most,
         )
         return seconds * (budget.n / size) * (budget.n0 / len(candidates))
-    size, seconds = _timed(
-        lambda size: metric.features(outputs[:size]),
-        lambda features: least_median_center(metric, outputs[: len(features)], features),
-        min(len(outputs), budget.n),
-    )
-    longer = (budget.n / size) ** 2
     if not isinstance(metric, DistanceFunction):
-        return seconds * longer
-    # Fewer distances where outputs repeat, but a search among all of them.
-    features, started = metric.features(outputs[:size]), time.perf_counter()
-    for tile in metric.self_rows(features):
-        float(tile.sum())
-    distances = min(seconds, time.perf_counter() - started)
-    more_pairs = (_distinct(outputs, budget.n) / _distinct(outputs, size)) ** 2
-    return distances * more_pairs + (seconds - distances) * longer
+        size, seconds = _timed(
+            lambda size: metric.features(outputs[:size]),
+            lambda features: least_median_center(metric, outputs[: len(features)], features),
+            most,
+        )
+        return seconds * (budget.n / size) ** 2
+    # Fewer distances where outputs repeat, but a search among all of them: timed by itself, on numbers.
+    size, distances = _timed(
+        lambda size: metric.features(outputs[:size]),
+        lambda features: [float(tile.sum()) for tile in metric.self_rows(features)],
+        most,
+    )
+    numbers = torch.rand(most, 1, generator=torch.Generator().manual_seed(0)).to(outputs.device)
+    searched, search = _timed(
+        lambda size: numbers[:size], lambda some: least_median_center(L1(), some, some), len(numbers)
+    )
+    pairs = (_distinct(outputs, budget.n) / _distinct(outputs, size)) ** 2
+    return distances * pairs + search * (budget.n / searched) ** 2
 
 
 def _timed(prepare: Callable[[int], Tensor], compute: Callable[[Tensor], object], most: int) -> tuple[int, float]:
