@@ -15,7 +15,7 @@ from support import CODE, SMALL
 from csrun.report.tables import read_rows
 
 PAGE = (Path(__file__).parents[2] / "docs" / "custom.md").read_text()
-SMOKE = ["budget=smoke", "grid.eps=[0.25]"]
+SMOKE = ["budget=smoke", "grid.eps=[0.25]", "workers=1"]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def cs_run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_worked_example(folder):
     for metric in ("l2", "mine:largest_difference"):
-        done = cs_run(folder, "model=mine:model", f"metric={metric}", "data.path=inputs.npy")
+        done = cs_run(folder, "model=mine:model", f"metric={metric}", "data.path=inputs.npy", "workers=2")
         assert done.returncode == 0, done.stderr
         rows = read_rows(folder / "runs" / "custom")
         assert set(rows["outcome"]) <= {"certified", "bad_center"}

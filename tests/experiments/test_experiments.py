@@ -57,7 +57,7 @@ def test_tv_mnist_at_smoke_on_the_real_files(tmp_path, data_folder):
 def run_real(name: str, data_folder, out, *overrides: str):
     """One point of an experiment at ``smoke``, at one noise level; its rows."""
     places = [f"data.path={data_folder}"] if not name.startswith("lpips") else []
-    config = compose(f"experiment={name}", "budget=smoke", "grid.h=[1]", f"out={out}", *places, *overrides)
+    config = compose(f"experiment={name}", "budget=smoke", "grid.h=[1]", "workers=1", f"out={out}", *places, *overrides)
     result = run(config, Display(Console(file=io.StringIO())), "cs-run (test)")
     assert result.failed == 0
     return read_rows(result.folder)
