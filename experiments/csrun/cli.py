@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import re
 import shlex
 import signal
 import sys
@@ -93,17 +94,17 @@ def _outcome(arguments: list[str], command: str) -> int:
 
 
 def _console() -> Console:
-    console = Console(markup=False)
-    return console if console.is_terminal else Console(width=120, markup=False)
+    console = Console(markup=False, emoji=False)
+    return console if console.is_terminal else Console(width=120, markup=False, emoji=False)
 
 
 def _errors() -> Console:
-    """Commands and names hold square brackets, which rich would read as markup and drop."""
-    return Console(stderr=True, markup=False)
+    """Commands and names hold brackets and colons, which rich would read as markup and emoji."""
+    return Console(stderr=True, markup=False, emoji=False)
 
 
 def _run(arguments: list[str], command: str) -> int:
-    overrides = [a for a in arguments if a != "--debug"]
+    overrides = [_with_path_as_text(a) for a in arguments if a != "--debug"]
     if "--dry-run" in overrides:
         overrides = [a for a in overrides if a != "--dry-run"] + ["dry_run=true"]
     import hydra
@@ -169,8 +170,33 @@ def _end_job(codes: Sequence[int], failures: Sequence[Exception]) -> None:
 
 def _without_paths(command: str) -> str:
     """The command as results record it: where files lie on one machine shapes no number."""
-    paths = ("out=", "data.path=", "weights.")
-    return shlex.join(part for part in shlex.split(command) if not part.startswith(paths))
+    return shlex.join(part for part in shlex.split(command) if not _sets_path(part))
+
+
+def _sets_path(argument: str) -> bool:
+    from csrun.config import PATHS
+
+    return argument.lstrip("+").partition("=")[0] in PATHS
+
+
+_QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_QUOTED_VALUES = re.compile(rf"{_QUOTED}(?:\s*,\s*{_QUOTED})*", flags=re.S)
+
+
+def _with_path_as_text(argument: str) -> str:
+    """Quote the value of a path for Hydra, whose grammar gives a meaning to blanks, brackets, ``,`` and ``=``.
+
+    Empty values, ``null`` and values in quotes stay: of several, as in ``"data.path='a','b'"``, each is one of a sweep.
+    Interpolations work in quotes too.
+    """
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    key, _, value = argument.partition("=")
+    if not _sets_path(argument) or value.lower() in ("", "null") or _QUOTED_VALUES.fullmatch(value):
+        return argument
+    # Hydra's record of its overrides cannot hold an escaped quote inside an interpolation, so none is escaped if avoidable.
+    quote = Quote.double if "'" in value else Quote.single
+    return f"{key}={QuotedString(value, quote).with_quotes()}"
 
 
 def _require_known_flags(arguments: list[str]) -> None:
@@ -307,8 +333,9 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{error.strerror}; what is finished is kept: make room, and the same command continues"
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        room = _NO_ROOM[error.errno]
+        return f"{error.strerror}; what is finished is kept: {room}, and the same command continues"
     if _is_unexplained_memory(error):
         return (
             "memory ran out; what is finished is kept: lower train.batch_size if it was training, else forward_block "
@@ -327,8 +354,15 @@ def _one_line(error: Exception) -> str:
     return "; ".join(lines[:2]) + ("" if lines else type(error).__name__)
 
 
+_NO_ROOM = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
+}
+"""What to do where a file cannot be written for want of room, by the system's error."""
+
 _WANTED = {
-    "is not a ListConfig": "a list, as in {key}=[{value}]",
+    "is not a ListConfig": 'a list, as in "{key}=[{value}]"',
     "is not a valid bool": "true or false",
     "could not be converted to Integer": "an integer",
     "could not be converted to Float": "a number",
@@ -374,7 +408,7 @@ def _print_help(console: Console) -> None:
         "",
         "  cs-run                                  the built-in digits, a few minutes on two cores",
         "  cs-run experiment=tv_mnist budget=cpu   another experiment",
-        "  cs-run experiment=tv_mnist points.count=10 grid.eps=[0.2,0.4]",
+        '  cs-run experiment=tv_mnist points.count=10 "grid.eps=[0.2,0.4]"',
         "",
         "The same command continues where it was stopped, and never computes a point twice.",
         "",

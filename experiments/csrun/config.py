@@ -86,6 +86,9 @@ class RayConfig:
 WEIGHTS = ("biggan", "dcgan", "vgg")
 """Pre-trained weights that do not come with a package: places on disk, by the names of ``weights.<name>``."""
 
+PATHS = ("out", "data.path", *(f"weights.{name}" for name in WEIGHTS), "hydra.launcher.submitit_folder")
+"""Settings whose values are paths; the command line takes them as text (`csrun.cli`)."""
+
 
 @dataclass
 class Config:
@@ -138,7 +141,7 @@ _FOLDER_NAME = re.compile(r"(?!checkpoints$)[\w-]+")
 
 KEYS = {
     "budget": "paper, cpu, smoke; auto is paper with CUDA and cpu without",
-    "models, metrics": "lists, e.g. models=[autoencoder] metrics=[tv,l2]",
+    "models, metrics": 'lists, e.g. "models=[autoencoder]" "metrics=[tv,l2]"',
     "grid.eps, grid.h": "input radii, and eps/sigma; or grid.sigma for curves at fixed noise (with grid.h=null)",
     "points.count, points.start": "which test points",
     "n, m, n0, delta": "draws for center, radius, candidates; slack of the center's mass",
@@ -151,9 +154,9 @@ KEYS = {
     "attacker.points, .steps, .restarts, .draws": "first points; gradient steps or queries, starts, draws of each",
     "attacker.runs": "runs of the smoothed model, on fresh draws, that judge an attacked input",
     "recommend": "true: which sigma, n, m and delta to ask for, from a small pilot on points outside the request",
-    "train.epochs, .images, .batch_size, .noise": "training schedule; noise=[matched,none] for the ablation",
+    "train.epochs, .images, .batch_size, .noise": 'training schedule; "train.noise=[matched,none]" for the ablation',
     "model, metric": "your own: package.module:factory (experiment=custom; docs/custom.md)",
-    "data.path": "folder that holds the data (else $CENTERSMOOTH_DATA, else downloaded)",
+    "data.path": "folder that holds the data (else $CENTERSMOOTH_DATA, else downloaded); paths are text, commas too",
     "weights.biggan, .dcgan, .vgg": "pre-trained: a folder, and two files (else $CENTERSMOOTH_DATA, else downloaded)",
     "device, seed, out": "auto, cpu or cuda; an integer; the folder of all results (runs)",
     "wait": "true: wait for what another run is working on, a cell or a checkpoint, where this one would stop",
