@@ -194,7 +194,7 @@ def _with_path_as_text(argument: str) -> str:
     key, _, value = argument.partition("=")
     if not _sets_path(argument) or value.lower() in ("", "null") or _QUOTED_VALUES.fullmatch(value):
         return argument
-    # Hydra's record of its overrides cannot hold an escaped quote inside an interpolation, so none is escaped if avoidable.
+    # Hydra's record of its overrides cannot hold an escaped quote in an interpolation: none is escaped if avoidable.
     quote = Quote.double if "'" in value else Quote.single
     return f"{key}={QuotedString(value, quote).with_quotes()}"
 

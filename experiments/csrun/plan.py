@@ -19,10 +19,10 @@ from centersmooth.testing import check_own_metric, check_seminorm
 from csrun.cells.cell import Cell
 from csrun.cells.certify import passes_of_mean
 from csrun.config import Config, GridPoint, grid_pairs
-from csrun.data import DataSet, load_data
+from csrun.data import ArraySource, DataSet, load_data
 from csrun.errors import RunError
 from csrun.metrics import build_metrics, check_metric_names
-from csrun.models import ModelSpec, model_spec
+from csrun.models import ModelSpec, in_type_of, model_spec
 from csrun.training.checkpoints import Training, training_of
 
 TRAINING_WEIGHT = 3
@@ -96,6 +96,11 @@ class Plan:
         return 1 if self.config.executor == "ray" else min(self.config.workers, len(self.cells) * len(self.points))
 
     @property
+    def units(self) -> dict[str, str]:
+        """What ``eps`` and ``sigma`` are measured in, for each model."""
+        return {cell.model: cell.spec.unit.format(self.data.unit) for cell in self.cells}
+
+    @property
     def attack(self) -> Attack | None:
         """How certificates are attacked, if they are."""
         effort = self.config.attacker
@@ -121,10 +126,14 @@ class Plan:
 
     def input(self, model: nn.Module, point: int) -> Tensor:
         """What a model is given for a test point, before noise."""
-        image = self.data.images(self.data.test, [point]).to(self.config.device)
+        return self.inputs(model, [point])[0]
+
+    def inputs(self, model: nn.Module, points: Sequence[int]) -> Tensor:
+        """The same for several, ``(len(points), *in)``."""
+        images = self.data.images(self.data.test, points).to(self.config.device)
         with torch.no_grad():
-            inputs: Tensor = model.inputs(image)
-        return inputs[0]
+            inputs: Tensor = model.inputs(in_type_of(model, images))
+        return inputs
 
     def attack_passes(self, cell: CellPlan) -> int:
         """Forward passes of all attacks on a cell, if every point gets its certificates, of each kind asked for."""
@@ -231,9 +240,10 @@ def check(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[st
     """
     config, limits = plan.config, model.output_range
     sampler = Sampler(model, GaussianNoise(cell_plan.sigma), config.forward_block, config.batch_size, limits)
+    _require_inputs(plan, model)
     x = plan.input(model, plan.points[0])
     with evaluating(model):
-        outputs = sampler.check_model(x)
+        outputs = _checked_outputs(plan, sampler, x)
         for metric in metrics.values():
             check_own_metric(metric, outputs)
         if config.center == "free":
@@ -242,6 +252,23 @@ def check(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[st
             plan.attack.check(sampler, metrics[name], x)
         if "mean" in config.smoothing:
             _require_mean(plan, cell_plan, model, metrics, outputs)
+
+
+def _require_inputs(plan: Plan, model: nn.Module) -> None:
+    """Refuse numbers of an array that the type of the model's parameters cannot hold, at any point."""
+    if isinstance(plan.data.test, ArraySource):
+        for start in range(0, len(plan.points), _POINTS_AT_ONCE):
+            plan.inputs(model, plan.points[start : start + _POINTS_AT_ONCE])
+
+
+def _checked_outputs(plan: Plan, sampler: Sampler, x: Tensor) -> Tensor:
+    """Noisy outputs of a model that is a fixed function of one input; with the data's advice where it fails."""
+    try:
+        return sampler.check_model(x)
+    except RequestError as error:
+        if not plan.data.advice:
+            raise
+        raise RequestError(f"{error}; {plan.data.advice}") from error
 
 
 def _require_mean(

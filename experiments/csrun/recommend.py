@@ -28,7 +28,7 @@ from csrun.config import Config, GridPoint
 from csrun.errors import RunError
 from csrun.metrics import build_metrics
 from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, make_plan
-from csrun.report.tables import number
+from csrun.report.tables import number, titled
 from csrun.system.progress import Display, duration
 
 PILOT_POINTS = 5
@@ -255,7 +255,7 @@ def _table(plan: Plan, chosen: Sequence[tuple[str, str, Option]]) -> Table:
         least[key] = min(option.radius, least.get(key, math.inf))
     columns = ("", "model", "metric", "eps", "sigma", "h", "n", "m", "delta")
     outcome = ("radius", "error", "answers", "a point", f"{len(plan.points)} points")
-    table = Table(*columns, *outcome, title=f"Recommended for {plan.config.name}")
+    table = Table(*columns, *outcome, title=titled(f"Recommended for {plan.config.name}", plan.units))
     for model, metric, option in sorted(chosen, key=lambda one: (*one[:2], one[2].pair.eps, one[2].pair.h)):
         pair, budget = option.pair, option.budget
         table.add_row(

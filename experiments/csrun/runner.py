@@ -27,7 +27,7 @@ from csrun.papers.baselines import l2_baselines
 from csrun.papers.unit_slip import slip_lines, slip_note, slip_table
 from csrun.plan import TRAINING_WEIGHT, Plan, make_plan
 from csrun.report.panels import PanelSource, draw_panels, save_panels
-from csrun.report.tables import ATTACK_FILE, SLIP_FILE
+from csrun.report.tables import ATTACK_FILE, SLIP_FILE, titled
 from csrun.system.files import write_atomically
 from csrun.system.locks import held
 from csrun.system.memory import keep_freed_memory
@@ -129,6 +129,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
         "device": config.device,
         "counts": asdict(plan.budget),
         "data": {"name": plan.data.name, "test_digest": plan.data.digest, "unit": plan.data.unit},
+        "units": plan.units,
         "training": [vars(cell.training) for cell in plan.cells if cell.training],
         "cells": [_cell_entry(cell.store) for cell in done],
         "panels": [{**panel, "notes": notes} for panel in _save_panels(plan, folder, leading)],
@@ -238,7 +239,8 @@ def dry_run(config: Config, display: Display) -> None:
     with threads(threads_of(config)):
         costs = estimate(plan)
     missing = {cell.training for cell in plan.to_train()}
-    table = Table("cell", "sigma", "eps", "checkpoint", "forward passes", "time", title=config.title)
+    title = titled(config.title, plan.units)
+    table = Table("cell", "sigma", "eps", "checkpoint", "forward passes", "time", title=title)
     for cell, cost in zip(plan.cells, costs, strict=True):
         eps = ", ".join(f"{pair.eps:g} (h {pair.h:g})" for pair in cell.pairs)
         state = "to be trained" if cell.training in missing else "there"

@@ -55,9 +55,9 @@ def place(request, tmp_path):
     return of
 
 
-def pixels(path: str, index: int = 0) -> np.ndarray:
-    """Of one image, ``(H, W, 3)``."""
-    return load_data("files", path).test.take([index])[0].permute(1, 2, 0).numpy()
+def pixels(path: str, index: int = 0, data: str = "files") -> np.ndarray:
+    """Of one image, ``(H, W, C)``."""
+    return load_data(data, path).test.take([index])[0].permute(1, 2, 0).numpy()
 
 
 def palette() -> Image.Image:
@@ -81,7 +81,30 @@ def palette() -> Image.Image:
 @pytest.mark.filterwarnings("ignore:.*'mode' parameter:DeprecationWarning")
 def test_every_kind_of_image_is_read_as_colour(place, content, expected):
     expected = np.array(Image.open(io.BytesIO(turned(1)))) if expected is None else expected
-    assert np.array_equal(pixels(place(x_png=content)), expected)
+    path = place(x_png=content)
+    assert np.array_equal(pixels(path, data="celeba"), expected)
+    own = pixels(path)
+    assert np.array_equal(np.broadcast_to(own, expected.shape), expected)
+    assert own.shape[2] == (1 if Image.open(io.BytesIO(content)).mode in ("1", "L") else 3)
+
+
+def grey(offset: int, mode: str = "L") -> bytes:
+    return png(Image.fromarray(RAMP[:, :, 0] + np.uint8(offset)).convert(mode))
+
+
+def test_images_that_are_all_stored_grey_have_one_channel(place):
+    path = place(a_png=grey(0), b_png=grey(1, "LA"), c_png=b"damaged, and never used")
+    data = load_data("files", path)
+    assert data.images(data.test, [0, 1]).shape == (2, 1, 24, 24)
+    assert np.array_equal(data.images(data.test, [1])[0, 0], (RAMP[:, :, 0] + np.uint8(1)) / np.float32(255))
+    assert data.digest != load_data("celeba", path).digest  # the same bytes, which stand for other inputs
+
+
+def test_one_image_in_colour_makes_all_of_them_colour(place):
+    path = place(a_png=grey(0), b_png=png(Image.fromarray(RAMP)))
+    data = load_data("files", path)
+    assert data.images(data.test, [0, 1]).shape == (2, 3, 24, 24)
+    assert data.digest == load_data("celeba", path).digest
 
 
 DEEP = png(Image.fromarray(np.full((24, 24), 40_000, dtype=np.uint16)))

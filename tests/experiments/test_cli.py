@@ -47,7 +47,7 @@ def test_version(tmp_path):
         (["grid.h=[x]"], "expected a number"),
         (["workers=1.5"], "workers is 1.5: expected auto or an integer of at least 1"),
         (["recommend=maybe"], "expected true or false"),
-        (["metrics=tv"], "as in metrics=[tv]"),
+        (["metrics=tv"], 'as in "metrics=[tv]"'),
         (["n=100"], "n >= 300 would do"),
         (["m=10"], "m >= 241 would do"),
         (["metrics=[foo]"], "expected one of tv, l1"),

@@ -212,7 +212,14 @@ def test_manifest_is_checked_and_completed(tmp_path):
     path = tmp_path / "manifest.json"
     short = {key: MANIFEST[key] for key in ("experiment", "title", "metrics", "curve", "rule")}
     path.write_text(json.dumps(short))
-    assert read_manifest(tmp_path) == {**short, "budget": "", "reduced": False, "notes": [], "baselines": []}
+    assert read_manifest(tmp_path) == {
+        **short,
+        "budget": "",
+        "reduced": False,
+        "notes": [],
+        "baselines": [],
+        "units": {},
+    }
     for wrong in ({"curve": "nope"}, {"metrics": "tv"}, {"rule": {"bounds": "paper"}}, {"title": None}):
         path.write_text(json.dumps({**MANIFEST, **wrong}))
         with pytest.raises(ValueError, match=f"manifest.json: expected '{next(iter(wrong))}'"):

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from csrun.data.sources import ArraySource, FileSource, LatentSource, Source, read_idx
+from csrun.data.sources import SUFFIXES, ArraySource, FileSource, LatentSource, Source, read_idx
 from csrun.errors import RunError, first_line
 
 PIXELS = "pixels in [0, 1]"
@@ -41,6 +41,8 @@ class DataSet:
         no panel of a data set that may not.
     unit : str
         What ``eps`` and ``sigma`` are measured in, for models that take the examples as they are.
+    advice : str
+        What to look at where a model fails on the examples.
     """
 
     name: str
@@ -51,10 +53,12 @@ class DataSet:
     note: str = ""
     publishable: bool = True
     unit: str = PIXELS
+    advice: str = ""
 
     def images(self, source: Source, indices: Sequence[int]) -> Tensor:
-        """Examples as float32 in [0, 1], ``(len(indices), C, H, W)``."""
-        return source.take(indices).float() / self.scale
+        """Pixels as float32 in [0, 1], numbers in their own floating-point type: ``(len(indices), *shape)``."""
+        examples = source.take(indices)
+        return (examples if examples.is_floating_point() else examples.float()) / self.scale
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -178,16 +182,56 @@ CIFAR10_PLACES = ("cifar10_{split}", "cifar10_jpeg_{split}", "{split}")
 
 def _files(path: str | None, seed: int) -> DataSet:
     """Anybody's inputs: a folder or archive of images, or an array ``(count, *in)`` saved as ``.npy``."""
-    folder = _folder(path)
-    if folder is None:
+    place = _folder(path)
+    if place is None:
         raise RunError("data.path is not set: expected a folder or zip archive of images, or a .npy array of inputs")
-    if folder.suffix == ".npy":
-        arrays = ArraySource("inputs", _read_array(folder))
-        return DataSet("files", arrays, scale=1.0, publishable=False, unit="numbers as they stand in the file")
-    return DataSet("files", FileSource.open(folder), publishable=False)
+    suffix = place.suffix.lower()
+    if suffix == ".npy" and not place.is_dir():
+        array = _read_array(place)
+        if array.dtype == torch.uint8:
+            return DataSet("files", ArraySource("inputs", array), publishable=False)
+        advice = "the array is float64: save it as float32 for a function that computes in that"
+        return DataSet(
+            "files",
+            ArraySource("inputs", array),
+            scale=1.0,
+            publishable=False,
+            unit="numbers as they stand in the file",
+            advice=advice if array.dtype == torch.float64 else "",
+        )
+    if suffix in _CONVERSIONS and place.is_file():
+        raise RunError(
+            f"{place} is not read: expected a folder or zip archive of images ({', '.join(SUFFIXES)}), or an array in "
+            f"a .npy file; {_CONVERSIONS[suffix].format(name=place.name)}"
+        )
+    try:
+        source = FileSource.open(place)
+    except RunError as error:
+        raise RunError(f"{error}, or to a .npy array of inputs, as numpy.save writes it") from error
+    source = source.as_stored()
+    return DataSet("files", source, publishable=False, advice=_CHANNELS[source.mode])
+
+
+_CHANNELS = {
+    "L": "the images are all stored grey and read as one channel: for a model of three, store them as RGB",
+    "RGB": "the images are read as three channels: for a model of one, store all of them grey",
+}
+"""What to do where a model wants another number of channels, by Pillow's mode."""
+
+_CONVERSIONS = {
+    ".npz": "convert it by numpy.save('inputs.npy', numpy.load('{name}')['NAME'])",
+    ".csv": "convert it by numpy.save('inputs.npy', numpy.loadtxt('{name}', delimiter=',', ndmin=2))",
+    ".tsv": "convert it by numpy.save('inputs.npy', numpy.loadtxt('{name}', ndmin=2))",
+    ".txt": "convert it by numpy.save('inputs.npy', numpy.loadtxt('{name}', ndmin=2))",
+    ".pt": "convert a tensor in it by numpy.save('inputs.npy', torch.load('{name}', weights_only=True).numpy())",
+    ".pth": "convert a tensor in it by numpy.save('inputs.npy', torch.load('{name}', weights_only=True).numpy())",
+    **dict.fromkeys(SUFFIXES, "put {name} into a folder"),
+}
+"""How a file that is not read becomes one that is, by suffix."""
 
 
 def _read_array(path: Path) -> Tensor:
+    """A ``.npy`` file: uint8 and float64 as they are, all other numbers as float32."""
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:
@@ -199,9 +243,13 @@ def _read_array(path: Path) -> Tensor:
             f"{path} holds {array.dtype} of shape {array.shape}: expected real numbers of shape (count, ...), an input "
             "a row"
         )
-    numbers = torch.from_numpy(array.astype(np.float32))
+    if array.dtype == np.uint8:
+        return torch.from_numpy(array)
+    wide = array.dtype.kind == "f" and array.dtype.itemsize >= 8
+    with np.errstate(over="ignore"):
+        numbers = torch.from_numpy(array.astype(np.float64 if wide else np.float32))
     if not bool(torch.isfinite(numbers).all()):
-        raise RunError(f"{path} holds NaN, infinity or numbers beyond float32: expected finite inputs")
+        raise RunError(f"{path} holds NaN, infinity or numbers beyond {numbers.dtype}: expected finite inputs")
     return numbers
 
 

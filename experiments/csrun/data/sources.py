@@ -8,8 +8,8 @@ import io
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -30,6 +30,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 MOST_BYTES = 2**28
 """Of one file of a data set once unpacked: 256 MiB, five times the largest there is, MNIST's training images."""
 
+_GREY_MODES = ("1", "L", "LA")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 _ORIENTATION = 0x0112
 """EXIF's tag; 1 is upright."""
@@ -60,7 +61,8 @@ class ArraySource:
     Attributes
     ----------
     split : str
-    images : Tensor of uint8, shape ``(count, C, H, W)``
+    images : Tensor, shape ``(count, *shape)``
+        Pixels as uint8, or numbers in floating point.
     """
 
     split: str
@@ -86,8 +88,9 @@ class ArraySource:
 class FileSource:
     """Image files of one size in a folder or a zip archive, decoded when used; nothing is unpacked to disk.
 
-    Grey, palette and CMYK images become RGB as Pillow converts them, without transparency. More than 8 bits a channel
-    or an EXIF orientation are refused, as Pillow would clip the one and ignore the other.
+    Grey, palette and CMYK images become RGB as Pillow converts them, without transparency; `as_stored` keeps one
+    channel where all are grey. More than 8 bits a channel or an EXIF orientation are refused, as Pillow would clip the
+    one and ignore the other.
 
     The order is by file name, then folder: where each class has a folder of its own, the first files hold all classes
     in turn. The same files give the same order and digest from a folder and from an archive.
@@ -95,6 +98,7 @@ class FileSource:
 
     path: Path
     names: tuple[str, ...]
+    mode: str = "RGB"
 
     @classmethod
     def open(cls, path: Path) -> FileSource:
@@ -122,6 +126,11 @@ class FileSource:
             )
         return cls(path, tuple(sorted(images, key=lambda name: (Path(name).name, name))))
 
+    def as_stored(self) -> FileSource:
+        """The same images with one channel, if every one of them is stored grey."""
+        grey = all(_is_grey(content) for _, content in self._contents(range(len(self))))
+        return replace(self, mode="L") if grey else self
+
     def __len__(self) -> int:
         return len(self.names)
 
@@ -144,17 +153,20 @@ class FileSource:
         return self.names[index]
 
     def digest(self, count: int) -> str:
-        content = hashlib.sha256()
+        content = hashlib.sha256(b"" if self.mode == "RGB" else self.mode.encode())
         for index, raw in self._contents(range(min(count, len(self)))):
             content.update(f"{Path(self.names[index]).name}/{len(raw)}/".encode() + raw)
         return content.hexdigest()[:16]
 
-    def _contents(self, indices: Sequence[int]) -> list[tuple[int, bytes]]:
+    def _contents(self, indices: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         try:
             if self.path.is_dir():
-                return [(i, (self.path / self.names[i]).read_bytes()) for i in indices]
+                for i in indices:
+                    yield i, (self.path / self.names[i]).read_bytes()
+                return
             with zipfile.ZipFile(self.path) as archive:
-                return [(i, self._unpack(archive, self.names[i])) for i in indices]
+                for i in indices:
+                    yield i, self._unpack(archive, self.names[i])
         except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
             raise RunError(
                 f"{self.path} is damaged ({error}): fetch it again, or set data.path to a good copy"
@@ -174,7 +186,8 @@ class FileSource:
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
                 with Image.open(io.BytesIO(content)) as image:
                     _require_plain(image, f"{name} in {self.path}")
-                    pixels = np.array((image.convert("RGBA") if "transparency" in image.info else image).convert("RGB"))
+                    opaque = image.convert("RGBA") if "transparency" in image.info else image
+                    pixels = np.atleast_3d(np.array(opaque.convert(self.mode)))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise RunError(
                 f"{name} in {self.path} has more than {Image.MAX_IMAGE_PIXELS:,} pixels: make it smaller, or remove it"
@@ -182,6 +195,19 @@ class FileSource:
         except (OSError, ValueError, SyntaxError, zlib.error) as error:  # what Pillow raises on damaged bytes
             raise RunError(f"{name} in {self.path} is no readable image: fetch it again, or remove it") from error
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _is_grey(content: bytes) -> bool:
+    """Whether an image is stored without colour, by its header; a damaged one, which is refused once used, may be."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                return image.mode in _GREY_MODES
+        except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, zlib.error):
+            return True
 
 
 def _require_plain(image: PIL.Image.Image, what: str) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from csrun.data import DataSet
@@ -42,11 +43,14 @@ class ModelSpec:
         configuration asks for.
     trained : bool
         Whether it is trained here; else it comes with its weights.
+    unit : str
+        What ``eps`` and ``sigma`` are measured in, where ``{}`` stands for the unit of the examples.
     """
 
     build: Callable[[DataSet, Weights], nn.Module]
     metrics: tuple[str, ...]
     trained: bool = True
+    unit: str = "{}"
 
 
 def _autoencoder(data: DataSet, weights: Weights) -> nn.Module:
@@ -84,7 +88,7 @@ def _biggan(data: DataSet, weights: Weights) -> nn.Module:
 
 MODELS: dict[str, ModelSpec] = {
     "autoencoder": ModelSpec(_autoencoder, IMAGE_METRICS),
-    "reconstructor": ModelSpec(_reconstructor, IMAGE_METRICS),
+    "reconstructor": ModelSpec(_reconstructor, IMAGE_METRICS, unit="random measurements of {}"),
     "mtcnn": ModelSpec(_mtcnn, ("jaccard",), trained=False),
     "dcgan": ModelSpec(_dcgan, ("lpips",), trained=False),
     "biggan": ModelSpec(_biggan, ("lpips",), trained=False),
@@ -113,6 +117,26 @@ class Custom(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.function(inputs)
+
+
+def in_type_of(model: nn.Module, examples: Tensor) -> Tensor:
+    """Examples in the type in which a model computes, float32 or float64: that of its first parameter or buffer.
+
+    What has no state, such as a user's function, takes them as they come. So does a model in half precision, in which
+    the sum of input and noise would be rounded to three digits.
+
+    Raises
+    ------
+    RunError
+        A number is beyond that type.
+    """
+    types = [state.dtype for state in (*model.parameters(), *model.buffers()) if state.is_floating_point()]
+    if types[:1] not in ([torch.float32], [torch.float64]):
+        return examples
+    converted = examples.to(types[0])
+    if not bool(torch.isfinite(converted).all()):
+        raise RunError(f"the inputs hold numbers beyond {types[0]}, the type of the model's parameters: scale them")
+    return converted
 
 
 def model_spec(name: str) -> ModelSpec:

@@ -188,7 +188,8 @@ def draw(folder: str | Path) -> list[Path]:
             footer = footer_lines(rows[rows["metric"] == metric], manifest)
             footer += [] if baselines else _global_bound(everywhere[everywhere["metric"] == metric])
             with style():
-                figure = _figure(lines, metric, curves, layout, footer, baselines, slip[slip["metric"] == metric])
+                unit_slip, units = slip[slip["metric"] == metric], manifest["units"]
+                figure = _figure(lines, metric, curves, layout, footer, baselines, unit_slip, units)
                 written += save(figure, figure_path(folder, metric), manifest["title"])
     return written
 
@@ -306,6 +307,7 @@ def _figure(
     footer: Sequence[str],
     baselines: Sequence[Mapping[str, Any]] = (),
     slip: pd.DataFrame | None = None,
+    units: Mapping[str, str] | None = None,
 ) -> Figure:
     """All panels of one metric, the legend and the footer below them."""
     from matplotlib.figure import Figure
@@ -332,7 +334,8 @@ def _figure(
         _baselines(ax, baselines, layout)
         _unit_slip(ax, slip, model, dataset)
         ax.set_title(f"{_NAMES.get(model, model)}, {_NAMES.get(dataset, dataset)}")
-        ax.set_xlabel(layout.xlabel)
+        unit = (units or {}).get(model)
+        ax.set_xlabel(f"{layout.xlabel}\nunit of ε and σ: {unit}" if unit else layout.xlabel)
         if index % across == 0:
             ax.set_ylabel(METRIC_LABELS.get(metric, metric))
     anchor = {"loc": "upper center", "bbox_to_anchor": (0.5, below / height)}

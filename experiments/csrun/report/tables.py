@@ -175,7 +175,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
                 raise ValueError(f"expected names of files beside it, got {name!r}")
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: {_one_line(error)}") from error
-    return {"budget": "", "reduced": False, "notes": [], "baselines": [], **manifest}
+    return {"budget": "", "reduced": False, "notes": [], "baselines": [], "units": {}, **manifest}
 
 
 def read_unit_slip(folder: str | Path) -> pd.DataFrame:
@@ -338,7 +338,8 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
     with_training = manifest["curve"] == "training" or (len(set(trainings)) > 1 and "" not in trainings)
     with_failed = bool(lines["failed"].sum())
 
-    table = Table(title=manifest["title"], caption=_caption(lines, manifest, len(rules) - len(shown)), box=box.SIMPLE)
+    title, caption = titled(manifest["title"], manifest["units"]), _caption(lines, manifest, len(rules) - len(shown))
+    table = Table(title=title, caption=caption, box=box.SIMPLE)
     compact = len(shown) > 2 or with_training
     table.padding, table.pad_edge, table.show_edge = (0, 0 if compact else 1, 0, 0), False, False
     table.add_column("model", max_width=13 if compact else 21)
@@ -367,6 +368,19 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
         table.add_row(*(name if index >= first else "" for index, name in enumerate(block)), *cells)
         before = block
     return table
+
+
+def titled(title: str, units: Mapping[str, str]) -> str:
+    """A table's title with the unit of ``eps`` and ``sigma``, by model where it differs.
+
+    Examples
+    --------
+    >>> print(titled("Faces", {"mtcnn": "pixels in [0, 1]"}))
+    Faces
+    unit of eps and sigma: pixels in [0, 1]
+    """
+    names = [unit if len(set(units.values())) == 1 else f"{unit} ({model})" for model, unit in units.items()]
+    return "\n".join([title, *([f"unit of eps and sigma: {'; '.join(dict.fromkeys(names))}"] if names else [])])
 
 
 def _rules(lines: pd.DataFrame, drawn: tuple[str, ...]) -> list[tuple[str, ...]]:
