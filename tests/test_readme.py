@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import cs_run
 
 from centersmooth import GaussianNoise
 from centersmooth.bounds import BOUNDS
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_example_runs(capsys):
@@ -42,7 +44,31 @@ def test_the_least_n():
 
 
 def test_files_it_links_to_exist():
-    root = Path(__file__).parent.parent
     links = re.findall(r"\]\((?!http|#)([^)]+)\)", README)
     assert len(links) >= 6
-    assert [link for link in links if not (root / link).exists()] == []
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+COMMANDS = {path: path.read_text() for path in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]}
+COMMANDS[ROOT / "cs-run --help"] = cs_run("--help", cwd=ROOT).stdout
+
+
+def unquoted_brackets(text: str) -> list[str]:
+    """Settings and packages with a bracket outside quotes, which zsh would take for a pattern; Python is left out."""
+    text = re.sub(r"```python\n.*?```", "", text, flags=re.S)
+    return re.findall(r"""(?<![\w.'"])[\w./]+=\[[^\s`]*|(?<=pip install )[\w-]+\[[^\s`]*""", text)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
+def test_commands_quote_their_brackets(path):
+    assert unquoted_brackets(COMMANDS[path]) == []
+
+
+def test_an_unquoted_bracket_is_found():
+    assert unquoted_brackets("cs-run models=[a] \"metrics=[tv,l2]\" 'grid.h=[1]' `grid.eps=[0.1,0.2]`") == [
+        "models=[a]",
+        "grid.eps=[0.1,0.2]",
+    ]
+    assert unquoted_brackets("pip install a[b], pip install 'a[b]'") == ["a[b],"]
+    assert unquoted_brackets("```python\ncertify(x, eps=[0.1])\n```") == []
+    assert sum(text.count("=[") for text in COMMANDS.values()) > 10

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import importlib
 import os
 import re
 import subprocess
@@ -10,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 from support import CODE, SMALL
 
+from centersmooth import L2, Budget, CenterSmoother, GaussianNoise, RandomStream
 from csrun.report.tables import read_rows
 
 PAGE = (Path(__file__).parents[2] / "docs" / "custom.md").read_text()
@@ -49,6 +54,130 @@ def test_a_changed_model_is_another_cell(folder):
             path.write_text(path.read_text().replace("torch.manual_seed(0)", source))
         assert cs_run(folder, "model=mine:model", "data.path=inputs.npy").returncode == 0
     assert len(list((folder / "runs").glob("mine.model-files-*"))) == 2
+
+
+def rows_of(folder: Path, name: str) -> list[dict[str, str]]:
+    """All that does not name the cell or its file, or tell the time."""
+    with open(folder / "runs" / name / "certificates.csv", newline="") as file:
+        return [
+            {key: row[key] for key in row if key not in ("cell", "source", "seconds")} for row in csv.DictReader(file)
+        ]
+
+
+NETWORKS = """
+import torch
+
+
+def network(channels=1, dtype=torch.float32):
+    torch.manual_seed(0)
+    layers = torch.nn.Conv2d(channels, 2, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(2 * 36, 3)
+    return torch.nn.Sequential(*layers).to(dtype)
+
+
+def colour():
+    return network(3)
+
+
+def linear(dtype=torch.float32):
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Linear(8, 3), torch.nn.Tanh()).to(dtype)
+
+
+def linear64():
+    return linear(torch.float64)
+
+
+def function():
+    weights = linear()[0].weight.detach()
+    return lambda x: x @ weights.T
+"""
+
+
+@pytest.fixture
+def networks(tmp_path):
+    (tmp_path / "own.py").write_text(NETWORKS)
+    return tmp_path
+
+
+def save_images(folder: Path, images: np.ndarray) -> Path:
+    folder.mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_is_the_same_input_as_a_file_and_as_bytes_of_an_array(networks, channels):
+    """The one of a grey folder with a model of one channel."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, channels)).astype(np.uint8)
+    save_images(networks / "images", images.squeeze(3) if channels == 1 else images)
+    np.save(networks / "images.npy", images.transpose(0, 3, 1, 2))
+    np.save(networks / "floats.npy", images.transpose(0, 3, 1, 2) / np.float32(255))
+    for name in ("images", "images.npy", "floats.npy"):
+        model = "own:network" if channels == 1 else "own:colour"
+        done = cs_run(networks, f"model={model}", f"data.path={name}", f"name={name.replace('.', '_')}")
+        assert done.returncode == 0, done.stderr
+        unit = "numbers as they stand in the file" if name == "floats.npy" else "pixels in [0, 1]"
+        assert f"unit of eps and sigma: {unit}\n" in re.sub(" *\n", "\n", done.stdout)
+    assert rows_of(networks, "images") == rows_of(networks, "images_npy") == rows_of(networks, "floats_npy")
+
+
+@pytest.mark.parametrize(
+    ("model", "image", "words"),
+    [
+        ("own:colour", (8, 8), "all stored grey and read as one channel: for a model of three, store them as RGB"),
+        ("own:network", (8, 8, 3), "read as three channels: for a model of one, store all of them grey"),
+    ],
+)
+def test_another_number_of_channels_is_one_line_that_says_how_to_store_them(networks, model, image, words):
+    save_images(networks / "images", np.zeros((2, *image), dtype=np.uint8))
+    done = cs_run(networks, f"model={model}", "data.path=images")
+    assert done.returncode == 2
+    assert done.stderr.strip().endswith(words)
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("model", ["linear", "linear64"])
+@pytest.mark.parametrize("array", [np.float32, np.float64])
+def test_the_numbers_are_the_librarys_in_the_type_of_the_model(networks, monkeypatch, model, array):
+    inputs = np.random.default_rng(0).normal(size=(2, 8)).astype(array)
+    np.save(networks / "INPUTS.NPY.npy", inputs)
+    (networks / "INPUTS.NPY.npy").rename(networks / "INPUTS.NPY")
+    done = cs_run(networks, f"model=own:{model}", "data.path=INPUTS.NPY")
+    assert done.returncode == 0, done.stderr
+    monkeypatch.syspath_prepend(networks)
+    monkeypatch.delitem(sys.modules, "own", raising=False)
+    network = getattr(importlib.import_module("own"), model)()
+    dtype = torch.float64 if model == "linear64" else torch.float32
+    smoother = CenterSmoother(network, L2(), GaussianNoise(0.25), Budget(1200, 1700, 0.1), forward_block=128)
+    rows = [row for row in rows_of(networks, "custom") if (row["bounds"], row["far"]) == ("exact", "measured")]
+    (centers,) = (networks / "runs").glob("own.*/centers.npz")
+    kept = np.load(centers, allow_pickle=False)["center.l2"]
+    assert len(rows) == 2
+    for point, row in enumerate(rows):
+        x = torch.from_numpy(inputs[point]).to(dtype)
+        (certificate,) = smoother.certify(x, eps=[0.25], stream=RandomStream(0, point))
+        assert row["certified"] == repr(certificate.radius)
+        assert certificate.center.dtype == dtype
+        assert np.array_equal(kept[point], certificate.center.numpy())
+        assert kept.dtype == certificate.center.numpy().dtype
+
+
+def test_numbers_beyond_the_type_of_the_model_are_refused_before_any_work(networks):
+    np.save(networks / "x.npy", np.array([[0.5] * 8, [1e300] * 8]))
+    done = cs_run(networks, "model=own:linear", "data.path=x.npy")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "beyond torch.float32, the type of the model's parameters" in done.stderr
+    assert not list((networks / "runs").rglob("*.npz"))
+
+
+def test_a_function_that_computes_in_float32_is_told_of_a_float64_array(networks):
+    np.save(networks / "x.npy", np.ones((2, 8)))
+    done = cs_run(networks, "model=own:function", "data.path=x.npy")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert done.stderr.strip().endswith("save it as float32 for a function that computes in that")
+    np.save(networks / "x.npy", np.ones((2, 8), dtype=int))
+    assert cs_run(networks, "model=own:function", "data.path=x.npy").returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,43 @@ def test_arrays_that_are_no_inputs(tmp_path, array, words):
         load_data("files", str(tmp_path / "x.npy"))
 
 
+@pytest.mark.parametrize(
+    ("array", "dtype", "expected", "unit"),
+    [
+        (np.array([[0, 51, 255]], dtype=np.uint8), torch.float32, [0.0, 0.2, 1.0], "pixels in [0, 1]"),
+        (np.array([[0, 51, 255]]), torch.float32, [0.0, 51.0, 255.0], "numbers as they stand in the file"),
+        (np.array([[False, True]]), torch.float32, [0.0, 1.0], "numbers as they stand in the file"),
+        (np.array([[0.5, 2.0]], dtype=np.float16), torch.float32, [0.5, 2.0], "numbers as they stand in the file"),
+        (np.array([[0.1, 1e300]], dtype=">f8"), torch.float64, [0.1, 1e300], "numbers as they stand in the file"),
+    ],
+)
+def test_bytes_of_an_array_are_pixels_and_all_else_numbers(tmp_path, array, dtype, expected, unit):
+    np.save(tmp_path / "x.npy", array)
+    data = load_data("files", str(tmp_path / "x.npy"))
+    examples = data.images(data.test, [0])
+    assert torch.equal(examples, torch.tensor([expected], dtype=dtype))
+    assert (examples.dtype, data.unit) == (dtype, unit)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x.npz", r"x\.npz is not read: .*numpy\.save\('inputs\.npy', numpy\.load\('x\.npz'\)\['NAME'\]\)"),
+        ("x.CSV", r"x\.CSV is not read: .*numpy\.loadtxt\('x\.CSV', delimiter=',', ndmin=2\)"),
+        ("x.pt", r"x\.pt is not read: .*torch\.load\('x\.pt', weights_only=True\)"),
+        ("x.png", r"x\.png is not read: .*put x\.png into a folder"),
+        ("x.dat", r"x\.dat cannot be read as a folder or zip archive of images .*or to a \.npy array of inputs"),
+    ],
+)
+def test_another_kind_of_file_is_one_line_that_says_how_to_convert_it(tmp_path, name, words):
+    (tmp_path / name).write_bytes(b"1,2\n")
+    with pytest.raises(RunError, match=words) as error:
+        load_data("files", str(tmp_path / name))
+    assert "\n" not in str(error.value)
+    with pytest.raises(RunError, match="No such file"):
+        load_data("files", str(tmp_path / f"not_there_{name}"))
+
+
 def test_faces_from_a_folder_of_any_images(tmp_path):
     (tmp_path / "deep").mkdir()
     Image.new("RGB", (24, 24)).save(tmp_path / "deep" / "a.png")

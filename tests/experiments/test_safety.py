@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from support import SMALL, compose
+from support import CODE, SMALL, compose
 
+from csrun.cli import _one_line
 from csrun.errors import RunError
 from csrun.runner import run
 from csrun.system import files
@@ -140,6 +141,31 @@ def test_removing_unfinished_files_leaves_others(tmp_path):
     (tmp_path / ".hidden").write_bytes(b"2")
     remove_unfinished(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "whole"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_whatever_leaves_no_room_to_write_is_said_in_one_line_that_says_how_to_go_on(number):
+    said = _one_line(OSError(number, os.strerror(number)))
+    assert said.startswith(f"{os.strerror(number)}; what is finished is kept: ")
+    assert said.endswith("and the same command continues")
+    assert ("ulimit -f" in said) == (number == errno.EFBIG)
+
+
+def test_a_limit_on_the_size_of_files_loses_nothing_that_is_finished(tmp_path):
+    """Of 300 blocks: the first point's evidence fits, the checkpoint does not, nor, once it is there, larger evidence."""
+    command = [sys.executable, "-c", CODE, *SMALL, f"out={tmp_path / 'limited'}"]
+    limited = ["bash", "-c", 'ulimit -f 300; exec "$@"', "bash", *command]
+    for request in ([], ["n=4000", "train.epochs=1"]):
+        done = subprocess.run([*limited, *request], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr == (
+            "cs-run: File too large; what is finished is kept: raise the limit on the size of a file (ulimit -f), and "
+            "the same command continues\n"
+        )
+        assert not list(tmp_path.rglob("*.unfinished"))
+        said_by_run(tmp_path / "limited")
+    said_by_run(tmp_path / "whole")
+    assert rows_without_seconds(tmp_path / "limited") == rows_without_seconds(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("calls", [1, 2, 3, 5, 8])

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from omegaconf import DictConfig
 
 from csrun.cli import config_folder
 from csrun.config import Config, register_schema, resolve
@@ -46,9 +47,14 @@ def cs_run(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
 
 def compose(*overrides: str) -> Config:
     """The configuration a command line gives."""
+    return resolve(compose_raw(*overrides), cuda=False)
+
+
+def compose_raw(*overrides: str) -> DictConfig:
+    """The same as Hydra hands it over."""
     register_schema()
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return resolve(hydra_compose("config", list(overrides)), cuda=False)
+        return hydra_compose("config", list(overrides))
 
 
 def small_biggan(folder: Path, z_dim: int) -> Path:

@@ -117,7 +117,7 @@ class FileSource:
                     found = archive.namelist()
         except (OSError, zipfile.BadZipFile) as error:
             raise RunError(
-                f"{path} cannot be read as a folder or zip archive of images ({error}): set data.path"
+                f"{path} cannot be read as a folder or zip archive of images ({error}): set data.path to one"
             ) from error
         images = [name for name in found if name.lower().endswith(SUFFIXES) and not Path(name).name.startswith(".")]
         if not images:

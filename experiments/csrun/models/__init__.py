@@ -88,7 +88,7 @@ def _biggan(data: DataSet, weights: Weights) -> nn.Module:
 
 MODELS: dict[str, ModelSpec] = {
     "autoencoder": ModelSpec(_autoencoder, IMAGE_METRICS),
-    "reconstructor": ModelSpec(_reconstructor, IMAGE_METRICS, unit="random measurements of {}"),
+    "reconstructor": ModelSpec(_reconstructor, IMAGE_METRICS, unit="measurements of {}"),
     "mtcnn": ModelSpec(_mtcnn, ("jaccard",), trained=False),
     "dcgan": ModelSpec(_dcgan, ("lpips",), trained=False),
     "biggan": ModelSpec(_biggan, ("lpips",), trained=False),

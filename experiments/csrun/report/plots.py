@@ -335,7 +335,7 @@ def _figure(
         _unit_slip(ax, slip, model, dataset)
         ax.set_title(f"{_NAMES.get(model, model)}, {_NAMES.get(dataset, dataset)}")
         unit = (units or {}).get(model)
-        ax.set_xlabel(f"{layout.xlabel}\nunit of ε and σ: {unit}" if unit else layout.xlabel)
+        ax.set_xlabel(f"{layout.xlabel}\nunit of ε: {unit}" if unit else layout.xlabel)
         if index % across == 0:
             ax.set_ylabel(METRIC_LABELS.get(metric, metric))
     anchor = {"loc": "upper center", "bbox_to_anchor": (0.5, below / height)}

@@ -379,8 +379,11 @@ def titled(title: str, units: Mapping[str, str]) -> str:
     Faces
     unit of eps and sigma: pixels in [0, 1]
     """
-    names = [unit if len(set(units.values())) == 1 else f"{unit} ({model})" for model, unit in units.items()]
-    return "\n".join([title, *([f"unit of eps and sigma: {'; '.join(dict.fromkeys(names))}"] if names else [])])
+    if not units:
+        return title
+    one = len(set(units.values())) == 1
+    names = dict.fromkeys(unit if one else f"{unit} ({model})" for model, unit in units.items())
+    return f"{title}\nunit of eps and sigma: " + ";\n".join(names)
 
 
 def _rules(lines: pd.DataFrame, drawn: tuple[str, ...]) -> list[tuple[str, ...]]:
