@@ -152,7 +152,7 @@ def test_whatever_leaves_no_room_to_write_is_said_in_one_line_that_says_how_to_g
 
 
 def test_a_limit_on_the_size_of_files_loses_nothing_that_is_finished(tmp_path):
-    """Of 300 blocks: the first point's evidence fits, the checkpoint does not, nor, once it is there, larger evidence."""
+    """First the checkpoint is beyond it, then, once that is there, the evidence of a larger sample."""
     command = [sys.executable, "-c", CODE, *SMALL, f"out={tmp_path / 'limited'}"]
     limited = ["bash", "-c", 'ulimit -f 300; exec "$@"', "bash", *command]
     for request in ([], ["n=4000", "train.epochs=1"]):
