@@ -122,8 +122,8 @@ class Custom(nn.Module):
 def in_type_of(model: nn.Module, examples: Tensor) -> Tensor:
     """Examples in the type in which a model computes, float32 or float64: that of its first parameter or buffer.
 
-    What has no state, such as a user's function, takes them as they come. So does a model in half precision, in which
-    the sum of input and noise would be rounded to three digits.
+    What has no state, such as a user's function, takes them as they come. So does a model in half precision, which has
+    to convert them itself: the input that is certified is not rounded to three digits.
 
     Raises
     ------
