@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import os
 import signal
@@ -243,6 +244,19 @@ def test_the_task_that_kills_its_workers_is_found_and_given_up(tmp_path):
         ended_one_by_one(workers, [late])
         assert workers.result(late)[0] == 9
     assert marks.read_text().count("once more") == RETRIES + 1
+
+
+@pytest.mark.slow
+def test_what_a_worker_has_imported_is_not_collected_again_and_again():
+    """Loky collects garbage about once a second; a quarter of a million objects come with PyTorch."""
+
+    def tracked() -> int:
+        return len(gc.get_objects())
+
+    with Workers.started(1) as workers:
+        task = workers.submit(tracked)
+        ended_one_by_one(workers, [task])
+        assert workers.result(task) < 50_000 < len(gc.get_objects())
 
 
 class Inline:

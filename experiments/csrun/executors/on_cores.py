@@ -10,6 +10,7 @@ was to blame is not known: one that was under way twice when a worker was lost g
 from __future__ import annotations
 
 import ctypes
+import gc
 import signal
 import sys
 import tempfile
@@ -194,3 +195,5 @@ def _start() -> None:
     # Where psutil is installed, loky would take memory that is kept for the next point for a leak, and start anew.
     process_executor._USE_PSUTIL = False
     begin(threads=1)
+    # Else loky's collection, once a second, goes through all that was imported: a tenth of a second each time.
+    gc.freeze()
