@@ -84,16 +84,16 @@ class Attack:
         return self.restarts * self.draws * (weight * self.steps + 1)
 
     def check(self, sampler: Sampler, metric: Metric, x: Tensor) -> None:
-        """Refuse gradients where there are none, from one step at ``x``; nothing to refuse for queries.
+        """Refuse gradients where there are none, and a model that fails in batches of the attack's draws, at ``x``.
 
         Raises
         ------
         RequestError
         """
-        if self.kind == "pgd":
-            reference = metric.features(sampler.base_output(x)[None])
-            target = _Target(sampler, metric, x, reference, 1.0, RandomStream(0), draws=2)
-            target.gradient(torch.zeros_like(x), "attack check")
+        reference = metric.features(sampler.base_output(x)[None])
+        target = _Target(sampler, metric, x, reference, 1.0, RandomStream(0), self.draws)
+        look = target.gradient if self.kind == "pgd" else target.score
+        look(torch.zeros_like(x), "attack check")
 
     def perturb(
         self,
@@ -200,9 +200,20 @@ class _Target:
         for block, start in enumerate(range(0, self.draws, self.sampler.forward_block)):
             count = min(self.sampler.forward_block, self.draws - start)
             draws = self.stream.draws(stage, block, self.x)
-            outputs = self.sampler.model(self.sampler.noise.sample(self.x + shift, count, draws))
+            outputs = self._outputs(self.sampler.noise.sample(self.x + shift, count, draws))
             outputs = outputs.double().mean(0, keepdim=True) if self.mean else outputs
             yield self.metric.pairwise(self.metric.features(outputs), self.reference)[:, 0]
+
+    def _outputs(self, noisy: Tensor) -> Tensor:
+        try:
+            return self.sampler.call(noisy)
+        except RequestError as error:
+            if len(noisy) == self.sampler.forward_block:
+                raise
+            raise RequestError(
+                f"{error}; a model of fixed batch size needs draws of the attack that are a multiple of forward_block, "
+                f"{self.sampler.forward_block}"
+            ) from error
 
     def score(self, shift: Tensor, stage: str) -> float:
         """The mean distance."""
@@ -216,7 +227,7 @@ class _Target:
             with torch.enable_grad():
                 for distances in self.distances(shift, stage):
                     total += torch.autograd.grad(distances.sum(), shift)[0]
-        except RuntimeError as error:
+        except (RuntimeError, RequestError) as error:
             if is_out_of_memory(error):
                 raise
             reason = (str(error).splitlines() or [""])[0]

@@ -11,9 +11,11 @@ from __future__ import annotations
 import hashlib
 import math
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +24,16 @@ from centersmooth.checks import an_integer, is_range
 from centersmooth.draws import Draws
 from centersmooth.errors import ForwardMemoryError, ModelError, RequestError, is_out_of_memory
 from centersmooth.noise import Noise
+from centersmooth.outputs import advice, described, unplain
 
 Model = Callable[[Tensor], Tensor]
 """The base function ``f`` on a batch: ``(b, *in) -> (b, *out)``."""
 
 Progress = Callable[[int], None]
 """Called with the number of forward passes done since the last call."""
+
+_JUDGED_BY = 16
+"""Least number of noisy outputs that a model is judged by."""
 
 
 @dataclass(frozen=True)
@@ -70,22 +76,56 @@ def _hash(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "big")
 
 
+@dataclass
+class _Held:
+    """A submodule in eval mode: the flag it came with, and how many calls of `evaluating` need it there."""
+
+    training: bool
+    users: int = 0
+
+
+_held: WeakKeyDictionary[nn.Module, _Held] = WeakKeyDictionary()
+_lock = threading.RLock()
+
+
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
     """Put every submodule in eval mode without gradients, and restore each one's own flag afterwards.
 
     Batch norm in train mode makes the output depend on the batch, dropout makes it random: either way there is no
-    fixed function to certify.
+    fixed function to certify. Threads that share a submodule hold it in eval mode together; the last one restores it.
+    A module without modes, such as an exported program, is taken as it is: `Sampler.check_model` judges it.
     """
-    flags = {m: m.training for m in model.modules()} if isinstance(model, nn.Module) else {}
+    # A frozen ScriptModule has no flag to restore.
+    modules = [m for m in model.modules() if hasattr(m, "training")] if isinstance(model, nn.Module) else []
+    with _lock:
+        for module in modules:
+            _held.setdefault(module, _Held(module.training)).users += 1
     try:
         if isinstance(model, nn.Module):
-            model.eval()
+            with _lock:
+                _switch_to_eval(model)
         with torch.no_grad():
             yield
     finally:
-        for module, training in flags.items():
-            module.training = training
+        with _lock:
+            for module in modules:
+                held = _held[module]
+                held.users -= 1
+                if not held.users:
+                    module.training = held.training
+                    del _held[module]
+
+
+def _switch_to_eval(module: nn.Module) -> None:
+    try:
+        module.eval()
+    except NotImplementedError:  # of an exported program, which the modules above it meet on their way down
+        for child in module.children():
+            _switch_to_eval(child)
+    except Exception as error:
+        reason = f"{type(error).__name__} {(str(error).splitlines() or [''])[0]}"
+        raise RequestError(f"the model could not be put in eval mode: {reason}") from error
 
 
 @dataclass(frozen=True)
@@ -124,7 +164,7 @@ class Sampler:
         """``f(x)``, computed in a block padded with zeros: ``(*in) -> (*out)``."""
         block = x.new_zeros((self.forward_block, *x.shape))
         block[0] = x
-        output = self._call(block)[:1]
+        output = self.call(block)[:1]
         self._check_values([output], "the unperturbed input")
         return output[0].clone()
 
@@ -138,12 +178,14 @@ class Sampler:
         size = self.forward_block
         per_batch = max(1, self.batch_size // size)
         blocks = range(-(-count // size))
+        seen: list[Tensor] = []
         for first in range(0, len(blocks), per_batch):
             batch = []
             for block in blocks[first : first + per_batch]:
                 noisy = self.noise.sample(x, size, stream.draws(stage, block, x))
-                batch.append(self._call(noisy)[: count - block * size])
-            self._check_values(batch, f"a draw of stage '{stage}'")
+                batch.append(self.call(noisy)[: count - block * size])
+            self._check_values([*seen, *batch], f"a draw of stage '{stage}'")
+            seen = [batch[0][:0]]  # no rows, but the shape that those of later batches need to have
             if progress is not None:
                 progress(sum(len(outputs) for outputs in batch))
             yield from batch
@@ -151,54 +193,53 @@ class Sampler:
     def check_model(self, x: Tensor) -> Tensor:
         """Refuse a model that is not one fixed function of one input; returns the noisy outputs it was judged by.
 
-        Three calls: the same block twice (random at test time?), a block in another order and with other company
-        (depends on its batch?). Outputs have to agree to 1e-3 of the largest output.
+        The same block twice (random at test time?), and an input in other company: among zeros at another place of the
+        block, and among copies of itself (depends on its batch?). Every coordinate has to agree to a thousandth of
+        its range under noise, and to rounding.
 
         Raises
         ------
         RequestError, ModelError
             One line on what differs and what usually causes it.
         """
+        size = self.forward_block
         draws = RandomStream(0).draws("check", 0, x)
-        block = self.noise.sample(x, max(self.forward_block, 2), draws)[: self.forward_block]
-        outputs, again = self._call(block.clone()), self._call(block.clone())
-        self._check_values([outputs], "a noisy input")
-        if self._differ(outputs, again):
+        count = -(-_JUDGED_BY // size)
+        blocks = self.noise.sample(x, size * count, draws).chunk(count)
+        # The model may write into its input, so every call has one of its own.
+        batch = [self.call(block.clone()) for block in blocks]
+        for outputs in batch:
+            self._check_values([outputs], "a noisy input")
+        agreement = _Agreement.of(torch.cat([outputs for outputs in batch if outputs.shape == batch[0].shape]))
+        if not agreement.between(batch[0], self.call(blocks[0].clone())):
             raise ModelError(
                 "the model gave two outputs for one input: it has to be a fixed function at test time; "
                 "look for dropout or noise that eval() does not switch off, or fix its random draws"
             )
-        alone = torch.zeros_like(block)
-        alone[-1] = block[0]
-        if self._differ(outputs[:1], self._call(alone)[-1:]):
+        among_zeros = torch.zeros_like(blocks[0])
+        among_zeros[-1] = blocks[0][0]
+        copies = blocks[0][:1].repeat_interleave(size, dim=0)
+        same = agreement.between(batch[0][:1], self.call(among_zeros)[-1:])
+        # The mean of a batch of noisy inputs hardly differs from zero: among its copies an input is the mean itself.
+        if not same or not agreement.between(batch[0][:1], self.call(copies)[:1]):
             raise ModelError(
                 "the model's output for an input depends on the other inputs of its batch: certificates need a "
-                "function of one input; look for batch statistics, padding to the largest, or scores shared by a batch"
+                "function of one input; look for batch statistics, dynamic quantisation, padding to the largest, or "
+                "scores shared by a batch"
             )
-        if self.forward_block > 1:
-            self._check_batch_of_one(block[:1], outputs[:1])
-        return outputs
+        self._check_values(batch, "a noisy input")
+        return torch.cat(batch)
 
-    def _check_batch_of_one(self, single: Tensor, expected: Tensor) -> None:
-        try:
-            differs = self._differ(self._call(single.clone()), expected)
-        except RequestError as error:
-            raise ModelError(f"the model fails on a batch of 1; look for squeeze() ({error})") from error
-        if differs:
-            raise ModelError(
-                f"the model answers an input in a batch of 1 otherwise than in a batch of {self.forward_block}; "
-                "look for squeeze() or batch statistics"
-            )
+    def call(self, inputs: Tensor) -> Tensor:
+        """The model's outputs for a batch, in memory of their own.
 
-    @staticmethod
-    def _differ(a: Tensor, b: Tensor) -> bool:
-        if a.shape != b.shape:
-            return True
-        a, b = a.double(), b.double()
-        scale = float(a.abs().max()) if a.numel() else 0.0
-        return bool(((a - b).abs() > 1e-3 * scale + 1e-9).any())
-
-    def _call(self, inputs: Tensor) -> Tensor:
+        Raises
+        ------
+        RequestError
+            The model fails, or returns something else than one tensor with a row for each input.
+        ForwardMemoryError
+            Memory ran out.
+        """
         try:
             outputs = self.model(inputs)
         except Exception as error:
@@ -210,24 +251,35 @@ class Sampler:
             raise RequestError(
                 f"the model failed on a batch of shape {tuple(inputs.shape)}, {inputs.dtype}: {reason}"
             ) from error
-        if not isinstance(outputs, Tensor):
+        if not isinstance(outputs, Tensor) or unplain(outputs):
+            expected = "real numbers, one tensor" if isinstance(outputs, Tensor) else "one tensor"
+            hint = advice(outputs, len(inputs))
             raise RequestError(
-                f"the model returned {type(outputs).__name__}: expected one tensor of shape (batch, ...)"
+                f"the model returned {described(outputs)}: expected {expected} of shape (batch, ...)"
+                + (f"; {hint}" if hint else "")
             )
-        if outputs.is_complex():
-            raise RequestError(f"the model returned {outputs.dtype}: expected real numbers")
         if outputs.ndim < 1 or len(outputs) != len(inputs):
+            hint = "; look for squeeze()" if len(inputs) == 1 else ""
             raise RequestError(
                 f"the model returned shape {tuple(outputs.shape)} for {len(inputs)} inputs: expected one output each"
+                + hint
             )
         if outputs.device != inputs.device:
             raise RequestError(
                 f"the model's output is on {outputs.device}, its input on {inputs.device}: use one device"
             )
-        return outputs
+        # An engine may answer in a buffer of its own and overwrite it in the next call, through a NumPy view that no
+        # look at storages recognises. A copy costs less than drawing the noise of the block.
+        return outputs.clone()
 
     def _check_values(self, batch: Sequence[Tensor], what: str) -> None:
         """One look from the host at the extremes of all blocks of a batch; a NaN anywhere makes both NaN."""
+        for outputs in batch:
+            if outputs.shape[1:] != batch[0].shape[1:]:
+                raise ModelError(
+                    f"the model returned outputs of shapes {tuple(batch[0].shape[1:])} and {tuple(outputs.shape[1:])} "
+                    f"for {what}: expected one shape for all inputs; pad to a fixed size"
+                )
         extremes = [torch.stack(torch.aminmax(outputs)) for outputs in batch if outputs.numel()]
         if not extremes:
             return
@@ -239,3 +291,43 @@ class Sampler:
                 f"the model returned values in [{low:.6g}, {high:.6g}] for {what}, outside the declared "
                 f"output_range {self.output_range}: declare the true range, or none"
             )
+
+
+@dataclass(frozen=True)
+class _Agreement:
+    """How far two answers to one input may differ.
+
+    Parameters
+    ----------
+    tolerance : Tensor, shape ``(*out)``
+        Of each coordinate.
+    share : float
+        Coordinates of an output that may differ by more.
+    """
+
+    tolerance: Tensor
+    share: float
+
+    @classmethod
+    def of(cls, outputs: Tensor) -> _Agreement:
+        """For a model with these noisy outputs: a thousandth of each coordinate's range, and rounding.
+
+        Rounding goes with the largest output, as numbers of that size may have been added on the way. Relative to it
+        alone, a large offset would hide all that matters. Whole numbers, such as the classes of pixels, have to be the
+        same but for one in a thousand: rounding decides a tie either way.
+        """
+        if not outputs.numel():
+            return cls(outputs.new_zeros(outputs.shape[1:], dtype=torch.float64), 0.0)
+        low, high = (limit.double() for limit in torch.aminmax(outputs, dim=0))
+        half = outputs.dtype in (torch.float16, torch.bfloat16)
+        rounding = 4 * torch.finfo(outputs.dtype).eps if half else 32 * torch.finfo(torch.float32).eps
+        tolerance = (rounding * torch.maximum(low.abs(), high.abs()).max()).expand_as(low)
+        whole = not outputs.is_floating_point() or bool((outputs == outputs.round()).all())
+        return cls(tolerance, 1e-3) if whole else cls(tolerance + 1e-3 * (high - low), 0.0)
+
+    def between(self, a: Tensor, b: Tensor) -> bool:
+        if a.shape != b.shape:
+            return False
+        # Not "larger than": a NaN agrees with nothing.
+        off = ~((a.double() - b.double()).abs() <= self.tolerance)
+        return not off.numel() or float(off.reshape(len(a), -1).double().mean(dim=1).max()) <= self.share

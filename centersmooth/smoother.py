@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from centersmooth.errors import InfeasibleError, RequestError
 from centersmooth.evidence import Evidence, gather
 from centersmooth.metrics.base import Metric
 from centersmooth.noise import Noise
+from centersmooth.outputs import described, unplain
 from centersmooth.rules import RULES, center_problem, certificate_from, free_problem, radius_problem
 from centersmooth.sampling import Model, Progress, RandomStream, Sampler, evaluating
 from centersmooth.testing import check_own_metric
@@ -70,13 +72,17 @@ class Smoother:
 
     def _check_outputs(self, outputs: Tensor) -> None:
         """Whether the metric takes these; where it does not, it says so before draws are made."""
-        self.metric.features(outputs[:1])
+        self.metric.features(outputs)
         check_own_metric(self.metric, outputs)
 
     def _check_input(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            came = f"a tensor of {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
-            raise RequestError(f"x is {came}: expected a floating-point tensor, one input without a batch dimension")
+        plain = unplain(x) if isinstance(x, Tensor) else None
+        if plain or not isinstance(x, Tensor) or not x.is_floating_point():
+            hint = f"; use {plain[1].format('x')}" if plain else ""
+            hint = "; use torch.from_numpy(x)" if isinstance(x, np.ndarray) else hint
+            raise RequestError(
+                f"x is {described(x)}: expected a floating-point tensor, one input without a batch dimension{hint}"
+            )
         if not bool(torch.isfinite(x).all()):
             raise RequestError("x has NaN or infinite entries: expected a finite input")
         model = self._sampler.model

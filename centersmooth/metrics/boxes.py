@@ -5,16 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from centersmooth.errors import RequestError
+from centersmooth.errors import ModelError, RequestError
 from centersmooth.metrics.base import Metric
 
 
 class Jaccard(Metric):
     """``1 - |A intersect B| / |A union B|`` of two axis-aligned boxes.
 
-    Input layout ``(n, 4)``: real-valued ``x1, y1, x2, y2``. A box without area, or inverted, is the empty set: at
-    distance 1 from any box and 0 from the empty set. A detector says "nothing found" with four zeros. Power 1 (the
-    Jaccard distance is a metric on sets, Steinhaus 1961), range ``[0, 1]``.
+    Input layout ``(n, 4)``: real-valued corners ``x1, y1, x2, y2`` with ``x1 <= x2`` and ``y1 <= y2``, ``xyxy`` to
+    torchvision. A box of width or height 0 is the empty set: at distance 1 from any box and 0 from the empty set. A
+    detector says "nothing found" with four zeros. Inverted boxes are refused, as those in another format mostly are;
+    where a box in another format happens not to be inverted, nobody can tell. Power 1 (the Jaccard distance is a metric
+    on sets, Steinhaus 1961), range ``[0, 1]``.
 
     Examples
     --------
@@ -42,12 +44,27 @@ class Jaccard(Metric):
         return (total / some.sum(dim=1).clamp(min=1)).to(groups.dtype)
 
     def features(self, outputs: Tensor) -> Tensor:
-        """``(n, 4) -> (n, 4)`` in float64, with every empty box as zeros."""
+        """``(n, 4) -> (n, 4)`` in float64, with every empty box as zeros.
+
+        Raises
+        ------
+        RequestError
+            The outputs have another shape.
+        ModelError
+            A box is inverted.
+        """
         if outputs.ndim != 2 or outputs.shape[1] != 4:
             raise RequestError(
                 f"Jaccard distance came to outputs of shape {tuple(outputs.shape)}: expected boxes (n, 4)"
             )
         boxes = outputs.double()
+        inverted = (boxes[:, 2:] < boxes[:, :2]).any(dim=1)
+        if bool(inverted.any()):
+            came = ", ".join(f"{corner:.6g}" for corner in boxes[inverted][0].tolist())
+            raise ModelError(
+                f"Jaccard distance came to an inverted box ({came}): expected corners x1, y1, x2, y2 with x1 <= x2 and "
+                "y1 <= y2, zeros for no box; use torchvision.ops.box_convert where they are in another format"
+            )
         empty = (boxes[:, 2:] <= boxes[:, :2]).any(dim=1, keepdim=True)
         return boxes.masked_fill(empty, 0.0)
 

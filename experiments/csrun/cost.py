@@ -17,6 +17,7 @@ from centersmooth.metrics.base import TILE_ENTRIES
 from centersmooth.quantiles import near_ranks, place_ranks
 from centersmooth.sampling import Sampler, evaluating
 from csrun.metrics import build_metrics
+from csrun.models import build_model
 from csrun.models.precision import in_precision
 from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, check
 
@@ -136,7 +137,7 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
 
 def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     config = plan.config
-    model = in_precision(cell.spec.build(plan.data, config.weights).to(config.device), config.precision)
+    model = in_precision(build_model(cell.spec, plan.data, config.weights, config.device), config.precision)
     metrics = build_metrics(cell.metric_names(config), config.weights, config.device)
     check(plan, cell, model, metrics)
     sources = list(dict.fromkeys(metric.source for metric in metrics.values()))
@@ -150,7 +151,7 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
         centers = {metric: _center_seconds(metric, outputs, plan.budget) for metric in sources}
     if config.center == "free":
         centers = {m: s * (1 + (1 + 1 / BLOCK) / BLOCK if m.has_means else 1) for m, s in centers.items()}
-    model_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
+    model_bytes = sum(tensor.nbytes for tensor in model.state_dict().values() if isinstance(tensor, Tensor))
     asked = {name: centers[metrics[name].source] for name in config.metrics}
     return _Probe(pass_seconds, sum(centers.values()), asked, x.nbytes, output.nbytes, feature_bytes, model_bytes)
 

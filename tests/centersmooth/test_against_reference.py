@@ -36,9 +36,9 @@ def image_model(x: torch.Tensor) -> torch.Tensor:
 
 
 def box_model(x: torch.Tensor) -> torch.Tensor:
-    """Boxes of all sizes; about every tenth one is inverted, so empty."""
+    """Boxes of all sizes; about every tenth one is empty."""
     out = torch.tanh(x @ WEIGHTS[:, :4])
-    return torch.cat([out[:, :2], out[:, :2] + 0.7 + out[:, 2:]], dim=1)
+    return torch.cat([out[:, :2], out[:, :2] + (0.7 + out[:, 2:]).clamp(min=0)], dim=1)
 
 
 CASES = [(metric, image_model) for metric in (L1(), L2(), SquaredL2(), Cosine(), Angular(), TotalVariation())]

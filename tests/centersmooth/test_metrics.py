@@ -13,16 +13,21 @@ from hypothesis.extra.numpy import arrays
 from reference_distances import REFERENCE
 from scipy.spatial import distance as scipy_distance
 from torch import Tensor
+from torchvision.ops import box_convert
 
 from centersmooth import (
     L1,
     L2,
     Angular,
+    Budget,
+    CenterSmoother,
     Cosine,
     DistanceFunction,
+    GaussianNoise,
     Jaccard,
     Metric,
     ModelError,
+    RandomStream,
     RequestError,
     SquaredL2,
     TotalVariation,
@@ -39,10 +44,18 @@ def shape_for(metric: Metric) -> tuple[int, ...]:
     return {"TotalVariation": (2, 3, 4), "Jaccard": (4,)}.get(metric.name, (5,))
 
 
+def fit_for(metric: Metric, outputs: Tensor) -> Tensor:
+    """The outputs; for boxes with their corners in order."""
+    if metric.name != "Jaccard":
+        return outputs
+    return torch.cat([torch.minimum(outputs[:, :2], outputs[:, 2:]), torch.maximum(outputs[:, :2], outputs[:, 2:])], 1)
+
+
 def outputs_for(metric: Metric, n: int = 6) -> st.SearchStrategy[Tensor]:
-    """Few distinct values, so that zeros, duplicates, constants and empty or inverted boxes all turn up."""
+    """Few distinct values, so that zeros, duplicates, constants and empty boxes all turn up."""
     values = st.sampled_from([0.0, 0.0, 1.0, -1.0, 0.5, 0.1, 3.0, -0.7])
-    return arrays(np.float32, (n, *shape_for(metric)), elements=values).map(torch.from_numpy)
+    outputs = arrays(np.float32, (n, *shape_for(metric)), elements=values).map(torch.from_numpy)
+    return outputs.map(lambda drawn: fit_for(metric, drawn))
 
 
 def measure(metric: Metric, a: Tensor, b: Tensor) -> Tensor:
@@ -50,8 +63,8 @@ def measure(metric: Metric, a: Tensor, b: Tensor) -> Tensor:
 
 
 def random_outputs(metric: Metric, n: int = 40) -> Tensor:
-    """Continuous outputs; for boxes about a quarter are inverted, so empty."""
-    return torch.randn(n, *shape_for(metric), generator=torch.Generator().manual_seed(0))
+    """Continuous outputs."""
+    return fit_for(metric, torch.randn(n, *shape_for(metric), generator=torch.Generator().manual_seed(0)))
 
 
 DEGENERATE = {
@@ -85,7 +98,7 @@ def test_contract_on_random_outputs(metric: Metric) -> None:
 @pytest.mark.parametrize("case", DEGENERATE)
 def test_contract_on_degenerate_outputs(metric: Metric, case: str) -> None:
     """Zeros, constants, duplicates, a single output, other types."""
-    check_metric(metric, DEGENERATE[case](shape_for(metric)))
+    check_metric(metric, fit_for(metric, DEGENERATE[case](shape_for(metric))))
 
 
 @EACH
@@ -100,7 +113,7 @@ def test_contract_in_float64_near_a_point(metric: Metric) -> None:
     """A stable model: outputs differ in the tenth digit only, and check_metric has to see the same distances."""
     near = torch.tensor([0.1, 0.2, 0.5, 0.9, 0.3] * 5, dtype=torch.float64)[: math.prod(shape_for(metric))]
     outputs = near.reshape(shape_for(metric)) + 1e-10 * random_outputs(metric).double()
-    check_metric(metric, outputs)
+    check_metric(metric, fit_for(metric, outputs))
 
 
 @EACH
@@ -159,7 +172,7 @@ def test_diameter_is_never_exceeded(metric: Metric, values: tuple[float, float])
     low, high = values
     shape = shape_for(metric)
     corners = torch.rand(60, *shape, generator=torch.Generator().manual_seed(0)).round() * (high - low) + low
-    corners = torch.cat([corners, torch.full((1, *shape), low), torch.full((1, *shape), high)])
+    corners = fit_for(metric, torch.cat([corners, torch.full((1, *shape), low), torch.full((1, *shape), high)]))
     diameter = metric.diameter(shape, values)
     assert 0 < float(measure(metric, corners, corners).max()) <= diameter * (1 + 1e-12) < math.inf
 
@@ -197,19 +210,42 @@ def test_narrow_types_are_widened_first(metric: Metric, dtype: torch.dtype) -> N
     assert torch.equal(measure(metric, images, images), measure(metric, images.float(), images.float()))
 
 
-EMPTY = [[0.0, 0, 0, 0], [2.0, 2, 1, 3], [2.0, 3, 3, 2], [5.0, 5, 5, 9], [9.0, 9, 1, 1]]
+EMPTY = [[0.0, 0, 0, 0], [5.0, 5, 5, 9], [5.0, 5, 9, 5], [3.0, 3, 3, 3], [-2.0, -2, -2, -1]]
 
 
 @pytest.mark.parametrize("empty", EMPTY)
 def test_empty_box_convention(empty: list[float]) -> None:
-    """Inverted or without area: at 1 from any box, also one around it, and at 0 from the empty set."""
+    """Without area: at 1 from any box, also one around it, and at 0 from the empty set."""
     boxes = torch.tensor([empty, [0.0, 0, 10, 10], [0.0, 0, 0, 0]])
     assert measure(Jaccard(), boxes[:1], boxes).tolist() == [[0.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize("inverted", [[2.0, 2, 1, 3], [2.0, 3, 3, 2], [9.0, 9, 1, 1], [1.0, 0, 0, 0]])
+def test_an_inverted_box_is_refused(inverted: list[float]) -> None:
+    """It is no empty set: most often the boxes are in another format, all of them then at distance 0."""
+    with pytest.raises(ModelError, match=r"inverted box \(.*torchvision\.ops\.box_convert") as caught:
+        Jaccard().features(torch.tensor([[0.0, 0, 10, 10], inverted]))
+    assert f"{inverted[0]:g}, {inverted[1]:g}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["xywh", "cxcywh"])
+def test_boxes_in_another_format_are_refused_and_certified_once_converted(form: str) -> None:
+    """A box that moves with the input, far from the origin: as corners it moves by a distance above 0."""
+    corners = lambda x: torch.cat([60 + 5 * x, 60 + 5 * x, 80 + 5 * x, 90 + 5 * x], dim=1)  # noqa: E731
+    other = lambda x: box_convert(corners(x), "xyxy", form)  # noqa: E731
+    noise, budget, x = GaussianNoise(0.5), Budget(n=400, m=1_000, delta=0.2), torch.zeros(1)
+    with pytest.raises(ModelError, match="box_convert"):
+        CenterSmoother(other, Jaccard(), noise, budget).certify(x, 0.25, stream=RandomStream(0))
+    back = lambda x: box_convert(other(x), form, "xyxy")  # noqa: E731
+    (certificate,) = CenterSmoother(back, Jaccard(), noise, budget).certify(x, 0.25, stream=RandomStream(0))
+    assert certificate.radius > float(measure(Jaccard(), corners(x[None]), corners(x[None] + 0.25)))
 
 
 @given(boxes=arrays(np.float64, (2, 4), elements=st.integers(0, 6).map(float)))
 def test_jaccard_by_counting_cells(boxes: np.ndarray) -> None:
     """Integer boxes as sets of unit cells."""
+    boxes = fit_for(Jaccard(), torch.from_numpy(boxes)).numpy()
     a, b = ({(i, j) for i in range(int(x1), int(x2)) for j in range(int(y1), int(y2))} for x1, y1, x2, y2 in boxes)
     expected = 1 - len(a & b) / len(a | b) if a | b else 0.0
     pair = torch.from_numpy(boxes)

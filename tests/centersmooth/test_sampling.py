@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from centersmooth import CenterSmoothError, GaussianNoise, ModelError, RandomStream, RequestError
+from centersmooth import (
+    L2,
+    Budget,
+    CenterSmoother,
+    GaussianNoise,
+    ModelError,
+    RandomStream,
+    RequestError,
+)
 from centersmooth.sampling import Sampler, evaluating
 
 X = torch.linspace(-1, 1, 6)
@@ -130,6 +143,120 @@ def test_evaluating_restores_flags_after_an_exception() -> None:
     assert [m.training for m in model.modules()] == before
 
 
+def quantised() -> nn.Module:
+    """In 8 bits, with scales from inputs seen before."""
+    tools = torch.ao.quantization
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(tools.QuantStub(), nn.Linear(6, 3), tools.DeQuantStub()).eval()
+        model.qconfig = tools.default_qconfig
+        prepared = tools.prepare(model)
+        prepared(torch.randn(99, 6))
+    return tools.convert(prepared)
+
+
+def modeless(kind: str) -> nn.Module:
+    """A module that cannot switch modes, from `net` in eval mode."""
+    inputs = torch.zeros(8, 6)
+    if kind == "exported":
+        return torch.export.export(net().eval(), (inputs,)).module()
+    if kind == "frozen":
+        return torch.jit.freeze(torch.jit.script(net().eval()))
+    if kind == "traced":
+        return torch.jit.trace(net().eval(), inputs)
+    if kind == "quantised":
+        return quantised()
+    if kind == "compiled":
+        return torch.compile(net(), backend="eager")
+    if kind == "parallel":
+        return nn.DataParallel(net())
+    return torch.jit.script(net())
+
+
+@pytest.mark.filterwarnings("ignore:.*(deprecat|torch.jit|torch.ao)")
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize("kind", ["exported", "frozen", "traced", "scripted", "quantised", "compiled", "parallel"])
+def test_modules_of_other_kinds_are_smoothed(kind: str, wrapped: bool) -> None:
+    """As they are where they have no mode; what stands beside them is still switched."""
+    model = modeless(kind)
+    model = nn.Sequential(nn.Dropout(0.5), model, nn.BatchNorm1d(3)) if wrapped else model
+    before = {m: m.training for m in model.modules() if hasattr(m, "training")}
+    smoother = CenterSmoother(model, L2(), NOISE, Budget(n=100, m=300, delta=0.3), forward_block=8)
+    (certificate,) = smoother.certify(X, 0.1, stream=RandomStream(0))
+    if kind == "quantised":  # which is another function
+        assert certificate.radius > 0
+    else:
+        other = nn.Sequential(nn.Dropout(0.5), net(), nn.BatchNorm1d(3)) if wrapped else net()
+        expected = CenterSmoother(other, L2(), NOISE, Budget(n=100, m=300, delta=0.3), forward_block=8)
+        assert certificate.radius == pytest.approx(expected.certify(X, 0.1, stream=RandomStream(0))[0].radius, rel=1e-4)
+    assert {m: m.training for m in before} == before
+
+
+@pytest.mark.filterwarnings("ignore:.*(deprecat|torch.ao)")
+def test_dynamic_quantisation_is_refused() -> None:
+    """Its scales come from the largest number of the batch."""
+    model = torch.ao.quantization.quantize_dynamic(net().eval(), {nn.Linear}, dtype=torch.qint8)
+    with pytest.raises(ModelError, match=r"depends on the other inputs.*dynamic quantisation"):
+        Sampler(model, NOISE, 8, 8).check_model(X)
+
+
+def test_a_program_exported_in_train_mode_is_refused() -> None:
+    """It cannot be switched, and its dropout or its batch norm shows."""
+    program = torch.export.export(net().train(), (torch.zeros(8, 6),)).module()
+    with pytest.raises(ModelError, match=r"two outputs|the other inputs"), evaluating(program):
+        Sampler(program, NOISE, 8, 8).check_model(X)
+
+
+def test_a_module_that_fails_to_switch_is_one_line_and_left_as_it_was() -> None:
+    """Its own error, by its type."""
+
+    class Stubborn(nn.Dropout):
+        def train(self, mode: bool = True) -> nn.Module:
+            raise KeyError("no\nmode")
+
+    model = nn.Sequential(nn.Dropout(), Stubborn())
+    with pytest.raises(RequestError, match="could not be put in eval mode: KeyError") as caught, evaluating(model):
+        raise AssertionError
+    assert "\n" not in str(caught.value)
+    assert all(m.training for m in model.modules())
+
+
+def test_threads_that_share_a_module_keep_it_in_eval_mode_until_the_last_leaves() -> None:
+    """One leaves while another is inside, over a part of the model and over the whole."""
+    model = net().train()
+    model[1].eval()
+    before = [m.training for m in model.modules()]
+    inside, left = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with evaluating(model[:4]):
+            inside.wait(10)
+        left.set()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    with evaluating(model), evaluating(model):
+        inside.set()
+        assert left.wait(10)
+        assert not any(m.training for m in model.modules())
+    thread.join()
+    assert [m.training for m in model.modules()] == before
+
+
+def test_no_pass_of_any_thread_sees_a_module_in_train_mode() -> None:
+    """Many short passes by three threads over one module handed over in train mode."""
+    model, seen = net().train(), []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(any(m.training for m in module.modules())))
+    smoother = CenterSmoother(model, L2(), NOISE, Budget(n=100, m=300, delta=0.3), forward_block=8)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda seed: smoother.certify(X, 0.1, stream=RandomStream(seed % 2))[0], range(24)))
+    assert len(seen) > 1_000
+    assert not any(seen)
+    assert all(m.training for m in model.modules())
+    assert {c.radius for c in found[::2]} == {found[0].radius}
+    assert {c.radius for c in found[1::2]} == {found[1].radius}
+
+
 def test_evaluating_accepts_a_plain_callable() -> None:
     """There is nothing to switch, but gradients are still off."""
     with evaluating(torch.sign):
@@ -144,10 +271,6 @@ def pads_to_the_largest(x: Tensor) -> Tensor:
     return torch.ones(len(x), 1 + int(40 * x.abs().max()))
 
 
-def fails_alone(x: Tensor) -> Tensor:
-    return x.squeeze(0)[:, :2]
-
-
 def trained_statistics(x: Tensor) -> Tensor:
     return F.batch_norm(x, None, None, training=True)
 
@@ -157,17 +280,28 @@ BROKEN_MODELS = {
     "mean of the batch": (lambda x: x - x.mean(0), ModelError, "depends on the other inputs"),
     "pads to the largest": (pads_to_the_largest, ModelError, "depends on the other inputs"),
     "dropout": (lambda x: F.dropout(x, 0.5, training=True), ModelError, "two outputs for one input"),
-    "squeeze": (lambda x: x[:, :1].squeeze(), CenterSmoothError, r"shape \(\)"),
-    "other values alone": (lambda x: x + (len(x) == 1), ModelError, "batch of 1"),
-    "fails alone": (fails_alone, CenterSmoothError, "batch of"),
-    "no tensor alone": (lambda x: x if len(x) > 1 else None, CenterSmoothError, "NoneType|batch of 1"),
     "NaN": (lambda x: x / 0 * 0, ModelError, "NaN or infinity"),
     "infinity": (lambda x: x / 0, ModelError, "NaN or infinity"),
     "other device": (lambda x: torch.empty(x.shape, device="meta"), RequestError, "output is on meta"),
     "wrong input shape": (nn.Linear(5, 2), RequestError, "failed on a batch of shape"),
     "no batch": (lambda x: x.sum(), RequestError, "expected one output each"),
     "wrong batch": (lambda x: x[:-1], RequestError, "expected one output each"),
-    "no tensor": (lambda x: [x], RequestError, "returned list"),
+    "shared score": (lambda x: 300 + 0.1 * torch.tanh(x.mean()).expand(len(x), 1), ModelError, "the other inputs"),
+    "a small part of a mean": (lambda x: 300 + x + 0.1 * x.mean(0), ModelError, "depends on the other inputs"),
+    "one small coordinate": (
+        lambda x: torch.cat([1e4 * x, x[:, :1] - x[:, :1].mean()], 1),
+        ModelError,
+        "depends on the other inputs",
+    ),
+    "tiny outputs": (lambda x: 1e-12 * (x - x.mean(0)), ModelError, "depends on the other inputs"),
+    "place in the batch": (lambda x: x + torch.arange(len(x))[:, None], ModelError, "depends on the other inputs"),
+    "next class": (lambda x: (100 * x + x.max()).round().long(), ModelError, "depends on the other inputs"),
+    "noise on an offset": (lambda x: 300 + 0.1 * x + 0.01 * torch.rand_like(x), ModelError, "two outputs"),
+    "shape of the content": (
+        lambda x: torch.ones(len(x), 1 + int(x[0, 0] > -1)),
+        ModelError,
+        "depends on the other inputs|expected one shape",
+    ),
 }
 
 
@@ -185,7 +319,229 @@ def test_check_model_accepts(forward_block: int) -> None:
     """A fixed function of one input, at any block size."""
     model = net()
     with evaluating(model):
-        Sampler(model, NOISE, forward_block, 16).check_model(X)
+        assert len(Sampler(model, NOISE, forward_block, 16).check_model(X)) >= 16
+
+
+def ragged_rounding(x: Tensor) -> Tensor:
+    """An offset that makes rounding of one digit visible, in digits that depend on the row of the batch."""
+    digit = 2**-15 * (torch.arange(len(x)) % 3 - 1)[:, None]
+    return 300 + 0.1 * x + digit
+
+
+def large_class_map(x: Tensor) -> Tensor:
+    """Classes of 3,000 pixels, of which rounding moves the last in one place of the batch."""
+    classes = (x.repeat(1, 500) > 0).long()
+    classes[-1, -1] = 1 - classes[-1, -1]
+    return classes
+
+
+FIXED_MODELS = {
+    "an offset": lambda x: 300 + 0.1 * x,
+    "rounding": ragged_rounding,
+    "a constant": lambda x: torch.full((len(x), 3), 7.0),
+    "zeros": lambda x: torch.zeros(len(x), 3),
+    "classes": lambda x: x.argmax(1),
+    "a class map": large_class_map,
+    "truth values": lambda x: x > 0,
+    "bytes": lambda x: (x * 20 + 100).clamp(0, 255).byte(),
+    "half precision": lambda x: (300 + x).bfloat16(),
+    "no coordinates": lambda x: x[:, :0],
+    "a block of fixed size": lambda x: x.reshape(8, 6),
+    "writes into its input": lambda x: x.mul_(2).tanh_(),
+}
+
+
+@pytest.mark.parametrize("name", FIXED_MODELS)
+def test_check_model_accepts_outputs_of_any_kind(name: str) -> None:
+    """Small on an offset, whole numbers, constants; a call is never of another size than the block."""
+    Sampler(FIXED_MODELS[name], NOISE, 8, 16).check_model(X)
+
+
+@pytest.mark.parametrize(
+    "model", [lambda x: x[:, :1].squeeze(), lambda x: x.squeeze(), lambda x: x.squeeze(0)[:, :2]], ids=["", "x", "[]"]
+)
+def test_squeeze_is_found_where_a_block_is_one_input(model) -> None:
+    """In larger blocks it does nothing, and no smaller ones are called."""
+    Sampler(model, NOISE, 8, 16).check_model(X)
+    with pytest.raises(RequestError, match=r"look for squeeze\(\)|failed on a batch of shape \(1, 6\)"):
+        Sampler(model, NOISE, 1, 16).check_model(X)
+
+
+def test_a_shape_that_changes_between_draws_is_one_line() -> None:
+    """In the block where it does, whatever the batch."""
+    model = lambda x: torch.ones(len(x), 1 + int(x.max() > 2))  # noqa: E731
+    for batch_size in (1, 64):
+        with pytest.raises(ModelError, match=r"shapes \(1,\) and \(2,\) for a draw of stage 'fresh'"):
+            list(Sampler(model, NOISE, 1, batch_size).draw(X, 5_000, RandomStream(0), "fresh"))
+
+
+# --- answers in memory that is used again --------------------------------------------------------------------------
+
+
+def through_numpy(shape: tuple[int, ...]):
+    """An engine with a bound output, of which each call returns a view made anew."""
+    bound = np.zeros(shape, dtype=np.float32)
+
+    def model(x: Tensor) -> Tensor:
+        np.copyto(bound, x.numpy())
+        return torch.from_numpy(bound)
+
+    return model
+
+
+def with_out(shape: tuple[int, ...]):
+    buffer = torch.zeros(shape)
+    return lambda x: torch.add(x, 0, out=buffer)
+
+
+def within_a_pool(shape: tuple[int, ...]):
+    """Views of one storage at other places in turn, of which every second one is overwritten."""
+    pool, calls = torch.zeros(2, *shape), itertools.count()
+    return lambda x: pool[next(calls) % 2].copy_(x)
+
+
+ENGINES = [through_numpy, with_out, within_a_pool, lambda shape: lambda x: x]
+
+
+@pytest.mark.parametrize("forward_block", [1, 8])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_buffer_that_is_used_again_changes_no_draw(engine, forward_block: int) -> None:
+    """Kept by reference, all of them would be the last."""
+    sampler = Sampler(engine((forward_block, 6)), NOISE, forward_block, 64)
+    plain = Sampler(torch.clone, NOISE, forward_block, 64)
+    drawn, expected = (torch.cat(list(s.draw(X, 40, RandomStream(0), "fresh"))) for s in (sampler, plain))
+    assert torch.equal(drawn, expected)
+    base = sampler.base_output(X)
+    outputs = sampler.check_model(X)
+    assert torch.equal(base, X)
+    assert torch.equal(outputs, plain.check_model(X))
+
+
+def test_a_random_model_that_overwrites_its_answers_is_refused() -> None:
+    """Its two answers are compared, not its buffer with itself."""
+    buffer = torch.zeros(8, 6)
+    with pytest.raises(ModelError, match="two outputs"):
+        Sampler(lambda x: torch.add(x, torch.rand_like(x), out=buffer), NOISE, 8, 8).check_model(X)
+
+
+def test_a_buffer_that_is_used_again_moves_no_certificate() -> None:
+    """At a step of height 2, at which half of the draws are on each side: no radius of 0."""
+
+    def step(x: Tensor) -> Tensor:
+        return 2 * (x > 0).float()
+
+    buffer = torch.zeros(1, 1)
+    noise, budget = GaussianNoise(0.5), Budget(n=300, m=600, delta=0.3)
+    for model in (step, lambda x: buffer.copy_(step(x))):
+        smoother = CenterSmoother(model, L2(), noise, budget, forward_block=1)
+        radii = [smoother.certify(torch.tensor([0.1]), 0.1, stream=RandomStream(s))[0].radius for s in range(5)]
+        assert all(radius is None or radius >= 2 for radius in radii)
+        assert not all(radius is None for radius in radii)
+
+
+def test_a_model_that_writes_into_its_input_moves_nothing() -> None:
+    """Neither the input that was handed in nor any draw."""
+    x = X.clone()
+    written, plain = (Sampler(f, NOISE, 8, 16) for f in (lambda x: x.mul_(2).add_(1), lambda x: 2 * x + 1))
+    for sampler in (written, plain):
+        sampler.check_model(x)
+    assert torch.equal(written.base_output(x), plain.base_output(x))
+    drawn = [torch.cat(list(s.draw(x, 40, RandomStream(0), "fresh"))) for s in (written, plain)]
+    assert torch.equal(*drawn)
+    assert torch.equal(x, X)
+
+
+# --- what is not one tensor ----------------------------------------------------------------------------------------
+
+
+class Answer:
+    def __init__(self, sample: Tensor) -> None:
+        self.sample = sample
+
+
+class Pair(NamedTuple):
+    logits: Tensor
+    loss: None = None
+
+
+def ragged(x: Tensor) -> list[Tensor]:
+    return [row[: 1 + index % 2] for index, row in enumerate(x)]
+
+
+UNPLAIN = {
+    "dict": (lambda x: {"out": x, "aux": None}, "dict with keys 'out', 'aux'", 'lambda x: model(x)["out"]'),
+    "dict, loss first": (lambda x: {"loss": None, "logits": x}, "'loss', 'logits'", 'model(x)["logits"]'),
+    "ordered dict": (lambda x: OrderedDict({1: x}), "OrderedDict with keys 1", "model(x)[1]"),
+    "empty dict": (lambda x: {}, "empty dict", "expected one tensor"),
+    "tuple": (lambda x: (x, None), "tuple of 2 (Tensor of shape (8, 6), NoneType)", "model(x)[0]"),
+    "named tuple": (Pair, "Pair of 2", "model(x)[0]"),
+    "list": (list, "list of 8 (Tensor of shape (6,), ", "torch.stack(model(x))"),
+    "list of one": (lambda x: [x], "list of 1 (Tensor of shape (8, 6))", "model(x)[0]"),
+    "ragged list": (ragged, "Tensor of shape (1,), Tensor of shape (2,)", "one fixed size"),
+    "list of dicts": (
+        lambda x: [{"boxes": row, "scores": row} for row in x],
+        "list of 8 (dict with keys 'boxes', 'scores')",
+        "docs/custom.md",
+    ),
+    "array": (lambda x: x.double().numpy(), "ndarray of shape (8, 6), float64", "torch.from_numpy(model(x))"),
+    "list of nested": (
+        lambda x: [torch.nested.nested_tensor(ragged(x))],
+        "list of 1 (a nested tensor)",
+        "model(x)[0]",
+    ),
+    "object": (Answer, "Answer with tensors in sample", "model(x).sample"),
+    "None": (lambda x: None, "NoneType", "missing return"),
+    "number": (lambda x: 3.0, "float", "expected one tensor"),
+    "nested": (lambda x: torch.nested.nested_tensor(ragged(x)), "a nested tensor", ".to_padded_tensor"),
+    "jagged": (
+        lambda x: torch.nested.nested_tensor(ragged(x), layout=torch.jagged),
+        "a nested tensor",
+        ".to_padded_tensor",
+    ),
+    "sparse": (torch.Tensor.to_sparse, "a sparse tensor (torch.sparse_coo)", ".to_dense()"),
+    "sparse rows": (torch.Tensor.to_sparse_csr, "a sparse tensor (torch.sparse_csr)", ".to_dense()"),
+    "MKL-DNN": (torch.Tensor.to_mkldnn, "an MKL-DNN tensor", ".to_dense()"),
+    "quantised": (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "a quantised tensor", ".dequantize()"),
+    "complex": (lambda x: x * 1j, "a tensor of torch.complex64", "view_as_real"),
+    "8-bit floats": (lambda x: x.to(torch.float8_e4m3fn), "a tensor of torch.float8_e4m3fn", ".float()"),
+    "masked": (lambda x: torch.masked.masked_tensor(x, x > 0), "a masked tensor", ".to_tensor"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*(prototype|beta|deprecat)")
+@pytest.mark.parametrize("kind", UNPLAIN)
+def test_what_is_not_one_plain_tensor_is_named_with_the_way_out(kind: str) -> None:
+    """What came, its keys or elements, and the expression to wrap it in."""
+    model, came, hint = UNPLAIN[kind]
+    with pytest.raises(RequestError) as caught:
+        Sampler(model, NOISE, 8, 16).check_model(X)
+    assert f"the model returned {came}" in str(caught.value) or came in str(caught.value)
+    assert hint in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+WAYS_OUT = {
+    "dict": lambda x: UNPLAIN["dict"][0](x)["out"],
+    "tuple": lambda x: UNPLAIN["tuple"][0](x)[0],
+    "list": lambda x: torch.stack(list(x)),
+    "array": lambda x: torch.from_numpy(UNPLAIN["array"][0](x)),
+    "object": lambda x: Answer(x).sample,
+    "nested": lambda x: torch.nested.nested_tensor(ragged(x)).to_padded_tensor(0.0, (8, 2)),
+    "sparse": lambda x: x.to_sparse().to_dense(),
+    "quantised": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize(),
+    "complex": lambda x: torch.view_as_real(x * 1j),
+    "8-bit floats": lambda x: x.to(torch.float8_e4m3fn).float(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*(prototype|beta|deprecat)")
+@pytest.mark.parametrize("kind", WAYS_OUT)
+def test_the_way_out_leads_out(kind: str) -> None:
+    """What the line says to do is then accepted; a nested row of another place is padded to another length."""
+    if kind == "nested":
+        assert Sampler(WAYS_OUT[kind], NOISE, 8, 8).call(X.repeat(8, 1)).shape == (8, 2)
+    else:
+        Sampler(WAYS_OUT[kind], NOISE, 8, 8).check_model(X)
 
 
 def test_a_nan_that_comes_late_is_still_refused() -> None:

@@ -423,6 +423,20 @@ BAD_CALLS = {
     "eps a word": (lambda: make().certify(X, "small"), RequestError, "eps"),
     "list as input": (lambda: make().smooth([1.0, 2.0, 3.0]), RequestError, "x is list"),
     "integers as input": (lambda: make().smooth(torch.arange(3)), RequestError, "x is a tensor of torch.int64"),
+    "an array as input": (
+        lambda: make().smooth(X.numpy()),
+        RequestError,
+        "x is ndarray of shape (3,), float32: expected a floating-point tensor, one input without a batch dimension; "
+        "use torch.from_numpy(x)",
+    ),
+    "sparse input": (lambda: make().smooth(X.to_sparse()), RequestError, "x is a sparse tensor (torch.sparse_coo)"),
+    "nested input": (
+        lambda: make().smooth(torch.nested.nested_tensor([X, X], layout=torch.jagged)),
+        RequestError,
+        "x is a nested tensor: expected a floating-point tensor",
+    ),
+    "complex input": (lambda: make().smooth(X * 1j), RequestError, "x is a tensor of torch.complex64"),
+    "8-bit floats as input": (lambda: make().smooth(X.to(torch.float8_e5m2)), RequestError, "use x.float()"),
     "NaN as input": (lambda: make().smooth(X * math.nan), RequestError, "NaN or infinite entries"),
     "wrong input shape": (lambda: make().smooth(torch.zeros(4)), RequestError, "the model failed on a batch of shape"),
     "bare function as metric": (lambda: make(metric=torch.dist), RequestError, "DistanceFunction"),

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,13 +21,13 @@ from centersmooth import L2, Budget, CenterSmoother, GaussianNoise, RandomStream
 from csrun.report.tables import read_rows
 
 PAGE = (Path(__file__).parents[2] / "docs" / "custom.md").read_text()
+MINE, VISION = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
 SMOKE = ["budget=smoke", "grid.eps=[0.25]", "workers=1"]
 
 
 @pytest.fixture
 def folder(tmp_path):
-    (module,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
-    (tmp_path / "mine.py").write_text(module)
+    (tmp_path / "mine.py").write_text(MINE)
     subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, check=True)
     return tmp_path
 
@@ -317,3 +318,180 @@ def test_what_a_run_would_refuse_a_dry_run_refuses(folder, flags, override, expe
     assert expected in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not [path for path in (folder / "runs").rglob("*") if path.is_file()]
+
+
+# --- models of other libraries -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("factory", "metric", "options"),
+    [
+        ("probabilities", "l1", ["points.count=1", "n=500", "m=600"]),
+        ("class_map", "vision:pixels_that_differ", ["--dry-run", "forward_block=8"]),
+        ("largest_box", "jaccard", ["--dry-run", "forward_block=2"]),
+    ],
+)
+def test_the_examples_with_torchvision(tmp_path, factory, metric, options):
+    """As they stand, with random weights; one is certified, the others get as far as their first draws."""
+    (tmp_path / "vision.py").write_text(VISION)
+    np.save(tmp_path / "photographs.npy", np.random.default_rng(0).random((2, 3, 32, 32)).astype(np.float32))
+    done = cs_run(
+        tmp_path, f"model=vision:{factory}", f"metric={metric}", "data.path=photographs.npy", "grid.h=[1]", *options
+    )
+    assert done.returncode == 0, done.stderr
+    if "--dry-run" not in options:
+        assert (read_rows(tmp_path / "runs" / "custom")["outcome"] == "certified").any()
+
+
+def test_the_largest_box_of_a_detector():
+    """A box where some are found at that score, four zeros where none are."""
+    example: dict[str, Any] = {}
+    exec(VISION, example)
+    few, images = example["largest_box"]().eval(), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert few(images).tolist() == [[0, 0, 0, 0], [0, 0, 0, 0]]
+        boxes = example["LargestBox"](few.network, least_score=0.0)(images)
+    assert (boxes[:, :2] < boxes[:, 2:]).all()
+
+
+KINDS = """
+import torch
+from torch import nn
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(0.5), nn.ReLU(), nn.Linear(16, 4))
+
+
+def plain():
+    return network()
+
+
+def exported():
+    return torch.export.export(network().eval(), (torch.zeros(128, 8),)).module()
+
+
+def exported_in_train_mode():
+    return torch.export.export(network().train(), (torch.zeros(128, 8),)).module()
+
+
+def frozen():
+    return torch.jit.freeze(torch.jit.script(network().eval()))
+
+
+def scripted():
+    return torch.jit.script(network())
+
+
+def compiled():
+    return torch.compile(network(), backend="eager")
+
+
+def parallel():
+    return nn.DataParallel(network())
+
+
+def quantised():
+    tools = torch.ao.quantization
+    model = nn.Sequential(tools.QuantStub(), nn.Linear(8, 3), tools.DeQuantStub()).eval()
+    model.qconfig = tools.default_qconfig
+    prepared = tools.prepare(model)
+    prepared(torch.randn(99, 8))
+    return tools.convert(prepared)
+
+
+class Bfloat16(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.network = network().bfloat16()
+
+    def forward(self, x):
+        return self.network(x.bfloat16())
+
+
+def engine():
+    bound = torch.zeros(128, 4)
+    kept = network().eval()
+
+    def call(x):
+        if len(x) != len(bound):
+            raise ValueError("built for 128 inputs")
+        return bound.copy_(kept(x))
+
+    return call
+
+
+def dictionary():
+    return lambda x: {"out": x}
+
+
+def boxes_by_size():
+    return lambda x: torch.cat([60 + x[:, :2], 20 + 0 * x[:, :2]], 1)
+
+
+def one_inverted_box():
+    return lambda x: torch.stack([x[:, 0], x[:, 1], x[:, 0] + 1 - 2 * (x[:, 7] > 50), x[:, 1] + 1], 1)
+
+
+class Unmovable(nn.Module):
+    def _apply(self, function, recurse=True):
+        raise RuntimeError("bound to\\nits device")
+
+    def forward(self, x):
+        return x
+"""
+
+
+@pytest.fixture
+def kinds(folder):
+    (folder / "kinds.py").write_text(KINDS)
+    return folder
+
+
+def test_modules_of_other_kinds_are_certified_as_the_plain_one(kinds):
+    """Exported, frozen and compiled ones, and an engine of one batch size that answers in one buffer."""
+    names = ["plain", "exported", "frozen", "scripted", "compiled", "parallel", "engine", "Bfloat16", "quantised"]
+    models = ",".join(f"kinds:{name}" for name in names)
+    done = cs_run(kinds, f"models=[{models}]", "data.path=inputs.npy", "points.count=2")
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(kinds / "runs" / "custom").sort_values(["point", "eps"]).groupby("model")["r_center"].apply(list)
+    assert set(rows.index) == {f"kinds:{name}" for name in names}
+    for name in names[:-1]:
+        assert rows[f"kinds:{name}"] == pytest.approx(rows["kinds:plain"], rel=0.1 if name == "Bfloat16" else 1e-3)
+    assert min(rows["kinds:quantised"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected"),
+    [
+        ("exported_in_train_mode", [], "two outputs for one input"),
+        ("dictionary", [], "dict with keys 'out'"),
+        ("dictionary", ["precision=bfloat16"], 'lambda x: model(x)["out"]'),
+        ("boxes_by_size", ["metric=jaccard"], "torchvision.ops.box_convert"),
+        ("Unmovable", [], "cannot be used on cpu: RuntimeError: bound to"),
+        ("engine", ["attack=search", "--dry-run"], "a multiple of forward_block, 128"),
+    ],
+)
+def test_a_model_of_another_library_is_refused_in_one_line(kinds, name, options, expected):
+    done = cs_run(kinds, f"model=kinds:{name}", "data.path=inputs.npy", *options)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert expected in done.stderr
+
+
+def test_an_engine_of_one_batch_size_is_attacked_in_blocks(kinds):
+    options = ["attack=search", "attacker.draws=128", "attacker.steps=2", "points.count=1"]
+    done = cs_run(kinds, "model=kinds:engine", "data.path=inputs.npy", *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (kinds / "runs" / "custom" / "attack.csv").is_file()
+
+
+def test_an_inverted_box_at_one_point_is_the_failure_of_that_point(kinds):
+    inputs = np.load(kinds / "inputs.npy")
+    inputs[1, 7] = 99
+    np.save(kinds / "inputs.npy", inputs)
+    done = cs_run(kinds, "model=kinds:one_inverted_box", "metric=jaccard", "data.path=inputs.npy", "points.count=3")
+    assert done.returncode == 1
+    assert "point 1 failed: Jaccard distance came to an inverted box" in done.stdout.replace("\n", " ")
+    rows = read_rows(kinds / "runs" / "custom")
+    assert set(rows.loc[rows["outcome"] == "certified", "point"]) == {0, 2}

@@ -282,6 +282,14 @@ def test_where_nothing_can_be_kept_kernels_are_compiled_each_time(monkeypatch):
     assert face_kernels._compiled(print) is print
 
 
+def test_a_box_turned_inside_out_is_none(detector, monkeypatch):
+    """Nothing bounds what the last network adds to the corners; Jaccard distance refuses an inverted box."""
+    corners = torch.tensor([[30.0, 10, 5, 40], [1, 2, 3, 4], [9, 9, 1, 1]])
+    found = Boxes(torch.arange(3), corners, torch.ones(3), torch.zeros(3, 4))
+    monkeypatch.setattr(detector, "_judge", lambda sums, boxes: found)
+    assert detector(torch.rand(4, 3, 24, 24)).tolist() == [[0] * 4, [1, 2, 3, 4], [0] * 4, [0] * 4]
+
+
 def test_the_largest_box_and_the_last_of_equal_ones():
     rows = [[0.0, 0, 2, 2], [0, 0, 5, 5], [1, 1, 6, 6], [3, 3, 4, 4]]
     boxes = Boxes(torch.tensor([0, 0, 0, 2]), torch.tensor(rows), torch.ones(4), torch.zeros(4, 4))

@@ -17,7 +17,7 @@ from csrun.cells.certify import Certified, Certifier, Point, passes_of_mean
 from csrun.cells.rows import PointResult, Row
 from csrun.cells.store import CellStore
 from csrun.metrics import build_metrics, fingerprint, metric_weights_digest
-from csrun.models import model_digest
+from csrun.models import build_model, model_digest
 from csrun.models.precision import in_precision
 from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, check
 from csrun.system.locks import held
@@ -181,12 +181,12 @@ def waiting(plan: Plan, display: Display) -> Callable[[str], None] | None:
 
 
 def obtain_model(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[nn.Module, str]:
-    """The model of a cell, in eval mode, and the digest of its weights."""
+    """The model of a cell and the digest of its weights."""
     training = cell_plan.training
     if training is None:
-        model = cell_plan.spec.build(plan.data, plan.config.weights).to(plan.config.device).eval()
+        model = build_model(cell_plan.spec, plan.data, plan.config.weights, plan.config.device)
         weights = model_digest(model, cell_plan.model)
-        return in_precision(model.requires_grad_(False), plan.config.precision), weights
+        return in_precision(model, plan.config.precision), weights
     if cell_plan in plan.to_train():
         label = f"train {training.model} on {training.dataset}, sigma {training.train_sigma:.3g}"
         display.stage(label, TRAINING_WEIGHT * training.epochs * training.images)

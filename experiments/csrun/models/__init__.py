@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from centersmooth.errors import is_out_of_memory
 from csrun.data import DataSet
 from csrun.errors import RunError, first_line
 from csrun.models.autoencoder import Autoencoder, Reconstructor
@@ -116,7 +117,21 @@ class Custom(nn.Module):
         return examples
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return self.function(inputs)
+        outputs = self.function(inputs)
+        # To the digit the same, and NumPy, which keeps them, has no bfloat16.
+        bfloat16 = isinstance(outputs, Tensor) and outputs.dtype == torch.bfloat16
+        return outputs.float() if bfloat16 else outputs
+
+
+def build_model(spec: ModelSpec, data: DataSet, weights: Weights, device: str) -> nn.Module:
+    """A model that comes with its weights, on a device; `evaluating` takes care of its mode."""
+    model = spec.build(data, weights)
+    try:
+        return model.to(device).requires_grad_(False)
+    except Exception as error:  # what users bring may be built for one device, or have parameters of its own kind
+        if is_out_of_memory(error):
+            raise
+        raise RunError(f"the model cannot be used on {device}: {type(error).__name__}: {first_line(error)}") from error
 
 
 def in_type_of(model: nn.Module, examples: Tensor) -> Tensor:

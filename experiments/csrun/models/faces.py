@@ -159,7 +159,9 @@ class FaceDetector(nn.Module):
             return images.new_zeros(0, 4)
         sums = summed(images * 255)
         boxes = self._judge(sums, self._refine(sums, self._propose(sums)))
-        return _largest(boxes, len(images))
+        largest = _largest(boxes, len(images))
+        # Nothing bounds the networks' corrections: one that turns a box inside out leaves no box.
+        return largest.masked_fill((largest[:, 2:] < largest[:, :2]).any(dim=1, keepdim=True), 0.0)
 
     def _propose(self, sums: Tensor) -> Boxes:
         height, width = sums.shape[1] - 1, sums.shape[2] - 1

@@ -37,7 +37,7 @@ def in_precision(model: nn.Module, precision: str) -> nn.Module:
     def computed(inputs: Tensor) -> Tensor:
         with _tf32() if precision == "tf32" else torch.autocast(inputs.device.type, torch.bfloat16):
             outputs = forward(inputs)
-        return outputs.float()
+        return outputs.float() if isinstance(outputs, Tensor) else outputs  # what is no tensor is refused by name
 
     model.forward = computed
     return model

@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import textwrap
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -84,7 +84,24 @@ def frozen(module: _Module) -> _Module:
 def weights_digest(module: nn.Module) -> str:
     """Sixteen hexadecimal digits of all parameters and buffers: names, types, shapes, bytes."""
     content = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        content.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    for name, value in sorted(module.state_dict().items()):
+        for line in _content_of(name, value):
+            content.update(line)
     return content.hexdigest()[:16]
+
+
+def _content_of(name: str, value: object) -> Iterator[bytes]:
+    """A value of a state dict as bytes; quantised modules have tuples, types and quantised tensors among them."""
+    if isinstance(value, (tuple, list)):
+        for index, element in enumerate(value):
+            yield from _content_of(f"{name}.{index}", element)
+    elif not isinstance(value, Tensor):
+        yield f"{name} {value!r}\n".encode()
+    elif value.is_quantized:
+        yield f"{name} {value.qscheme()}\n".encode()
+        yield from _content_of(f"{name}.values", value.int_repr())
+        yield from _content_of(f"{name}.dequantized", value.dequantize())
+    else:
+        yield f"{name} {value.dtype} {tuple(value.shape)}\n".encode()
+        # As bytes: NumPy has no bfloat16.
+        yield value.detach().cpu().to_dense().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,126 @@
+"""Naming what came where one plain tensor was expected, and how to make one of it."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.masked import MaskedTensor
+
+REAL_TYPES: Final = frozenset(
+    {
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+        *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    }
+)
+"""What PyTorch calculates with; other types (8-bit floats, long unsigned integers) can only be stored and converted."""
+
+_SHOWN = 4
+
+
+def unplain(tensor: Tensor) -> tuple[str, str] | None:
+    """Kind of a tensor that is not an array of real numbers, and an expression that makes one of it; else None.
+
+    >>> unplain(torch.eye(2)), unplain(torch.eye(2).to_sparse())
+    (None, ('a sparse tensor (torch.sparse_coo)', '{}.to_dense()'))
+    """
+    if isinstance(tensor, MaskedTensor):
+        return "a masked tensor", "{}.to_tensor(0.0)"
+    if tensor.is_nested:
+        return "a nested tensor", "{}.to_padded_tensor(0.0, (batch, largest))"
+    if tensor.is_quantized:
+        return f"a quantised tensor of {tensor.dtype}", "{}.dequantize()"
+    if tensor.layout != torch.strided:
+        name = "an MKL-DNN" if str(tensor.layout) == "torch._mkldnn" else "a sparse"
+        return f"{name} tensor ({tensor.layout})", "{}.to_dense()"
+    if tensor.is_complex():
+        return f"a tensor of {tensor.dtype}", "torch.view_as_real({})"
+    if tensor.dtype not in REAL_TYPES:
+        return f"a tensor of {tensor.dtype}", "{}.float()"
+    return None
+
+
+def described(value: object) -> str:
+    """A value in a few words: its type, and its keys or its elements, or its shape.
+
+    >>> described({"out": torch.zeros(2, 3), "aux": None})
+    "dict with keys 'out', 'aux'"
+    >>> described((torch.zeros(2, 3), None))
+    'tuple of 2 (Tensor of shape (2, 3), NoneType)'
+    """
+    name = type(value).__name__
+    if isinstance(value, Tensor):
+        return (unplain(value) or (f"a tensor of {value.dtype}",))[0]
+    if isinstance(value, np.ndarray):
+        return f"{name} of shape {value.shape}, {value.dtype}"
+    if isinstance(value, Mapping):
+        return f"{name} with keys {_listed([reprlib.repr(key) for key in value])}" if value else f"empty {name}"
+    if isinstance(value, (list, tuple)):
+        return f"{name} of {len(value)} ({_elements(value)})" if value else f"empty {name}"
+    fields = _tensor_fields(value)
+    return f"{name} with tensors in {_listed(fields)}" if fields else name
+
+
+def advice(output: object, inputs: int) -> str:
+    """How to make one tensor ``(batch, ...)`` of what a model returned for a batch of ``inputs``; may be empty."""
+    if output is None:
+        return "look for a missing return"
+    if isinstance(output, Tensor):
+        plain = unplain(output)
+        return _wrapped(plain[1].format("model(x)")) if plain else ""
+    if isinstance(output, np.ndarray):
+        return _wrapped("torch.from_numpy(model(x))")
+    if isinstance(output, Mapping):
+        keys = [key for key, value in output.items() if isinstance(value, Tensor)] or list(output)
+        return _wrapped(f"model(x)[{_key(keys[0])}]") if keys else ""
+    if isinstance(output, (list, tuple)) and output:
+        return _advice_on_elements(output, inputs)
+    fields = _tensor_fields(output)
+    return _wrapped(f"model(x).{fields[0]}") if fields else ""
+
+
+def _advice_on_elements(output: Sequence[object], inputs: int) -> str:
+    if all(isinstance(element, Mapping) for element in output):
+        return (
+            "make one tensor of a fixed size of each, such as a detector's largest box (docs/custom.md has an example)"
+        )
+    shapes = {tuple(e.shape) if isinstance(e, Tensor) and not unplain(e) else None for e in output}
+    if isinstance(output, list) and len(output) == inputs and None not in shapes:
+        if len(shapes) == 1:
+            return _wrapped("torch.stack(model(x))")
+        return "make a tensor of one fixed size of each, and torch.stack them"
+    first = next((index for index, element in enumerate(output) if isinstance(element, Tensor)), None)
+    return _wrapped(f"model(x)[{first}]") if first is not None else ""
+
+
+def _wrapped(expression: str) -> str:
+    return f"wrap it, as in `lambda x: {expression}`, with the model in eval mode"
+
+
+def _key(key: object) -> str:
+    return f'"{key}"' if isinstance(key, str) and key.isprintable() and '"' not in key else repr(key)
+
+
+def _elements(values: Sequence[object]) -> str:
+    first = values[0]
+    if isinstance(first, Mapping) and all(isinstance(value, Mapping) for value in values):
+        return described(first)
+    return _listed([_element(value) for value in values])
+
+
+def _element(value: object) -> str:
+    if isinstance(value, Tensor):
+        return (unplain(value) or (f"Tensor of shape {tuple(value.shape)}",))[0]
+    return type(value).__name__
+
+
+def _tensor_fields(value: object) -> list[str]:
+    return [name for name, field in getattr(value, "__dict__", {}).items() if isinstance(field, Tensor)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
