@@ -228,7 +228,10 @@ class _Target:
                 for distances in self.distances(shift, stage):
                     total += torch.autograd.grad(distances.sum(), shift)[0]
         except (RuntimeError, RequestError) as error:
-            if is_out_of_memory(error):
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            if is_out_of_memory(error) or not isinstance(cause, RuntimeError):  # PyTorch's, about gradients
                 raise
             reason = (str(error).splitlines() or [""])[0]
             raise RequestError(

@@ -228,6 +228,30 @@ def test_an_input_that_the_model_cannot_take_is_refused_before_the_attack():
         smoother.attack(torch.zeros(5), certificate, ATTACKS[1])
 
 
+@pytest.mark.parametrize("kind", ["pgd", "search"])
+def test_a_model_of_one_batch_size_is_attacked_in_its_blocks(kind):
+    """Other draws are refused with the numbers that will do; a copy of the buffer it answers in keeps gradients."""
+
+    def engine(x):
+        if len(x) != 128:
+            raise ValueError("built for 128 inputs")
+        return LINEAR(x)
+
+    smoother = smoother_of(engine, L2())
+    (certificate,) = smoother.certify(X, EPS, stream=RandomStream(0))
+    with pytest.raises(RequestError, match=r"built for 128 inputs; .* multiple of forward_block, 128$"):
+        smoother.attack(X, certificate, Attack(kind, steps=2, draws=64))
+    found = smoother.attack(X, certificate, Attack(kind, steps=2, draws=256), runs=1, stream=RandomStream(1))
+    assert max(found.movements) <= certificate.radius
+
+
+def test_a_model_without_gradients_is_sent_to_search():
+    smoother = smoother_of(lambda x: torch.from_numpy(x.numpy().copy()), L2())
+    (certificate,) = smoother.certify(X, EPS, stream=RandomStream(0))
+    with pytest.raises(RequestError, match=r"needs gradients .* search needs none"):
+        smoother.attack(X, certificate, Attack("pgd", steps=2))
+
+
 def test_patches_are_unit_vectors_of_one_value():
     x = torch.zeros(3, 5, 7)
     draws = RandomStream(0).draws("patches", 0, x)
