@@ -326,7 +326,7 @@ def test_what_a_run_would_refuse_a_dry_run_refuses(folder, flags, override, expe
 @pytest.mark.parametrize(
     ("factory", "metric", "options"),
     [
-        ("probabilities", "l1", ["points.count=1", "n=500", "m=600"]),
+        ("probabilities", "l1", ["points.count=1", "n=500", "m=1000", "delta=0.2"]),
         ("class_map", "vision:pixels_that_differ", ["--dry-run", "forward_block=8"]),
         ("largest_box", "jaccard", ["--dry-run", "forward_block=2"]),
     ],
