@@ -23,9 +23,9 @@ from PIL import Image
 from timing import alternate
 from torch import Tensor, nn
 
-from centersmooth import L2, Budget, GaussianNoise, Metric, RandomStream, TotalVariation
-from centersmooth.centers import features_in_blocks, least_median_center
-from centersmooth.evidence import gather
+from centersmooth import L2, Budget, Center, GaussianNoise, Metric, RandomStream, TotalVariation
+from centersmooth.certifiers.center.search import least_median_center
+from centersmooth.gathering import features_in_blocks, gather
 from centersmooth.sampling import Sampler, evaluating
 from csrun.config import Config
 from csrun.metrics import build_metrics
@@ -245,7 +245,7 @@ def _costs_of_a_draw(
     def beside(n: int, m: int) -> float:
         budget = Budget(n * block, m * block, 0.45, 0.05, 0.05, n0)
         before, started = clock.seconds, time.process_time()
-        gather(sampler, metrics, budget, x, RandomStream(0))
+        gather(sampler, {name: Center(metric) for name, metric in metrics.items()}, budget, x, RandomStream(0))
         within = clock.seconds - before
         blocks = n + m + 1 + (n0 > 0)
         inside.append(within / blocks / block)
@@ -316,7 +316,8 @@ def memory(compose: Callable[..., Config]) -> Iterator[Row]:
     metrics = build_metrics(MODELS["autoencoder"].metrics, {}, "cpu")
     sampler = Sampler(model, GaussianNoise(0.2), config.forward_block, config.batch_size, (0.0, 1.0))
     with evaluating(model):
-        gather(sampler, metrics, Budget(config.n, config.m, 0.45), torch.rand(1, 28, 28), RandomStream(0))
+        certifiers = {name: Center(metric) for name, metric in metrics.items()}
+        gather(sampler, certifiers, Budget(config.n, config.m, 0.45), torch.rand(1, 28, 28), RandomStream(0))
     size = f"n={config.n} m={config.m}"
     yield row(
         "memory tv_mnist autoencoder", size, "MiB", _peak() - before, None, 700, "peak above imports, all 6 metrics"

@@ -4,13 +4,13 @@ Wrap a model and a distance in a `CenterSmoother`; `smooth(x)` is the output to 
 it can move under any l2 perturbation of norm at most ``eps``.
 
 Method: Kumar and Goldstein, *Center Smoothing: Certified Robustness for Networks with Structured Outputs*, NeurIPS
-2021. The proof is in `centersmooth.rules`, the statistics in `centersmooth.bounds`.
+2021. The proof is in `centersmooth.certifiers.center.rules`, the statistics in `centersmooth.bounds`.
 """
 
 from centersmooth.attack import Attack, Attacked
 from centersmooth.certificate import Budget, Certificate, Outcome, Smoothed
+from centersmooth.certifiers import Center, Mean
 from centersmooth.errors import CenterSmoothError, InfeasibleError, ModelError, RequestError
-from centersmooth.mean import MeanSmoother
 from centersmooth.metrics import (
     L1,
     L2,
@@ -24,7 +24,7 @@ from centersmooth.metrics import (
 )
 from centersmooth.noise import GaussianNoise, Noise
 from centersmooth.sampling import RandomStream
-from centersmooth.smoother import CenterSmoother
+from centersmooth.smoother import CenterSmoother, MeanSmoother, Smoother
 from centersmooth.version import __version__
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Attack",
     "Attacked",
     "Budget",
+    "Center",
     "CenterSmoothError",
     "CenterSmoother",
     "Certificate",
@@ -42,6 +43,7 @@ __all__ = [
     "GaussianNoise",
     "InfeasibleError",
     "Jaccard",
+    "Mean",
     "MeanSmoother",
     "Metric",
     "ModelError",
@@ -50,6 +52,7 @@ __all__ = [
     "RandomStream",
     "RequestError",
     "Smoothed",
+    "Smoother",
     "SquaredL2",
     "TotalVariation",
     "__version__",

@@ -19,19 +19,19 @@ the perturbed input is judged as deployed: whole runs of the smoothed model, on 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from centersmooth.certificate import Budget, CenterName
+from centersmooth.certificate import Budget
+from centersmooth.certifiers.base import Certifier
 from centersmooth.checks import an_integer
 from centersmooth.draws import Draws
 from centersmooth.errors import RequestError, is_out_of_memory
-from centersmooth.evidence import gather
-from centersmooth.metrics.base import Metric
+from centersmooth.gathering import gather_one
 from centersmooth.sampling import Progress, RandomStream, Sampler
 
 AttackName = Literal["pgd", "search"]
@@ -83,28 +83,27 @@ class Attack:
         weight = GRADIENT_WEIGHT if self.kind == "pgd" else 1
         return self.restarts * self.draws * (weight * self.steps + 1)
 
-    def check(self, sampler: Sampler, metric: Metric, x: Tensor) -> None:
+    def check(self, sampler: Sampler, certifier: Certifier, x: Tensor) -> None:
         """Refuse gradients where there are none, and a model that fails in batches of the attack's draws, at ``x``.
 
         Raises
         ------
         RequestError
         """
-        reference = metric.features(sampler.base_output(x)[None])
-        target = _Target(sampler, metric, x, reference, 1.0, RandomStream(0), self.draws)
+        objective = certifier.objective(sampler.base_output(x))
+        target = _Target(sampler, objective, x, 1.0, RandomStream(0), self.draws)
         look = target.gradient if self.kind == "pgd" else target.score
         look(torch.zeros_like(x), "attack check")
 
     def perturb(
         self,
         sampler: Sampler,
-        metric: Metric,
+        certifier: Certifier,
         x: Tensor,
         center: Tensor,
         eps: float,
         stream: RandomStream,
         *,
-        mean: bool = False,
         progress: Progress | None = None,
     ) -> Tensor:
         """The ``x'`` found, ``(*in) -> (*in)``; ``|x' - x| <= eps`` in float64.
@@ -115,10 +114,8 @@ class Attack:
             The smoothed output at ``x``.
         stream : RandomStream
             The attack's own: neither that of the certificate nor one it is judged on.
-        mean : bool
-            Whether the smoothed output is the mean of the noisy ones, not a center.
         """
-        target = _Target(sampler, metric, x, metric.features(center[None]), eps, stream, self.draws, mean)
+        target = _Target(sampler, certifier.objective(center), x, eps, stream, self.draws)
         climb = _ascend if self.kind == "pgd" else _search
         ends = []
         for restart in range(self.restarts):
@@ -147,21 +144,18 @@ class Judged:
 
 def judge(
     sampler: Sampler,
-    metric: Metric,
+    certifier: Certifier,
     budget: Budget,
     perturbed: Tensor,
     center: Tensor,
     stream: RandomStream,
     *,
-    name: CenterName = "sample",
     progress: Progress | None = None,
 ) -> Judged:
-    """Run the smoothed model at ``perturbed``, as deployed, on a stream the attack did not see; ``name`` says which."""
-    free = name == "free"
-    found = gather(sampler, {"": metric}, budget, perturbed, stream, far=False, free=free, progress=progress)
-    evidence = found[""].about(name)
-    movement = metric.pairwise(metric.features(evidence.center[None]), metric.features(center[None]))
-    return Judged(float(movement), evidence.inside)
+    """Run the smoothed model at ``perturbed``, as deployed, on a stream the attack did not see."""
+    evidence = gather_one(sampler, certifier, budget, perturbed, stream, radius=False, progress=progress)
+    inside: int = getattr(evidence, "inside", budget.n)  # a mean always answers
+    return Judged(certifier.distance(evidence.center, center), inside)
 
 
 @dataclass(frozen=True)
@@ -184,25 +178,21 @@ class Attacked:
 
 @dataclass(frozen=True)
 class _Target:
-    """What is climbed: a function of the shift ``x' - x``; ``reference`` are the features of the center at ``x``."""
+    """The function that is climbed, of the shift ``x' - x``; ``objective`` measures noisy outputs."""
 
     sampler: Sampler
-    metric: Metric
+    objective: Callable[[Tensor], Tensor]
     x: Tensor
-    reference: Tensor
     eps: float
     stream: RandomStream
     draws: int
-    mean: bool = False
 
     def distances(self, shift: Tensor, stage: str) -> Iterator[Tensor]:
         """Distances of ``f(x + shift + noise)``, or of its mean over a block, to the center; fixed noise a stage."""
         for block, start in enumerate(range(0, self.draws, self.sampler.forward_block)):
             count = min(self.sampler.forward_block, self.draws - start)
             draws = self.stream.draws(stage, block, self.x)
-            outputs = self._outputs(self.sampler.noise.sample(self.x + shift, count, draws))
-            outputs = outputs.double().mean(0, keepdim=True) if self.mean else outputs
-            yield self.metric.pairwise(self.metric.features(outputs), self.reference)[:, 0]
+            yield self.objective(self._outputs(self.sampler.noise.sample(self.x + shift, count, draws)))
 
     def _outputs(self, noisy: Tensor) -> Tensor:
         try:
@@ -235,7 +225,7 @@ class _Target:
                 raise
             reason = (str(error).splitlines() or [""])[0]
             raise RequestError(
-                f"an attack by pgd needs gradients of the model and of {self.metric.name}, which fail ({reason}): "
+                f"an attack by pgd needs gradients of the model and of its distance, which fail ({reason}): "
                 "search needs none"
             ) from error
         return _unit(total.nan_to_num())

@@ -92,7 +92,7 @@ class Budget:
     def accepts_center(self, inside: int, bounds: Bounds) -> bool:
         """The test of Algorithm 1: whether the ball holds at least ``1/2 - delta``, w.p. ``>= 1 - alpha1/2``.
 
-        Half of ``alpha1`` is spent here, the other half on how large the ball at ``x'`` can be (`centersmooth.rules`).
+        Half of ``alpha1`` is spent here, the other half on how large the ball at ``x'`` can be (docs/guarantee.md).
         The mass is then *above* the floor, which makes the two balls of theorem 2 overlap also where their masses add
         up to exactly 1.
         """

@@ -1,12 +1,10 @@
-"""The smoothed model: what ties model, metric, noise and budget together."""
+"""The smoothed model: what ties model, noise, certifier and budget together."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Literal
 
 import numpy as np
 import torch
@@ -14,50 +12,200 @@ from torch import Tensor, nn
 
 from centersmooth.attack import Attack, Attacked, judge
 from centersmooth.bounds import BOUNDS, BoundsName
-from centersmooth.centers import require_means
-from centersmooth.certificate import Budget, CenterName, Certificate, FarName, Smoothed
+from centersmooth.certificate import Budget, CenterName, Certificate, FarName, MeanFarName, Smoothed
+from centersmooth.certifiers import Center, Certifier, Mean
+from centersmooth.certifiers.center import RULES
+from centersmooth.certifiers.center.rules import free_problem
+from centersmooth.certifiers.expectation import MEAN_RULES, mean_problem
 from centersmooth.checks import an_integer
 from centersmooth.errors import InfeasibleError, RequestError
-from centersmooth.evidence import Evidence, gather
+from centersmooth.gathering import Setting, gather_one
 from centersmooth.metrics.base import Metric
 from centersmooth.noise import Noise
 from centersmooth.outputs import described, unplain
-from centersmooth.rules import RULES, center_problem, certificate_from, free_problem, radius_problem
 from centersmooth.sampling import Model, Progress, RandomStream, Sampler, evaluating
-from centersmooth.testing import check_own_metric
 
 
 class Smoother:
-    """What smoothers share: a model held fixed, the checks of what they are given, distances for audits."""
+    """A model under noise with one certifier: answers, certificates, attacks on them.
 
-    def __init__(self, sampler: Sampler, metric: Metric, budget: Budget) -> None:
-        if not isinstance(metric, Metric):
-            raise RequestError(
-                f"metric is {metric!r}: expected an instance such as L2(), or DistanceFunction(yours) around a function"
-            )
-        if not isinstance(sampler.noise, Noise):
-            raise RequestError(f"noise is {sampler.noise!r}: expected a law such as GaussianNoise(sigma=0.25)")
+    Parameters
+    ----------
+    model : nn.Module or callable, ``(b, *in) -> (b, *out)``
+        The base function. A module is put in eval mode for every call and handed back as it came.
+    noise : Noise
+        The smoothing law, in the unit of the input.
+    certifier : Certifier
+        What is certified: `Center` or `Mean` of a metric.
+    budget : Budget
+        Draws and failure probabilities.
+    rule : str, optional
+        One of ``certifier.rules``; by default the last, which is the sharpest.
+    output_range : (float, float), optional
+        Hard limits of every output coordinate, checked on every output. Gives the metric a diameter, so that a
+        certificate as large as the whole output space is called vacuous.
+    forward_block : int
+        Inputs a call of the model. Part of what is certified: outputs depend on it in their last digits.
+    batch_size : int
+        Outputs held between two checks; changes no number.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        noise: Noise,
+        certifier: Certifier,
+        budget: Budget,
+        *,
+        rule: str | None = None,
+        output_range: tuple[float, float] | None = None,
+        forward_block: int = 128,
+        batch_size: int = 1024,
+    ) -> None:
+        if not isinstance(certifier, Certifier):
+            raise RequestError(f"certifier is {certifier!r}: expected one such as Center(L2())")
+        if not isinstance(noise, Noise):
+            raise RequestError(f"noise is {noise!r}: expected a law such as GaussianNoise(sigma=0.25)")
         if not isinstance(budget, Budget):
             raise RequestError(f"budget is {budget!r}: expected counts such as Budget(n=2_000, m=4_000, delta=0.08)")
-        self.metric = metric
+        self.certifier = certifier
+        self.rule = certifier.rules[-1] if rule is None else rule
+        certifier.require_rule(self.rule)
+        self.noise = noise
         self.budget = budget
-        self._sampler = sampler
+        self._sampler = Sampler(model, noise, forward_block, batch_size, output_range)
+        self._setting = Setting(noise, budget, output_range, self._sampler.forward_block)
         self._checked_inputs: set[tuple[object, ...]] = set()
 
+    def smooth(self, x: Tensor, *, stream: RandomStream | None = None, progress: Progress | None = None) -> Smoothed:
+        """The smoothed output at ``x``: what to ship.
+
+        Parameters
+        ----------
+        x : Tensor, shape ``(*in)``
+            One input, without a batch dimension.
+        stream : RandomStream, optional
+            For a repeatable experiment; by default fresh entropy, which a deployed model needs.
+
+        Raises
+        ------
+        InfeasibleError
+            Before any forward pass, if ``n`` is too small for ``delta``.
+        ModelError
+            If the model is not one fixed function of one input, or returns NaN.
+        """
+        self._require(None)
+        stream = checked_stream(stream)
+        with self._held_fixed(x):
+            evidence = gather_one(
+                self._sampler, self.certifier, self.budget, x, stream, radius=False, progress=progress
+            )
+        return self.certifier.answer(evidence, self._setting, self.rule)
+
+    def certify(
+        self,
+        x: Tensor,
+        eps: float | Iterable[float],
+        *,
+        stream: RandomStream | None = None,
+        progress: Progress | None = None,
+    ) -> list[Certificate]:
+        """One certificate for each ``eps``, all from one set of draws.
+
+        It says: with probability at least ``1 - alpha2`` over the draws made here, for every ``x'`` with
+        ``|x' - x|_2 <= eps`` a fresh run of `smooth` at ``x'`` answers with a center farther than ``radius`` from
+        ``center`` with probability at most ``alpha1`` (under Smooth-HD a little more: what `Certificate.alpha` has over
+        ``alpha1 + alpha2``). It does not promise that the run at ``x'`` answers. Each ``eps`` holds with that
+        probability by itself; under the rule ``paper`` and for means all of them hold jointly.
+
+        Parameters
+        ----------
+        x : Tensor, shape ``(*in)``
+            One input, without a batch dimension.
+        eps : float or iterable of floats
+            l2 radii in the unit of the input, each at least 0.
+
+        Returns
+        -------
+        list of Certificate
+            In the order of ``eps``; those the budget cannot serve have the outcome ``infeasible``.
+
+        Raises
+        ------
+        InfeasibleError
+            Before any forward pass, if the budget can serve none of them; it names the counts that would.
+        ModelError
+            If the model is not one fixed function of one input, returns NaN, or leaves the declared range.
+        """
+        radii = input_radii(eps)
+        self._require(None)
+        problems = [self.certifier.problem(self._setting, self.rule, e) for e in radii]
+        if all(problems):
+            raise InfeasibleError(problems[0])
+        stream = checked_stream(stream)
+        with self._held_fixed(x):
+            evidence = gather_one(self._sampler, self.certifier, self.budget, x, stream, progress=progress)
+        return [self.certifier.certificate(evidence, e, self.rule, self._setting) for e in radii]
+
+    def attack(
+        self,
+        x: Tensor,
+        certificate: Certificate,
+        attack: Attack | None = None,
+        *,
+        runs: int = 4,
+        stream: RandomStream | None = None,
+    ) -> Attacked:
+        """Look for an input within ``certificate.eps`` that moves the smoothed output far, and see how far.
+
+        Each run that answers is beyond ``certificate.radius`` with probability at most ``alpha1``, unless the
+        certificate is one of the share ``alpha2`` that are wrong.
+
+        Parameters
+        ----------
+        x : Tensor, shape ``(*in)``
+            The input that was certified.
+        attack : Attack, optional
+            By default 20 gradient steps from each of 2 starts.
+        runs : int
+            Runs of `smooth` at the input found, on fresh draws.
+        stream : RandomStream, optional
+            Of the attack; its runs are judged on streams derived from it. By default fresh entropy.
+
+        Raises
+        ------
+        RequestError
+            The certificate has no radius, or gradients are asked of a model that has none.
+        """
+        attack, runs, center = what_to_attack(certificate, attack, runs, self._center_name)
+        stream, sampler, rules = checked_stream(stream), self._sampler, RULES
+        with self._held_fixed(x):
+            found = attack.perturb(sampler, self.certifier, x, center, certificate.eps, stream.named("attack"))
+            streams = [stream.named(f"run {run}") for run in range(runs)]
+            judged = [judge(sampler, self.certifier, self.budget, found, center, one) for one in streams]
+        bounds = rules[self.rule][0] if self.rule in rules else BOUNDS["exact"]
+        moved = tuple(run.movement for run in judged if self.budget.accepts_center(run.inside, bounds))
+        return Attacked(found, moved, len(judged) - len(moved))
+
     def distance(self, a: Tensor, b: Tensor) -> float:
-        """The metric between two outputs of shape ``(*out)``, in the more precise of their types; for audits.
+        """The certifier's distance between two outputs of shape ``(*out)``, in the more precise of their types.
+
+        For audits: no fresh ``smooth(x')`` is farther than ``radius`` from ``certificate.center``, up to alpha.
 
         Raises
         ------
         RequestError
             They are not two tensors of one shape.
         """
-        if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape:
-            came = [tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in (a, b)]
-            raise RequestError(f"no distance between {came[0]} and {came[1]}: expected two outputs of one shape")
-        dtype = torch.promote_types(a.dtype, b.dtype)
-        first, second = (self.metric.features(one[None].to(dtype)) for one in (a, b))
-        return float(self.metric.pairwise(first, second))
+        return self.certifier.distance(a, b)
+
+    @property
+    def _center_name(self) -> str:
+        return self.certifier.kind if isinstance(self.certifier, Center) else self.certifier.name
+
+    def _require(self, eps: float | None) -> None:
+        if problem := self.certifier.problem(self._setting, self.rule, eps):
+            raise InfeasibleError(problem)
 
     @contextmanager
     def _held_fixed(self, x: Tensor) -> Iterator[None]:
@@ -66,14 +214,9 @@ class Smoother:
         with evaluating(self._sampler.model):
             signature = (x.shape, x.dtype, x.device)
             if signature not in self._checked_inputs:
-                self._check_outputs(self._sampler.check_model(x))
+                self.certifier.check(self._setting, self._sampler.check_model(x))
                 self._checked_inputs.add(signature)
             yield
-
-    def _check_outputs(self, outputs: Tensor) -> None:
-        """Whether the metric takes these; where it does not, it says so before draws are made."""
-        self.metric.features(outputs)
-        check_own_metric(self.metric, outputs)
 
     def _check_input(self, x: Tensor) -> None:
         plain = unplain(x) if isinstance(x, Tensor) else None
@@ -145,163 +288,114 @@ class CenterSmoother(Smoother):
         forward_block: int = 128,
         batch_size: int = 1024,
     ) -> None:
+        require_metric(metric)
         if not isinstance(bounds, str) or bounds not in BOUNDS:
             raise RequestError(f"bounds is {bounds!r}: expected one of {', '.join(map(repr, BOUNDS))}")
-        super().__init__(Sampler(model, noise, forward_block, batch_size, output_range), metric, budget)
         far = far if far is not None else "measured" if bounds == "exact" else "doubled"
-        if not isinstance(far, str) or (BOUNDS[bounds], far, "sample") not in RULES:
+        rules = {(rule_bounds.name, rule_far): rule for rule, (rule_bounds, rule_far) in RULES.items()}
+        if not isinstance(far, str) or (bounds, far) not in rules:
             raise RequestError(f"far is {far!r} with bounds={bounds!r}: expected 'doubled', or 'measured' with 'exact'")
-        if not isinstance(center, str) or (BOUNDS[bounds], far, center) not in RULES:
+        if center not in ("sample", "free") or (center == "free" and far != "measured"):
             raise RequestError(
                 f"center is {center!r} with far={far!r}: expected 'sample', or 'free' with bounds='exact' and "
                 "far='measured'"
             )
+        certifier = Center(metric, center)
+        super().__init__(
+            model,
+            noise,
+            certifier,
+            budget,
+            rule=rules[bounds, far],
+            output_range=output_range,
+            forward_block=forward_block,
+            batch_size=batch_size,
+        )
         if center == "free" and (problem := free_problem(budget, metric)):
             raise RequestError(problem)
-        self.noise = noise
+        self.metric = metric
         self.bounds = BOUNDS[bounds]
         self.far = far
         self.center: CenterName = center
 
-    def smooth(self, x: Tensor, *, stream: RandomStream | None = None, progress: Progress | None = None) -> Smoothed:
-        """The smoothed output at ``x``: what to ship.
 
-        Parameters
-        ----------
-        x : Tensor, shape ``(*in)``
-            One input, without a batch dimension.
-        stream : RandomStream, optional
-            For a repeatable experiment; by default fresh entropy, which a deployed model needs.
+class MeanSmoother(Smoother):
+    """A model whose answer is the mean of its outputs under noise, with certificates for it.
 
-        Raises
-        ------
-        InfeasibleError
-            Before any forward pass, if ``n`` is too small for ``delta``.
-        ModelError
-            If the model is not one fixed function of one input, or returns NaN.
-        """
-        self._require_center()
-        evidence = self._gather(x, stream, far=False, progress=progress).about(self.center)
-        return Smoothed(
-            center=evidence.center,
-            radius=evidence.r_center,
-            abstained=not self.budget.accepts_center(evidence.inside, self.bounds),
-            base=evidence.base,
-            error=evidence.error,
+    Parameters
+    ----------
+    model : nn.Module or callable, ``(b, *in) -> (b, *out)``
+        The base function. A module is put in eval mode for every call and handed back as it came.
+    metric : Metric
+        A seminorm: L1, L2, TotalVariation, or a subclass of `Metric` that declares its `seminorm`.
+    noise : GaussianNoise
+        The smoothing law, in the unit of the input.
+    budget : Budget
+        ``n`` draws for an output, ``m`` more for a certificate; ``alpha1`` and ``alpha2``. There is no test that could
+        fail, so ``delta`` is not used.
+    output_range : (float, float)
+        Hard limits of every output coordinate, checked on every output: a model that leaves it anywhere, however
+        rarely, has no certificate.
+    far : {"local", "global"}
+        The movement from the distances seen at ``x``, or the bound that holds for every model; local is never larger.
+    forward_block : int
+        Inputs a call of the model. Part of what is certified: outputs depend on it in their last digits.
+    batch_size : int
+        Outputs held between two checks; changes no number.
+
+    Examples
+    --------
+    >>> from centersmooth import Budget, GaussianNoise, L2, MeanSmoother, RandomStream
+    >>> budget = Budget(n=1_000, m=4_000)
+    >>> smoother = MeanSmoother(torch.sigmoid, L2(), GaussianNoise(0.5), budget, output_range=(0.0, 1.0))
+    >>> certificate, = smoother.certify(torch.zeros(1), eps=0.5, stream=RandomStream(seed=0))
+    >>> certificate.outcome.value, 0.1 < certificate.radius < 0.2
+    ('certified', True)
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        metric: Metric,
+        noise: Noise,
+        budget: Budget,
+        *,
+        output_range: tuple[float, float] | None = None,
+        far: MeanFarName = "local",
+        forward_block: int = 128,
+        batch_size: int = 1024,
+    ) -> None:
+        require_metric(metric)
+        if far not in MEAN_RULES:
+            raise RequestError(f"far is {far!r}: expected one of {', '.join(map(repr, MEAN_RULES))}")
+        super().__init__(
+            model,
+            noise,
+            Mean(metric),
+            budget,
+            rule=far,
+            output_range=output_range,
+            forward_block=forward_block,
+            batch_size=batch_size,
         )
+        if problem := mean_problem(metric, noise, budget, output_range):
+            raise RequestError(problem)
+        self.metric = metric
+        self.far: MeanFarName = far
+        self.output_range = output_range
 
-    def certify(
-        self,
-        x: Tensor,
-        eps: float | Iterable[float],
-        *,
-        stream: RandomStream | None = None,
-        progress: Progress | None = None,
-    ) -> list[Certificate]:
-        """One certificate for each ``eps``, all from one set of draws.
 
-        It says: with probability at least ``1 - alpha2`` over the draws made here, for every ``x'`` with
-        ``|x' - x|_2 <= eps`` a fresh run of `smooth` at ``x'`` answers with a center farther than ``radius`` from
-        ``center`` with probability at most ``alpha1`` (under Smooth-HD a little more: what `Certificate.alpha` has over
-        ``alpha1 + alpha2``). It does not promise that the run at ``x'`` answers. Each
-        ``eps`` holds with that probability by itself; under ``bounds="paper"`` all of them hold jointly.
+def require_metric(metric: Metric) -> None:
+    """Refuse what is not a metric.
 
-        Parameters
-        ----------
-        x : Tensor, shape ``(*in)``
-            One input, without a batch dimension.
-        eps : float or iterable of floats
-            l2 radii in the unit of the input, each at least 0.
-
-        Returns
-        -------
-        list of Certificate
-            In the order of ``eps``; those the budget cannot serve have the outcome ``infeasible``.
-
-        Raises
-        ------
-        InfeasibleError
-            Before any forward pass, if the budget can serve none of them; it names the counts that would.
-        ModelError
-            If the model is not one fixed function of one input, or returns NaN.
-        """
-        radii = input_radii(eps)
-        self._require_center()
-        problems = [radius_problem(self.budget, self.noise, e, self.bounds) for e in radii]
-        if all(problems):
-            raise InfeasibleError(problems[0])
-        evidence = self._gather(x, stream, far=True, progress=progress)
-        return [
-            certificate_from(
-                evidence,
-                e,
-                metric=self.metric,
-                noise=self.noise,
-                budget=self.budget,
-                bounds=self.bounds,
-                far=self.far,
-                center=self.center,
-                output_range=self._sampler.output_range,
-            )
-            for e in radii
-        ]
-
-    def attack(
-        self,
-        x: Tensor,
-        certificate: Certificate,
-        attack: Attack | None = None,
-        *,
-        runs: int = 4,
-        stream: RandomStream | None = None,
-    ) -> Attacked:
-        """Look for an input within ``certificate.eps`` that moves the smoothed output far, and see how far.
-
-        Each run that answers is beyond ``certificate.radius`` with probability at most ``alpha1``, unless the
-        certificate is one of the share ``alpha2`` that are wrong.
-
-        Parameters
-        ----------
-        x : Tensor, shape ``(*in)``
-            The input that was certified.
-        attack : Attack, optional
-            By default 20 gradient steps from each of 2 starts.
-        runs : int
-            Runs of `smooth` at the input found, on fresh draws.
-        stream : RandomStream, optional
-            Of the attack; its runs are judged on streams derived from it. By default fresh entropy.
-
-        Raises
-        ------
-        RequestError
-            The certificate has no radius, or gradients are asked of a model that has none.
-        """
-        attack, runs, center = what_to_attack(certificate, attack, runs, self.center)
-        stream, sampler = checked_stream(stream), self._sampler
-        with self._held_fixed(x):
-            found = attack.perturb(sampler, self.metric, x, center, certificate.eps, stream.named("attack"))
-            streams = [stream.named(f"run {run}") for run in range(runs)]
-            run = partial(judge, sampler, self.metric, self.budget, found, center, name=self.center)
-            judged = [run(one) for one in streams]
-        moved = tuple(run.movement for run in judged if self.budget.accepts_center(run.inside, self.bounds))
-        return Attacked(found, moved, len(judged) - len(moved))
-
-    def _require_center(self) -> None:
-        if problem := center_problem(self.budget, self.bounds):
-            raise InfeasibleError(problem)
-
-    def _check_outputs(self, outputs: Tensor) -> None:
-        super()._check_outputs(outputs)
-        if self.center == "free":
-            require_means(outputs)
-
-    def _gather(self, x: Tensor, stream: RandomStream | None, *, far: bool, progress: Progress | None) -> Evidence:
-        stream = checked_stream(stream)
-        with self._held_fixed(x):
-            metrics = {self.metric.name: self.metric}
-            free = self.center == "free"
-            evidence = gather(self._sampler, metrics, self.budget, x, stream, far=far, free=free, progress=progress)
-        return evidence[self.metric.name]
+    Raises
+    ------
+    RequestError
+    """
+    if not isinstance(metric, Metric):
+        raise RequestError(
+            f"metric is {metric!r}: expected an instance such as L2(), or DistanceFunction(yours) around a function"
+        )
 
 
 def checked_stream(stream: RandomStream | None) -> RandomStream:
@@ -317,9 +411,7 @@ def checked_stream(stream: RandomStream | None) -> RandomStream:
     return stream if stream is not None else RandomStream.fresh()
 
 
-def what_to_attack(
-    certificate: Certificate, attack: Attack | None, runs: int, name: CenterName | Literal["mean"]
-) -> tuple[Attack, int, Tensor]:
+def what_to_attack(certificate: Certificate, attack: Attack | None, runs: int, name: str) -> tuple[Attack, int, Tensor]:
     """The attack, how many runs judge it, and the center they are compared with.
 
     Parameters

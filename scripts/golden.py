@@ -33,8 +33,8 @@ from centersmooth import (
     SquaredL2,
     TotalVariation,
 )
-from centersmooth.expectation import MEAN_RULES, mean_problem
-from centersmooth.rules import RULES, free_problem
+from centersmooth.certifiers.center.rules import RULES, free_problem
+from centersmooth.certifiers.expectation import MEAN_RULES, mean_problem
 from centersmooth.sampling import Model
 from csrun.cells import METHOD_VERSION
 

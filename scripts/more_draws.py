@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from centersmooth import Budget, GaussianNoise, Metric
-from centersmooth.evidence import DistanceSample
-from centersmooth.expectation import MeanEvidence, band_ranks, mean_certificate
-from csrun.cells.store import unpack_means
+from centersmooth import Budget, GaussianNoise, Mean, Metric
+from centersmooth.certifiers import unpack
+from centersmooth.certifiers.distances import DistanceSample
+from centersmooth.certifiers.expectation import MeanEvidence, band_ranks, mean_certificate
 from csrun.metrics import build_metrics
 from csrun.report.tables import PAPER_RULE, number, of_rule
 
@@ -55,11 +55,11 @@ def bound(evidence: MeanEvidence, eps: float, metric: Metric, cell: Cell, limits
     return radius
 
 
-def evidence_of(folder: Path, metric: str, m: int) -> Iterator[MeanEvidence]:
-    """What is kept of each point of a cell."""
-    for path in sorted((folder / "means").glob("*.npz")):
+def evidence_of(folder: Path, metric: str) -> Iterator[MeanEvidence]:
+    """Evidence about the mean at each point of a cell."""
+    for path in sorted((folder / "evidence" / f"mean.{metric}-v{Mean.version}").glob("*.npz")):
         with np.load(path, allow_pickle=False) as arrays:
-            yield unpack_means(arrays, [metric], m)[metric]
+            yield unpack(MeanEvidence, arrays)
 
 
 def rows(experiment: Path) -> Iterator[str]:
@@ -70,7 +70,7 @@ def rows(experiment: Path) -> Iterator[str]:
         folder = experiment.parent / written["folder"]
         cell = json.loads((folder / "run.json").read_text())["cell"]
         for name, metric in build_metrics(manifest["metrics"], {}, "cpu").items():
-            found = list(evidence_of(folder, name, cell["budget"]["m"]))
+            found = list(evidence_of(folder, name))
             lines = papers[(papers["metric"] == name) & np.isclose(papers["sigma"], cell["sigma"])]
             for h, eps, radius in lines[["h", "eps", "radius_median"]].itertuples(index=False):
                 half, limits = radius / 2, tuple(written["output_range"])

@@ -143,6 +143,22 @@ class Metric(ABC):
             yield self.pairwise(features[start : start + step], features)
 
 
+def between(metric: Metric, a: Tensor, b: Tensor) -> float:
+    """The distance of two outputs ``(*out)``, in the more precise of their types.
+
+    Raises
+    ------
+    RequestError
+        They are not two tensors of one shape.
+    """
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)) or a.shape != b.shape:
+        came = [tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in (a, b)]
+        raise RequestError(f"no distance between {came[0]} and {came[1]}: expected two outputs of one shape")
+    dtype = torch.promote_types(a.dtype, b.dtype)
+    first, second = (metric.features(one[None].to(dtype)) for one in (a, b))
+    return float(metric.pairwise(first, second))
+
+
 class DistanceFunction(Metric):
     """Your own distance, from a function of two equally long batches.
 

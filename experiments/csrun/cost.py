@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from centersmooth import L1, Budget, DistanceFunction, GaussianNoise, Metric, RandomStream
-from centersmooth.centers import BLOCK, least_median_center
-from centersmooth.evidence import kept_ranks
+from centersmooth.certifiers.center.quantiles import near_ranks, place_ranks
+from centersmooth.certifiers.center.search import BLOCK, least_median_center
+from centersmooth.certifiers.distances import kept_ranks
 from centersmooth.metrics.base import TILE_ENTRIES
-from centersmooth.quantiles import near_ranks, place_ranks
 from centersmooth.sampling import Sampler, evaluating
 from csrun.metrics import build_metrics
 from csrun.models import build_model
@@ -108,12 +108,12 @@ def _centers_of_attacks(plan: Plan, cell: CellPlan, probe: _Probe) -> float:
 
 
 def _evidence_bytes(plan: Plan, cell: CellPlan, probe: _Probe) -> int:
-    """Of all points: kept distances and a center for each metric, a base output; centers.npz repeats the outputs."""
-    metrics, budget = len(cell.spec.metrics) or len(plan.config.metrics), plan.budget
+    """Of all points and certifiers: kept distances, a center and a base output; centers.npz repeats the outputs."""
+    certifiers = (len(cell.spec.metrics) or len(plan.config.metrics)) * len(plan.certifiers)
+    budget = plan.budget
     table = len(near_ranks(budget.n)) * len(place_ranks(budget.n0 or budget.n)) * 4
-    centers = metrics * (2 if plan.config.center == "free" else 1)
-    distances = centers * (len(kept_ranks(budget.m)) * 8 + table)
-    return len(plan.points) * (distances + 2 * (centers + 1) * probe.output_bytes)
+    distances = certifiers * (len(kept_ranks(budget.m)) * 8 + table)
+    return len(plan.points) * (distances + 4 * certifiers * probe.output_bytes)
 
 
 def _memory_bytes(plan: Plan, probe: _Probe) -> int:
@@ -127,7 +127,7 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     if config.center == "free":
         candidates += budget.n // BLOCK
     kept = candidates * (probe.output_bytes + 2 * probe.feature_bytes)
-    pairs = candidates * (2 * budget.n if budget.n0 else candidates) * 4 + 2 * TILE_ENTRIES * 8
+    pairs = candidates * (2 * budget.n if budget.n0 else candidates) * 6 + 2 * TILE_ENTRIES * 8
     batch = config.batch_size * (2 * probe.input_bytes + probe.output_bytes)
     block = 3 * config.forward_block * probe.feature_bytes
     process = 600 * 2**20 + probe.model_bytes

@@ -9,15 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from centersmooth import Attack, Budget, GaussianNoise, Metric, RequestError
+from centersmooth import Attack, Budget, Center, GaussianNoise, Metric, RequestError
 from centersmooth.bounds import BOUNDS, EXACT, Bounds
-from centersmooth.centers import require_means
-from centersmooth.expectation import mean_problem
-from centersmooth.rules import center_problem, free_problem, radius_problem
+from centersmooth.certifiers.center.rules import center_problem, free_problem, radius_problem
+from centersmooth.certifiers.center.search import require_means
+from centersmooth.certifiers.expectation import mean_problem
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth.testing import check_own_metric, check_seminorm
 from csrun.cells.cell import Cell
-from csrun.cells.certify import passes_of_mean
 from csrun.config import Config, GridPoint, grid_pairs
 from csrun.data import ArraySource, DataSet, load_data
 from csrun.errors import RunError
@@ -61,7 +60,6 @@ class CellPlan:
             forward_block=config.forward_block,
             device=config.device,
             precision=config.precision,
-            center="free" if config.center == "free" else "sample",
         )
 
 
@@ -120,9 +118,13 @@ class Plan:
 
     @property
     def passes_of_point(self) -> int:
-        """Forward passes of certifying one point, smoothed in every way asked for."""
-        mean = passes_of_mean(self.budget) if "mean" in self.config.smoothing else 0
-        return self.budget.passes + mean
+        """Forward passes of certifying one point: those of its centers, which all other certifiers share."""
+        return self.budget.passes
+
+    @property
+    def certifiers(self) -> tuple[str, ...]:
+        """Names of the certifiers asked for."""
+        return (*self.config.smoothing, *["center_free"] * (self.config.center == "free"))
 
     def input(self, model: nn.Module, point: int) -> Tensor:
         """What a model is given for a test point, before noise."""
@@ -137,8 +139,7 @@ class Plan:
 
     def attack_passes(self, cell: CellPlan) -> int:
         """Forward passes of all attacks on a cell, if every point gets its certificates, of each kind asked for."""
-        kinds = len(self.config.smoothing) + (self.config.center == "free")
-        settings = len(cell.pairs) * len(self.config.metrics) * kinds
+        settings = len(cell.pairs) * len(self.config.metrics) * len(self.certifiers)
         return self.passes_of_attack * len(self.attacked) * settings
 
     def to_train(self) -> list[CellPlan]:
@@ -249,7 +250,7 @@ def check(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[st
         if config.center == "free":
             require_means(outputs)
         for name in config.metrics if plan.attack else ():
-            plan.attack.check(sampler, metrics[name], x)
+            plan.attack.check(sampler, Center(metrics[name]), x)
         if "mean" in config.smoothing:
             _require_mean(plan, cell_plan, model, metrics, outputs)
 

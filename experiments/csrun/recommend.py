@@ -17,11 +17,12 @@ from statistics import fmean, median
 from rich.table import Table
 from scipy.special import bdtrc
 
-from centersmooth import Budget, GaussianNoise, Metric, RandomStream
+from centersmooth import Budget, Center, GaussianNoise, Metric, RandomStream
 from centersmooth.bounds import EXACT
-from centersmooth.evidence import Evidence, gather
-from centersmooth.measured import far_ranks
-from centersmooth.rules import Radii, center_problem
+from centersmooth.certifiers.center import CenterEvidence
+from centersmooth.certifiers.center.measured import far_ranks
+from centersmooth.certifiers.center.rules import Radii, center_problem
+from centersmooth.gathering import gather
 from centersmooth.sampling import Sampler, evaluating
 from csrun.cells.run import obtain_model
 from csrun.config import Config, GridPoint
@@ -59,7 +60,7 @@ class Pilot:
     budget : Budget
         Of the pilot.
     metrics : dict of str to Metric
-    evidence : list of dict of str to Evidence
+    evidence : list of dict of str to CenterEvidence
     seconds : float
         For one pass, everything included.
     """
@@ -67,7 +68,7 @@ class Pilot:
     cell: CellPlan
     budget: Budget
     metrics: dict[str, Metric]
-    evidence: list[dict[str, Evidence]]
+    evidence: list[dict[str, CenterEvidence]]
     seconds: float
 
 
@@ -151,7 +152,7 @@ def _draw(plan: Plan, cell: CellPlan, budget: Budget, points: Sequence[int], dis
         evidence = [
             gather(
                 sampler,
-                metrics,
+                {name: Center(metric) for name, metric in metrics.items()},
                 budget,
                 plan.input(model, point),
                 RandomStream(config.seed, point).named("pilot"),
@@ -210,7 +211,9 @@ def _expected(pilot: Pilot, name: str, pair: GridPoint, budget: Budget) -> Optio
     )
 
 
-def expected_radius(evidence: Evidence, metric: Metric, pair: GridPoint, budget: Budget, pilot: Budget) -> float | None:
+def expected_radius(
+    evidence: CenterEvidence, metric: Metric, pair: GridPoint, budget: Budget, pilot: Budget
+) -> float | None:
     """What ``bounds: exact, far: measured`` would about certify; None where nothing, or where the pilot cannot say."""
     noise = GaussianNoise(pair.sigma)
     ranks = far_ranks(budget, noise, pair.eps)
@@ -223,12 +226,12 @@ def expected_radius(evidence: Evidence, metric: Metric, pair: GridPoint, budget:
     r_hat, beta = evidence.far.at_rank(rank), 2**metric.power
     far = beta * r_hat
     if ranks is not None:
-        spread = evidence.spread
-        near = _scaled(ranks.near, budget.n if budget.n0 else budget.n - 1, spread.others)
-        place = math.ceil(ranks.place / (budget.n0 or budget.n) * spread.candidates)
+        seen = evidence.candidates
+        near = _scaled(ranks.near, budget.n if budget.n0 else budget.n - 1, seen.others)
+        place = math.ceil(ranks.place / (budget.n0 or budget.n) * seen.candidates)
         if near is None:
             return None
-        far = min(far, spread.at(near, place))
+        far = min(far, seen.at(near, place))
     return Radii(r_hat, far, None).total(metric, EXACT)
 
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from gathering_support import gather_centers
 from reference_algorithms import run
 from reference_distances import REFERENCE
 
@@ -24,7 +25,6 @@ from centersmooth import (
     SquaredL2,
     TotalVariation,
 )
-from centersmooth.evidence import gather
 from centersmooth.sampling import Sampler
 
 SIGMA, H = 0.5, 0.25
@@ -67,7 +67,7 @@ def test_same_answer_as_plain_loops(metric: Metric, model, n0: int, bounds: str)
         model, metric, noise, budget, bounds=bounds, far="doubled", forward_block=16, batch_size=64
     )
     (certificate,) = smoother.certify(x, H * SIGMA, stream=stream)
-    inside = gather(sampler, {"d": metric}, budget, x, stream)["d"].inside
+    inside = gather_centers(sampler, {"d": metric}, budget, x, stream)["d"].inside
     assert certificate.outcome is Outcome.CERTIFIED
     assert torch.equal(certificate.center, expected.center)
     assert inside / budget.n == expected.frac

@@ -14,6 +14,7 @@ from centersmooth import (
     Angular,
     Attack,
     Budget,
+    Center,
     CenterSmoother,
     Cosine,
     DistanceFunction,
@@ -64,7 +65,7 @@ def test_what_is_found_lies_within_eps(attack, eps):
     x = 100 * torch.randn(6, 5, generator=torch.Generator().manual_seed(0))
     sampler = Sampler(torch.nn.Flatten(), GaussianNoise(max(eps, 0.1)), 16, 64)
     quick = replace(attack, steps=5)
-    found = quick.perturb(sampler, L2(), x, x.flatten(), eps, RandomStream(0))
+    found = quick.perturb(sampler, Center(L2()), x, x.flatten(), eps, RandomStream(0))
     norm = float((found.double() - x.double()).norm())
     assert norm <= eps
     assert norm >= 0.5 * eps or eps == 1e-7
@@ -141,8 +142,8 @@ def test_gradients_pass_through_every_metric(metric):
     x = X.double()
     sampler = Sampler(model, GaussianNoise(0.3), 16, 16)
     with torch.no_grad():
-        reference = metric.features(model(x[None] + 1))
-        target = _Target(sampler, metric, x, reference, 1.0, RandomStream(0), draws=40)
+        objective = Center(metric).objective(model(x[None] + 1)[0])
+        target = _Target(sampler, objective, x, 1.0, RandomStream(0), draws=40)
         shift = 0.3 * torch.ones(4, dtype=torch.float64)
         gradient = target.gradient(shift, "s")
         steps = 1e-5 * torch.eye(4, dtype=torch.float64)

@@ -21,10 +21,11 @@ from torch import Tensor
 
 from centersmooth import L1, L2, Budget, CenterSmoother, DistanceFunction, GaussianNoise, RandomStream
 from centersmooth.bounds import ExactBounds
-from centersmooth.centers import least_median_center
+from centersmooth.certifiers.center import RULES
+from centersmooth.certifiers.center.rules import ROUNDING
+from centersmooth.certifiers.center.search import least_median_center
+from centersmooth.certifiers.distances import DistanceSample
 from centersmooth.draws import Draws
-from centersmooth.evidence import DistanceSample
-from centersmooth.rules import ROUNDING
 from centersmooth.sampling import Sampler
 from centersmooth.testing import LinearModel
 
@@ -88,10 +89,10 @@ def test_less_noise_than_stated_is_caught() -> None:
     assert failures(linear_smoother(UnderstatedNoise(0.25)), X, 0.25, radius_needed(0.25, 0.25)) > allowed(ALPHA)
 
 
-def test_a_missing_confidence_term_is_caught() -> None:
+def test_a_missing_confidence_term_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check above has the power to see an empirical quantile without its margin."""
     smoother = linear_smoother(GaussianNoise(0.25))
-    smoother.bounds = NoConfidence()
+    monkeypatch.setitem(RULES, smoother.rule, (NoConfidence(), "doubled"))
     assert failures(smoother, X, 0.25, radius_needed(0.25, 0.25)) > allowed(ALPHA)
 
 

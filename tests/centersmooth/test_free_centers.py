@@ -13,6 +13,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from gathering_support import gather_centers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import LAWS, SMOOTH, UNIT, H, OfPairs
@@ -32,6 +33,7 @@ from centersmooth import (
     L2,
     Angular,
     Budget,
+    Center,
     CenterSmoother,
     Cosine,
     DistanceFunction,
@@ -44,14 +46,15 @@ from centersmooth import (
     SquaredL2,
     TotalVariation,
 )
-from centersmooth import centers as library
 from centersmooth.attack import Attack
 from centersmooth.bounds import EXACT, half_count
-from centersmooth.centers import BLOCK, REFINEMENTS, least_median_center
-from centersmooth.evidence import Evidence, gather
-from centersmooth.measured import far_ranks, far_ranks_of, masses_of_a_run
-from centersmooth.quantiles import QuantileTable
-from centersmooth.rules import ROUNDING, certificate_from, free_problem, measured_radii
+from centersmooth.certifiers.center import CenterEvidence
+from centersmooth.certifiers.center import search as library
+from centersmooth.certifiers.center.measured import far_ranks, far_ranks_of, masses_of_a_run
+from centersmooth.certifiers.center.quantiles import QuantileTable
+from centersmooth.certifiers.center.rules import ROUNDING, certificate_from, free_problem, measured_radii
+from centersmooth.certifiers.center.search import BLOCK, REFINEMENTS, least_median_center
+from centersmooth.gathering import gather
 from centersmooth.sampling import Sampler
 from centersmooth.testing import LinearModel
 
@@ -163,16 +166,22 @@ def test_evidence_about_the_sample_is_untouched(metric: Metric) -> None:
     """To the last digit; and one pass says what a pass for the free center alone says."""
     sampler = Sampler(lambda x: x.reshape(-1, 1, 3, 4).sigmoid(), UNIT, 64, 64, (0.0, 1.0))
     budget, x, stream = Budget(n=200, m=300, delta=0.3), torch.ones(12), RandomStream(3)
-    alone = gather(sampler, {"d": metric}, budget, x, stream)["d"]
-    both = gather(sampler, {"d": metric}, budget, x, stream, free=True)["d"]
-    assert alone.free is None
-    assert torch.equal(alone.center, both.center)
-    assert (alone.r_center, alone.inside, alone.error) == (both.r_center, both.inside, both.error)
-    assert np.array_equal(alone.far.values, both.far.values)
-    assert np.array_equal(alone.spread.values, both.spread.values)
-    assert both.free.r_center < both.r_center
-    assert both.free.center.shape == both.center.shape
-    assert 0 <= float(both.free.center.min()) <= float(both.free.center.max()) <= 1
+    certifiers = {"sample": Center(metric), "free": Center(metric, "free")}
+    alone = {name: gather(sampler, {"d": one}, budget, x, stream)["d"] for name, one in certifiers.items()}
+    both = gather(sampler, certifiers, budget, x, stream)
+    for name, evidence in alone.items():
+        assert torch.equal(evidence.center, both[name].center)
+        assert (evidence.r_center, evidence.inside, evidence.error) == (
+            both[name].r_center,
+            both[name].inside,
+            both[name].error,
+        )
+        assert np.array_equal(evidence.far.values, both[name].far.values)
+        assert np.array_equal(evidence.candidates.values, both["sample"].candidates.values)
+    free, sample = both["free"], both["sample"]
+    assert free.r_center < sample.r_center
+    assert free.center.shape == sample.center.shape
+    assert 0 <= float(free.center.min()) <= float(free.center.max()) <= 1
 
 
 # --- what means are ------------------------------------------------------------------------------------------------
@@ -245,16 +254,17 @@ def too_far(
     sampler, metrics, x = Sampler(model, UNIT, budget.n, budget.n), {"d": metric}, torch.zeros(len(shift))
     failed = 0
     for seed in range(RUNS):
-        evidence = gather(sampler, metrics, budget, x, RandomStream(seed), far=False, free=True)["d"].free
-        run = gather(sampler, metrics, budget, shift, RandomStream(seed, point=1), far=False, free=True)["d"]
-        failed += run.about(at_x_prime).r_center > least_far(evidence, budget, noise, shift) * (1 + ROUNDING)
+        evidence = gather_centers(sampler, metrics, budget, x, RandomStream(seed), far=False, kind="free")["d"]
+        stream = RandomStream(seed, point=1)
+        run = gather_centers(sampler, metrics, budget, shift, stream, far=False, kind=at_x_prime)["d"]
+        failed += run.r_center > least_far(evidence, budget, noise, shift) * (1 + ROUNDING)
     return failed
 
 
-def least_far(evidence: Evidence, budget: Budget, noise: GaussianNoise, shift: Tensor) -> float:
+def least_far(evidence: CenterEvidence, budget: Budget, noise: GaussianNoise, shift: Tensor) -> float:
     """The smaller ``T``, as `rules.measured_radii` reads it."""
     ranks = far_ranks_of(budget, noise, float(shift.norm()), "free")
-    tables = {1: evidence.spread, BLOCK: evidence.blocks}
+    tables = {1: evidence.candidates, BLOCK: evidence.blocks}
     return min(tables[block].at(own.near, own.place) for block, own in ranks.items())
 
 
@@ -355,12 +365,12 @@ def test_far_radius_is_the_least_of_three() -> None:
         model, metric = LAWS[law]
         sampler = Sampler(model, noise, 200, 200)
         for seed in range(20):
-            evidence = gather(
-                sampler, {"d": with_means(metric)}, SMOOTH, torch.zeros(1), RandomStream(seed), free=True
-            )["d"].free
+            evidence = gather_centers(
+                sampler, {"d": with_means(metric)}, SMOOTH, torch.zeros(1), RandomStream(seed), kind="free"
+            )["d"]
             ranks = far_ranks_of(SMOOTH, noise, H, "free")
             candidates = {
-                "sample": evidence.spread.at(ranks[1].near, ranks[1].place),
+                "sample": evidence.candidates.at(ranks[1].near, ranks[1].place),
                 "means": evidence.blocks.at(ranks[BLOCK].near, ranks[BLOCK].place),
                 "doubled": 2**metric.power * evidence.far.at_rank(ranks[1].radius) if evidence.far else math.inf,
             }
@@ -386,11 +396,11 @@ def test_evidence_about_the_sample_has_all_of_its_failure_probability() -> None:
     noise, sampler = GaussianNoise(1.0), Sampler(model, GaussianNoise(1.0), 200, 200)
     whole, half = far_ranks(SMOOTH, noise, H), far_ranks(SMOOTH, noise, H, share=0.5)
     assert (whole.near, whole.place) != (half.near, half.place)
-    for free in (False, True):
-        stream = RandomStream(1)
-        evidence = gather(sampler, {"d": with_means(metric)}, SMOOTH, torch.zeros(1), stream, free=free)["d"]
-        expected = evidence.about("sample").spread.at(whole.near, whole.place)
-        radii = measured_radii(evidence.about("sample"), H, metric, noise, SMOOTH)
+    metric = with_means(metric)
+    for certifiers in ({"sample": Center(metric)}, {"free": Center(metric, "free"), "sample": Center(metric)}):
+        evidence = gather(sampler, certifiers, SMOOTH, torch.zeros(1), RandomStream(1))["sample"]
+        expected = evidence.candidates.at(whole.near, whole.place)
+        radii = measured_radii(evidence, H, metric, noise, SMOOTH)
         assert radii.r_far == min(expected, 2**metric.power * evidence.far.at_rank(whole.radius))
 
 
@@ -486,8 +496,8 @@ def test_a_certificate_without_a_radius_names_its_center(center: str) -> None:
     """Where too few of the fresh draws fell around it."""
     model, metric = LAWS["steps"]
     metric, sampler = with_means(metric), Sampler(model, UNIT, 200, 200)
-    found = gather(sampler, {"d": metric}, SMOOTH, torch.zeros(1), RandomStream(0), free=True)["d"]
-    missed = dataclasses.replace(found, inside=0, free=dataclasses.replace(found.free, inside=0))
+    found = gather_centers(sampler, {"d": metric}, SMOOTH, torch.zeros(1), RandomStream(0), kind=center)["d"]
+    missed = dataclasses.replace(found, inside=0)
     how = {"metric": metric, "noise": UNIT, "budget": SMOOTH, "bounds": EXACT, "far": "measured", "center": center}
     certificate = certificate_from(missed, H, **how)
     assert (certificate.radius, certificate.center_name) == (None, center)
@@ -500,7 +510,7 @@ def test_evidence_without_far_has_no_distances_though_its_draws_would_do() -> No
     model, metric = LAWS["steps"]
     budget = Budget(n=400, m=250, delta=0.2, alpha1=0.1, alpha2=0.1)
     sampler = Sampler(model, UNIT, 200, 200)
-    evidence = gather(sampler, {"d": metric}, budget, torch.zeros(1), RandomStream(0), far=False)["d"]
+    evidence = gather_centers(sampler, {"d": metric}, budget, torch.zeros(1), RandomStream(0), far=False)["d"]
     assert evidence.far is None
-    whole = gather(sampler, {"d": metric}, budget, torch.zeros(1), RandomStream(0))["d"]
+    whole = gather_centers(sampler, {"d": metric}, budget, torch.zeros(1), RandomStream(0))["d"]
     assert whole.far.count == 250

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import reference_expectation as reference
 import torch
+from gathering_support import gather_centers, gather_means
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
@@ -30,6 +31,7 @@ from centersmooth import (
     DistanceFunction,
     GaussianNoise,
     Jaccard,
+    Mean,
     MeanSmoother,
     Metric,
     ModelError,
@@ -37,11 +39,11 @@ from centersmooth import (
     RequestError,
     SquaredL2,
     TotalVariation,
-    expectation,
 )
-from centersmooth.draws import Draws
-from centersmooth.evidence import DistanceSample, gather
-from centersmooth.expectation import (
+from centersmooth.certifiers import expectation
+from centersmooth.certifiers.center.rules import ROUNDING
+from centersmooth.certifiers.distances import DistanceSample
+from centersmooth.certifiers.expectation import (
     Band,
     band_ranks,
     estimation_error,
@@ -51,8 +53,7 @@ from centersmooth.expectation import (
     reach,
     shifted,
 )
-from centersmooth.mean import gather_means
-from centersmooth.rules import ROUNDING
+from centersmooth.draws import Draws
 from centersmooth.sampling import Sampler
 
 RUNS, ALPHA = 300, 0.1
@@ -171,15 +172,15 @@ def test_band_spends_no_more_than_its_alpha(m: int) -> None:
     assert band.edges[-1] == 3.0
 
 
-def movements(threshold: float, h: float, m: int, output_range: tuple[float, float] = (0.0, 1.0)) -> int:
+def movements(threshold: float, h: float, m: int, reach: float | None = None) -> int:
     """In how many runs the bound on the movement of g is below the truth, for a step that is rarely taken at x."""
     truth = ndtr(h - threshold) - ndtr(-threshold)
-    sampler = Sampler(step_at(threshold), UNIT, 500, 1_000)
+    sampler = Sampler(step_at(threshold), UNIT, 500, 1_000, (0.0, 1.0))
     failed = 0
     for seed in range(RUNS):
         stream = RandomStream(seed)
-        one = gather_means(sampler, {"": L2()}, Budget(n=200, m=m), ORIGIN, stream, output_range)[""]
-        failed += local_movement(Band.of(one.distances, one.reach, ALPHA), h) < truth * (1 - 1e-6)
+        one = gather_means(sampler, {"": L2()}, Budget(n=200, m=m), ORIGIN, stream)[""]
+        failed += local_movement(Band.of(one.distances, reach or one.reach, ALPHA), h) < truth * (1 - 1e-6)
     return failed
 
 
@@ -221,7 +222,7 @@ def test_a_band_read_from_the_wrong_side_is_caught(monkeypatch: pytest.MonkeyPat
 
 def test_a_range_too_small_is_caught() -> None:
     """Where it is believed without a look, certificates fail; where draws leave it, the library refuses."""
-    assert movements(3.0, 2.0, 500, (0.0, 0.1)) > allowed(ALPHA)
+    assert movements(3.0, 2.0, 500, reach=0.1) > allowed(ALPHA)
     smoother = MeanSmoother(step_at(0.0), L2(), UNIT, Budget(n=50, m=50), output_range=(0.0, 0.1))
     with pytest.raises(ModelError, match="outside the declared output_range"):
         smoother.certify(ORIGIN, 1.0, stream=RandomStream(0))
@@ -312,7 +313,7 @@ def test_radius_is_put_together_from_its_shares_of_alpha(far: str, eps: float) -
     smoother = MeanSmoother(blurry, metric, noise, budget, far=far, output_range=(0.0, 1.0))
     stream, h = RandomStream(0), eps / noise.sigma
     (certificate,) = smoother.certify(IMAGE, eps, stream=stream)
-    one = gather_means(Sampler(blurry, noise, 128, 1_024, (0.0, 1.0)), {"": metric}, budget, IMAGE, stream, (0.0, 1.0))
+    one = gather_means(Sampler(blurry, noise, 128, 1_024, (0.0, 1.0)), {"": metric}, budget, IMAGE, stream)
     band = Band.of(one[""].distances, one[""].reach, 0.02)
     movement = global_movement(math.sqrt(30), h)
     movement = min(movement, local_movement(band, h)) if far == "local" else movement
@@ -327,7 +328,7 @@ def test_evidence_has_the_distance_between_model_and_mean() -> None:
     """The smoothing error."""
     noise, stream, metric = GaussianNoise(0.5), RandomStream(0), L1()
     sampler = Sampler(lambda x: (x[:, :1] > 0.3).float(), noise, 128, 1_024, (0.0, 1.0))
-    evidence = gather_means(sampler, {"": metric}, Budget(n=300, m=500), torch.ones(1), stream, (0.0, 1.0))[""]
+    evidence = gather_means(sampler, {"": metric}, Budget(n=300, m=500), torch.ones(1), stream)[""]
     draws = torch.cat([outputs.clone() for outputs in sampler.draw(torch.ones(1), 500, stream, "fresh")])
     assert 0 < evidence.error == pytest.approx(1 - float(draws.double().mean()))
 
@@ -369,12 +370,12 @@ def test_center_error_and_distances_are_those_of_the_draws(metric: Metric) -> No
     stream, noise, budget = RandomStream(3), GaussianNoise(0.5), Budget(n=200, m=1_000, delta=0.2)
     sampler = Sampler(blurry, noise, 64, 128, (0.0, 1.0))
     first, fresh = (torch.cat(list(sampler.draw(IMAGE, k, stream, s))) for k, s in ((200, "center"), (1_000, "fresh")))
-    one = gather_means(sampler, {"": metric}, budget, IMAGE, stream, (0.0, 1.0))[""]
+    one = gather_means(sampler, {"": metric}, budget, IMAGE, stream)[""]
     assert torch.allclose(one.center, fresh.double().mean(0), rtol=1e-12)
     reference = first.double().mean(0).float()
     plain = sorted(float(metric.pairwise(metric.features(o[None]), metric.features(reference[None]))) for o in fresh)
     assert np.allclose(one.distances.values, np.array(plain)[band_ranks(1_000) - 1], rtol=1e-5)
-    evidence = gather(sampler, {"": metric}, budget, IMAGE, stream)[""]
+    evidence = gather_centers(sampler, {"": metric}, budget, IMAGE, stream)[""]
     assert torch.equal(one.base, evidence.base)
     assert (one.distances.values[-1], one.reach) >= (0, one.distances.values[-1])
     exact = metric.pairwise(metric.features(fresh), metric.features(reference[None]))[:, 0].double().sort().values
@@ -428,11 +429,13 @@ def test_an_attack_moves_the_mean_and_stays_below() -> None:
 def test_what_is_attacked_is_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not the mean distance to it."""
     asked = []
-    monkeypatch.setattr(Attack, "perturb", lambda self, *rest, mean=False: asked.append(mean) or IMAGE)
+    monkeypatch.setattr(Attack, "perturb", lambda self, sampler, certifier, *rest: asked.append(certifier) or IMAGE)
     smoother = smoother_of(L2())
     (certificate,) = smoother.certify(IMAGE, 0.5, stream=RandomStream(0))
     smoother.attack(IMAGE, certificate)
-    assert asked == [True]
+    assert [type(one) for one in asked] == [Mean]
+    outputs = torch.stack([IMAGE, IMAGE + 2])
+    assert float(asked[0].objective(IMAGE)(outputs)) == pytest.approx(float((IMAGE + 1 - IMAGE).norm()))
 
 
 def test_every_pass_is_counted_as_it_is_made() -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from gathering_support import gather_centers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import APART, LAWS, SMOOTH, UNIT, H, cauchy
@@ -21,13 +22,13 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binom, norm
 from torch import Tensor
 
-from centersmooth import L1, Budget, CenterSmoother, GaussianNoise, Metric, RandomStream, SquaredL2, measured
+from centersmooth import L1, Budget, CenterSmoother, GaussianNoise, Metric, RandomStream, SquaredL2
 from centersmooth.bounds import EXACT
-from centersmooth.centers import best_candidate, least_median_center
-from centersmooth.evidence import gather
-from centersmooth.measured import FarRanks, far_ranks, masses_of_a_run
-from centersmooth.quantiles import QuantileTable, near_ranks, place_ranks, smallest, sorted_by_torch
-from centersmooth.rules import ROUNDING, far_problem
+from centersmooth.certifiers.center import measured
+from centersmooth.certifiers.center.measured import FarRanks, far_ranks, masses_of_a_run
+from centersmooth.certifiers.center.quantiles import QuantileTable, near_ranks, place_ranks, smallest, sorted_by_torch
+from centersmooth.certifiers.center.rules import ROUNDING, far_problem
+from centersmooth.certifiers.center.search import best_candidate, least_median_center
 from centersmooth.sampling import Sampler
 from centersmooth.testing import LinearModel
 
@@ -224,12 +225,12 @@ def shortfalls(
     failed = 0
     for seed in range(RUNS):
         at_x, at_x_prime = RandomStream(seed), RandomStream(seed, point=1)
-        spread = gather(sampler, {"d": metric}, budget, torch.zeros(1), at_x, far=False)["d"].spread
+        spread = gather_centers(sampler, {"d": metric}, budget, torch.zeros(1), at_x, far=False)["d"].candidates
         matrix = torch.zeros(0)
         if pick is not library:
             sample = metric.features(torch.cat(list(sampler.draw(torch.zeros(1), budget.n, at_x, "center"))))
             matrix = metric.pairwise(sample, sample)
-        far = gather(sampler, {"d": metric}, budget, torch.tensor([shift]), at_x_prime, far=False)["d"].r_center
+        far = gather_centers(sampler, {"d": metric}, budget, torch.tensor([shift]), at_x_prime, far=False)["d"].r_center
         failed += far > pick(spread, matrix, ranks) * (1 + ROUNDING)
     return failed
 
@@ -343,7 +344,7 @@ def linear_shortfalls(change: Callable[[FarRanks], FarRanks] = lambda ranks: ran
     sampler, ranks = Sampler(LINEAR, GaussianNoise(SIGMA), 400, 400), far_ranks(TIGHT, GaussianNoise(SIGMA), EPS)
     failed = 0
     for seed in range(RUNS):
-        spread = gather(sampler, {"d": L1()}, TIGHT, X, RandomStream(seed), far=False)["d"].spread
+        spread = gather_centers(sampler, {"d": L1()}, TIGHT, X, RandomStream(seed), far=False)["d"].candidates
         failed += library(spread, X, change(ranks)) < needed_far_radius()
     return failed
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from gathering_support import gather_centers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -38,10 +39,10 @@ from centersmooth import (
     TotalVariation,
 )
 from centersmooth.bounds import EXACT, PAPER, half_count
-from centersmooth.centers import best_candidate, least_median_center
-from centersmooth.evidence import DistanceSample, gather, kept_ranks
+from centersmooth.certifiers.center.rules import ROUNDING, center_problem, spent_alpha
+from centersmooth.certifiers.center.search import best_candidate, least_median_center
+from centersmooth.certifiers.distances import DistanceSample, kept_ranks
 from centersmooth.noise import Noise
-from centersmooth.rules import ROUNDING, center_problem, spent_alpha
 from centersmooth.sampling import Sampler
 
 SIGMA = 0.5
@@ -148,9 +149,9 @@ def test_progress_counts_the_last_batch_of_an_abstention() -> None:
 def test_metrics_share_draws_without_changing_each_other() -> None:
     """One pass for two metrics is what two passes are."""
     sampler = Sampler(linear, GaussianNoise(SIGMA), 64, 128)
-    both = gather(sampler, {"a": L1(), "b": Cosine()}, BUDGET, X, STREAM)
+    both = gather_centers(sampler, {"a": L1(), "b": Cosine()}, BUDGET, X, STREAM)
     for name, metric in (("a", L1()), ("b", Cosine())):
-        alone = gather(sampler, {name: metric}, BUDGET, X, STREAM)[name]
+        alone = gather_centers(sampler, {name: metric}, BUDGET, X, STREAM)[name]
         assert (alone.inside, alone.r_center, alone.error) == (both[name].inside, both[name].r_center, both[name].error)
         assert np.array_equal(alone.far.values, both[name].far.values)
 
@@ -196,7 +197,7 @@ def test_blocks_larger_than_the_sample(forward_block: int) -> None:
 def test_eps_0_needs_no_more_than_the_margin() -> None:
     """R_hat at eps = 0 is the order statistic for mass 1/2 + delta."""
     (certificate,) = make(far="doubled").certify(X, 0, stream=STREAM)
-    sample = gather(Sampler(linear, GaussianNoise(SIGMA), 64, 64), {"d": L2()}, BUDGET, X, STREAM)["d"].far
+    sample = gather_centers(Sampler(linear, GaussianNoise(SIGMA), 64, 64), {"d": L2()}, BUDGET, X, STREAM)["d"].far
     assert certificate.r_hat == sample.at_rank(EXACT.upper_rank(600, 0.75, 0.1))
 
 

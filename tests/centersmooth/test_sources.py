@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from gathering_support import gather_centers
 from torch import Tensor
 
 from centersmooth import Budget, GaussianNoise, Metric, RandomStream
-from centersmooth.evidence import Evidence, gather
+from centersmooth.certifiers.center import CenterEvidence
 from centersmooth.metrics import L1, L2, Angular, Cosine, SquaredL2, TotalVariation
 from centersmooth.sampling import Sampler
 
@@ -20,12 +21,12 @@ def alone(kind: type[Metric]) -> Metric:
     return type(kind.__name__, (kind,), {})()
 
 
-def evidence_of(metrics: dict[str, Metric], n0: int = 0) -> dict[str, Evidence]:
+def evidence_of(metrics: dict[str, Metric], n0: int = 0) -> dict[str, CenterEvidence]:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(5, 7), torch.nn.Tanh())
     sampler = Sampler(model, GaussianNoise(0.5), 32, 64)
     with torch.no_grad():
-        return gather(sampler, metrics, Budget(n=200, m=300, delta=0.3, n0=n0), torch.ones(5), RandomStream(3))
+        return gather_centers(sampler, metrics, Budget(n=200, m=300, delta=0.3, n0=n0), torch.ones(5), RandomStream(3))
 
 
 @pytest.mark.parametrize("n0", [0, 12])
@@ -39,7 +40,7 @@ def test_shared_evidence_equals_a_metrics_own(kind: type[Metric], n0: int) -> No
     assert shared.far is not None
     assert own.far is not None
     np.testing.assert_array_equal(shared.far.values, own.far.values)
-    np.testing.assert_array_equal(shared.spread.values, own.spread.values)
+    np.testing.assert_array_equal(shared.candidates.values, own.candidates.values)
 
 
 def test_features_are_computed_once_a_source(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from support import SMALL, compose
 
-from centersmooth import rules
+from centersmooth.certifiers.center import rules
 from csrun import cli
 from csrun.cells import attacks
 from csrun.cells.attacks import attack_note, broken, chance
@@ -202,7 +202,7 @@ def test_a_model_without_gradients_is_refused_before_any_point(run_small, tmp_pa
     custom = ("model=steps:model", "metrics=[l1]")
     with pytest.raises(Exception, match="search needs none"):
         run_small(*custom, *QUICK)
-    assert not list((tmp_path / "runs").glob("*/points/*"))
+    assert not list((tmp_path / "runs").glob("*/evidence/center.tv-v1/*"))
     assert run_small(*custom, *QUICK, "attack=search").broken == []
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from centersmooth import L2, Metric, TotalVariation
-from centersmooth.centers import least_median_center
+from centersmooth.certifiers.center.search import least_median_center
 
 
 @pytest.mark.parametrize(

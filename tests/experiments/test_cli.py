@@ -128,7 +128,7 @@ def test_interruption_says_how_to_continue(tmp_path, number, code):
         text=True,
     )
     deadline = time.monotonic() + 90
-    while not list(tmp_path.glob("runs/*/points/[0-9]*.npz")):
+    while not list(tmp_path.glob("runs/*/evidence/center.tv-v1/[0-9]*.npz")):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)

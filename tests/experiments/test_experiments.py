@@ -11,7 +11,7 @@ from support import compose, small_biggan
 
 from centersmooth import Budget, GaussianNoise
 from centersmooth.bounds import EXACT
-from centersmooth.rules import center_problem, radius_problem
+from centersmooth.certifiers.center.rules import center_problem, radius_problem
 from csrun.cli import experiments
 from csrun.config import grid_pairs
 from csrun.data import load_data

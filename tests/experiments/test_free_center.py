@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from support import compose
 
-from centersmooth import Budget, DistanceFunction
+from centersmooth import DistanceFunction
 from csrun import plan
-from csrun.cells.cell import Cell
 from csrun.errors import RunError
 from csrun.plan import make_plan
 from csrun.report.tables import PAPER_RULE, RULE, read_attacks, read_manifest, read_rows
@@ -33,7 +32,8 @@ def test_rows_stand_beside_those_of_the_sample_which_do_not_change(run_small, tm
     assert read_manifest(result.folder)["rule"]["center"] == "free"
     measured = plain[plain["far"] == "measured"]
     assert (free["r_center"].to_numpy() < measured["r_center"].to_numpy()).all()
-    assert len(list((tmp_path / "runs").glob("autoencoder-digits-*"))) == 2
+    assert len(list((tmp_path / "runs").glob("autoencoder-digits-*"))) == 1
+    assert rows_of(run_small("metrics=[tv,l2]").folder).equals(plain)
 
 
 def test_what_is_kept_gives_the_same_rows_again(run_small, tmp_path):
@@ -97,10 +97,3 @@ def test_a_distance_of_the_users_own_has_no_means(monkeypatch):
     monkeypatch.setattr(plan, "build_metrics", lambda names, weights, device: {"own": own})
     with pytest.raises(RunError, match="has no means of outputs"):
         make_plan(compose(*FREE))
-
-
-def test_cells_without_free_centers_keep_their_names():
-    """Results computed before there was a choice are found; with free centers it is another cell."""
-    identity = ("autoencoder", "mnist", 0.4, 0.4, "w", "", "d", Budget(), 0, 128, "cpu")
-    assert Cell(*identity, method=4).digest == "ade781a959ed"
-    assert Cell(*identity, method=4, center="free").digest != "ade781a959ed"

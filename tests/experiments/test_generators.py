@@ -46,8 +46,8 @@ def test_a_latent_depends_on_its_index_only(truncation):
 
 
 def test_latents_follow_their_laws():
-    normal = latents(200, 100, seed=0).flatten().numpy()
-    cut = latents(200, 100, seed=0, truncation=0.5).flatten().numpy()
+    normal = latents(300, 100, seed=0).flatten().numpy()
+    cut = latents(300, 100, seed=0, truncation=0.5).flatten().numpy()
     assert kstest(normal, "norm").pvalue > 1e-4
     assert kstest(cut / 0.5, truncnorm(-2, 2).cdf).pvalue > 1e-4
     assert kstest(cut / 0.5, "norm").pvalue < 1e-9  # uncut would be caught

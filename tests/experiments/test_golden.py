@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from centersmooth.expectation import MEAN_RULES
-from centersmooth.rules import RULES
+from centersmooth.certifiers.center.rules import RULES
+from centersmooth.certifiers.expectation import MEAN_RULES
 from csrun.cells import METHOD_VERSION
 
 TOLERANCE = 1e-5

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 from support import SMALL, compose
 
-from centersmooth import ModelError, expectation
+from centersmooth import ModelError
+from centersmooth.certifiers import expectation
 from csrun.errors import RunError
 from csrun.plan import make_plan
 from csrun.report.tables import ATTACK_FILE, MEAN_RULE, of_rule, read_rows, render, summarise
@@ -27,7 +28,7 @@ def of_kind(folder, kind):
 
 
 def files_of(folder, kind):
-    return {path.name: path.read_bytes() for path in folder.glob(f"*-s*/{kind}/*")}
+    return {path.name: path.read_bytes() for path in folder.glob(f"*-s*/evidence/{kind}/*")}
 
 
 def test_rows_of_the_mean_stand_beside_those_of_the_center(run_small, tmp_path):
@@ -48,24 +49,24 @@ def test_rows_of_the_mean_stand_beside_those_of_the_center(run_small, tmp_path):
 
 def test_the_mean_is_added_to_a_cell_and_done_once(run_small, tmp_path, monkeypatch):
     folder = run_small().folder
-    centers = files_of(tmp_path / "runs", "points")
+    centers = files_of(tmp_path / "runs", "center.tv-v1")
     run_small(MEAN)
-    means = files_of(tmp_path / "runs", "means")
+    means = files_of(tmp_path / "runs", "mean.tv-v1")
     assert len(means) == 2
-    assert files_of(tmp_path / "runs", "points") == centers
+    assert files_of(tmp_path / "runs", "center.tv-v1") == centers
     with monkeypatch.context() as patch:
-        patch.setattr("csrun.cells.certify.gather_means", None)
+        patch.setattr("csrun.cells.certify.gather", None)
         run_small(MEAN)
         assert len(of_kind(folder, "mean")) == 2 * 2
         run_small()
         assert of_kind(folder, "mean").empty
-    assert files_of(tmp_path / "runs", "means") == means
+    assert files_of(tmp_path / "runs", "mean.tv-v1") == means
 
 
 def test_damaged_evidence_is_made_again(run_small, tmp_path):
     folder = run_small(MEAN).folder
     before = of_kind(folder, "mean")
-    path = next((tmp_path / "runs").glob("*-s*/means/*.npz"))
+    path = next((tmp_path / "runs").glob("*-s*/evidence/mean.tv-v1/*.npz"))
     path.write_bytes(path.read_bytes()[:200])
     run_small(MEAN)
     run_small(MEAN)
@@ -108,9 +109,8 @@ def test_the_end_table_and_the_estimate_count_it(run_small):
     assert "local" in screen.getvalue()
     screen = io.StringIO()
     dry_run(compose(*SMALL, MEAN), Display(Console(file=screen, width=300)))
-    center, mean = 1 + 1000 + 1100, 1 + 1000 + 1100
-    assert f"{2 * (center + mean):,} forward passes" in screen.getvalue()
-    assert _units(make_plan(compose(*SMALL, MEAN))) - _units(make_plan(compose(*SMALL))) == 2 * mean
+    assert f"{2 * (1 + 1000 + 1100):,} forward passes" in screen.getvalue()
+    assert _units(make_plan(compose(*SMALL, MEAN))) == _units(make_plan(compose(*SMALL)))
 
 
 @pytest.mark.parametrize("value", ["[mean]", "[]", "[center,median]", "[center,mean,mean]"])
@@ -122,7 +122,7 @@ def test_a_wrong_request_is_one_line(value):
 def test_metrics_without_a_mean_are_refused_before_any_point(run_small, tmp_path):
     with pytest.raises(RunError, match="smoothing has mean, which autoencoder cannot serve: Angular has no mean"):
         run_small(MEAN, "metrics=[angular]")
-    assert not list((tmp_path / "runs").glob("*/points/*"))
+    assert not list((tmp_path / "runs").glob("*/evidence/center.tv-v1/*"))
 
 
 def test_a_metric_that_only_claims_to_be_a_seminorm_is_refused(run_small, tmp_path, monkeypatch):
@@ -133,4 +133,4 @@ def test_a_metric_that_only_claims_to_be_a_seminorm_is_refused(run_small, tmp_pa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="not affine in the output"):
         run_small(MEAN, "metrics=[bent_metric:metric]")
-    assert not list((tmp_path / "runs").glob("*/points/*"))
+    assert not list((tmp_path / "runs").glob("*/evidence/center.tv-v1/*"))

@@ -41,8 +41,8 @@ import resource
 
 import torch
 
-from centersmooth import Budget, GaussianNoise, RandomStream, TotalVariation
-from centersmooth.evidence import gather
+from centersmooth import Budget, Center, GaussianNoise, RandomStream, TotalVariation
+from centersmooth.gathering import gather
 from centersmooth.sampling import Sampler
 from csrun.system.memory import keep_freed_memory
 
@@ -53,10 +53,10 @@ def model(images):
 
 keep_freed_memory()
 sampler = Sampler(model, GaussianNoise(0.2), 128, 1024)
-x, metrics = torch.rand(1, 28, 28), {"tv": TotalVariation()}
+x, certifiers = torch.rand(1, 28, 28), {"tv": Center(TotalVariation())}
 peaks = []
 for m in (2_000, 120_000):
-    gather(sampler, metrics, Budget(500, m, 0.2, 0.05, 0.05), x, RandomStream(0))
+    gather(sampler, certifiers, Budget(500, m, 0.2, 0.05, 0.05), x, RandomStream(0))
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 print((peaks[1] - peaks[0]) // 2**10)
 """

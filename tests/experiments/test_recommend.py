@@ -7,13 +7,13 @@ from statistics import median
 
 import pytest
 import torch
+from gathering_support import gather_centers
 from rich.console import Console
 from support import SMALL, compose
 
 from centersmooth import L2, Budget, GaussianNoise, RandomStream
 from centersmooth.bounds import EXACT
-from centersmooth.evidence import gather
-from centersmooth.rules import certificate_from
+from centersmooth.certifiers.center.rules import certificate_from
 from centersmooth.sampling import Sampler
 from csrun import recommend as recommending
 from csrun.config import GridPoint
@@ -36,7 +36,7 @@ SAMPLER = Sampler(lambda inputs: torch.tanh(inputs @ WEIGHT), GaussianNoise(0.25
 
 def evidence_of(budget, seed, x=None):
     x = torch.zeros(8) if x is None else x
-    return gather(SAMPLER, {"l2": L2()}, budget, x, RandomStream(seed))["l2"]
+    return gather_centers(SAMPLER, {"l2": L2()}, budget, x, RandomStream(seed))["l2"]
 
 
 @pytest.mark.parametrize("h", [1.0, 1.5])

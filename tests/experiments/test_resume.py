@@ -44,7 +44,8 @@ def test_forward_block_and_counts_make_another_cell(run_small, tmp_path):
 
 def test_nothing_is_computed_twice(run_small, tmp_path):
     folder = run_small().folder
-    evidence = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob("*.npz") if "points" in path.parts}
+    kept = (tmp_path / "runs").glob("*/evidence/center.tv-v1/*.npz")
+    evidence = {path: path.stat().st_mtime_ns for path in kept}
     before = (folder / "certificates.csv").read_bytes()
     run_small()
     assert (folder / "certificates.csv").read_bytes() == before
@@ -74,7 +75,7 @@ def test_another_experiment_of_the_same_model_finds_its_cells_done(run_small, tm
     run_small()
     folder = run_small("metrics=[l2,angular]", "name=l2_digits").folder
     assert {row["metric"] for row in rows_without_seconds(folder)} == {"l2", "angular"}
-    assert len(list((tmp_path / "runs").glob("*/points/*.npz"))) == 2
+    assert len(list((tmp_path / "runs").glob("*/evidence/center.tv-v1/*.npz"))) == 2
 
 
 @pytest.mark.parametrize("damage", ["torn table", "edited table", "cut evidence", "no evidence"])
@@ -82,7 +83,7 @@ def test_damage_is_repaired_by_the_same_command(run_small, tmp_path, damage):
     folder = run_small().folder
     expected = rows_without_seconds(folder)
     cell = only_cell(tmp_path / "runs")
-    table, evidence = cell / "certificates.csv", cell / "points" / "00001.npz"
+    table, evidence = cell / "certificates.csv", cell / "evidence" / "center.tv-v1" / "00001.npz"
     if damage == "torn table":
         table.write_bytes(table.read_bytes()[:-37])
     elif damage == "edited table":
@@ -92,7 +93,7 @@ def test_damage_is_repaired_by_the_same_command(run_small, tmp_path, damage):
     else:
         evidence.unlink()
     assert rows_without_seconds(run_small().folder) == expected
-    assert len(list((cell / "points").glob("*.npz"))) == 2
+    assert len(list((cell / "evidence" / "center.tv-v1").glob("*.npz"))) == 2
 
 
 def test_sigkill_in_the_middle_then_the_same_command(run_small, tmp_path):
@@ -106,14 +107,14 @@ def test_sigkill_in_the_middle_then_the_same_command(run_small, tmp_path):
         stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 90
-    while len(list((tmp_path / "killed").glob("*/points/[0-9]*.npz"))) < 2:
+    while len(list((tmp_path / "killed").glob("*/evidence/center.tv-v1/[0-9]*.npz"))) < 2:
         assert process.poll() is None, process.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
-    done = len(list((tmp_path / "killed").glob("*/points/[0-9]*.npz")))
+    done = len(list((tmp_path / "killed").glob("*/evidence/center.tv-v1/[0-9]*.npz")))
     assert done < 6, "the run was over before it could be killed"
 
     killed = rows_without_seconds(run_small("points.count=6", f"out={tmp_path / 'killed'}").folder)
@@ -164,11 +165,11 @@ def test_evidence_survives_the_store_to_the_last_digit(run_small, tmp_path):
     assert first == again
     rules = [(row["bounds"], row["far"]) for row in first if row["point"] == "0" and row["metric"] == "l2"]
     assert rules == [("paper", "doubled"), ("exact", "doubled"), ("exact", "measured")]
-    with np.load(only_cell(tmp_path / "runs") / "points" / "00000.npz") as arrays:
-        assert arrays["tv.spread"].dtype == np.float32
-        assert arrays["tv.spread"].nbytes <= 50_000
-        assert (np.diff(arrays["tv.spread"], axis=0) >= 0).all()
-        assert (np.diff(arrays["tv.spread"], axis=1) >= 0).all()
+    with np.load(only_cell(tmp_path / "runs") / "evidence" / "center.tv-v1" / "00000.npz") as arrays:
+        assert arrays["candidates.values"].dtype == np.float32
+        assert arrays["candidates.values"].nbytes <= 50_000
+        assert (np.diff(arrays["candidates.values"], axis=0) >= 0).all()
+        assert (np.diff(arrays["candidates.values"], axis=1) >= 0).all()
 
 
 def test_a_measured_rule_can_lead(run_small):

@@ -116,7 +116,7 @@ def test_what_is_repaired_is_said(tmp_path, damage):
         lines = whole.decode().splitlines()
         table.write_text("\n".join([lines[0], lines[1].replace("certified", "bad_center"), *lines[2:]]) + "\n")
     else:
-        (cell / "points" / "00001.npz").write_bytes(b"PK")
+        (cell / "evidence" / "center.tv-v1" / "00001.npz").write_bytes(b"PK")
     said = said_by_run(tmp_path)
     if damage == "unreadable evidence":
         assert "00001.npz: unreadable, removed; the point is certified again" in said
@@ -129,7 +129,7 @@ def test_what_is_repaired_is_said(tmp_path, damage):
 def test_files_a_killed_process_was_writing_are_removed(tmp_path):
     said_by_run(tmp_path)
     cell = cell_of(tmp_path)
-    leftovers = [cell / "points" / ".00007.npz.x1.unfinished", cell / ".run.json.x2.unfinished"]
+    leftovers = [cell / "evidence" / "center.tv-v1" / ".00007.npz.x1.unfinished", cell / ".run.json.x2.unfinished"]
     for path in leftovers:
         path.write_bytes(b"half")
     said_by_run(tmp_path)
@@ -155,7 +155,7 @@ def test_a_limit_on_the_size_of_files_loses_nothing_that_is_finished(tmp_path):
     """First the checkpoint is beyond it, then, once that is there, the evidence of a larger sample."""
     command = [sys.executable, "-c", CODE, *SMALL, f"out={tmp_path / 'limited'}"]
     limited = ["bash", "-c", 'ulimit -f 300; exec "$@"', "bash", *command]
-    for request in ([], ["n=4000", "train.epochs=1"]):
+    for request in ([], ["m=60000", "train.epochs=1"]):
         done = subprocess.run([*limited, *request], capture_output=True, text=True, timeout=120)
         assert done.returncode == 2, done.stderr
         assert done.stderr == (

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from gathering_support import gather_centers
 from matplotlib.figure import Figure
 from rich.console import Console
 from scipy.stats import norm
 
 from centersmooth import L2, Budget, CenterSmoother, GaussianNoise, RandomStream
-from centersmooth.evidence import gather
 from centersmooth.sampling import Sampler
 from csrun.papers.unit_slip import slip_note, slipped_radius
 from csrun.report import plots
@@ -31,7 +31,7 @@ def sampled(model, x):
     """Evidence of one input, and the distances it was made from, drawn again."""
     sampler = Sampler(model, GaussianNoise(SIGMA), 100, 100, None)
     stream = RandomStream(0, 0)
-    evidence = gather(sampler, {"l2": L2()}, BUDGET, x, stream)["l2"]
+    evidence = gather_centers(sampler, {"l2": L2()}, BUDGET, x, stream)["l2"]
     fresh = torch.cat(list(sampler.draw(x, BUDGET.m, stream, "fresh")))
     return evidence, np.sort(torch.linalg.vector_norm(fresh - evidence.center, dim=1).numpy())
 

@@ -129,7 +129,7 @@ def test_a_checkpoint(run_small, tmp_path, marker, write):
 def test_the_evidence_of_a_cell(run_small, tmp_path, marker, write):
     table = run_small().folder / "certificates.csv"
     rows = table.read_text().count("\n")
-    for path in (tmp_path / "runs").glob("*/points/*.npz"):
+    for path in (tmp_path / "runs").glob("*/evidence/center.tv-v1/*.npz"):
         write(path, Payload(marker))
     run_small()
     assert table.read_text().count("\n") == rows
@@ -195,7 +195,7 @@ def is_unsafe(call: ast.Call) -> bool:
     return bool(option) and given.get(option) != str(value)
 
 
-MESSAGES = {"on_ray.py": ["torch.load(io.BytesIO(packed), map_location=device, weights_only=False)"]}
+MESSAGES = {"tasks.py": ["torch.load(io.BytesIO(packed), map_location=device, weights_only=False)"]}
 """No files: what the processes of one run send each other, through Ray, which runs what it is sent anyway."""
 
 

@@ -10,7 +10,7 @@ from scipy.special import ndtri
 from torch import Tensor
 
 from centersmooth import L1, Budget, GaussianNoise, Metric, SquaredL2
-from centersmooth.measured import masses_of_a_run
+from centersmooth.certifiers.center.measured import masses_of_a_run
 
 UNIT, H = GaussianNoise(1.0), 0.5
 SMOOTH = Budget(n=200, m=200, delta=0.2, alpha1=0.02, alpha2=0.02)

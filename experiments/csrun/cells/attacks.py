@@ -17,7 +17,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import reduce
+from functools import partial, reduce
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -29,11 +29,9 @@ from centersmooth import Attack, ModelError, Outcome, RandomStream
 from centersmooth.attack import Judged, judge
 from centersmooth.bounds import BOUNDS
 from centersmooth.certificate import CenterName
-from centersmooth.evidence import Evidence
-from centersmooth.mean import mean_output
 from centersmooth.sampling import Sampler
 from csrun.cells.cell import Cell
-from csrun.cells.rows import Row, csv_lines, text
+from csrun.cells.rows import Row, csv_lines, key_of, text
 from csrun.cells.store import CellStore
 from csrun.report.tables import KEYS, number
 from csrun.system.files import digest_of, write_atomically
@@ -64,6 +62,11 @@ class Target:
         if self.center == "sample":
             del content["center"]
         return content
+
+    @property
+    def key(self) -> str:
+        """The key of its certifier."""
+        return key_of({"center": self.center, "metric": self.metric})
 
     @property
     def stream(self) -> str:
@@ -107,14 +110,13 @@ class CellAttack:
             At the perturbed input the model or the metric gives NaN.
         """
         started = time.perf_counter()
-        x, center, metric = self.inputs(target.point), self._center(target), self.store.metrics[target.metric]
+        x, center, certifier = self.inputs(target.point), self._center(target), self.store.certifiers[target.key]
         stream = RandomStream(self.store.cell.seed, target.point).named(target.stream)
         names = [f"run {run}" for run in range(self.runs)]
-        mean = target.center == "mean"
-        found = self.attack.perturb(
-            self.sampler, metric, x, center, target.eps, stream.named("search"), mean=mean, progress=progress
-        )
-        judged = [self._judge(target, found, center, stream.named(name), progress) for name in names]
+        search = stream.named("search")
+        found = self.attack.perturb(self.sampler, certifier, x, center, target.eps, search, progress=progress)
+        run = partial(judge, self.sampler, certifier, self.store.cell.budget, found, center, progress=progress)
+        judged = [run(stream.named(name)) for name in names]
         norm = float((found.double() - x.double()).norm())
         self._keep(target, {"norm": norm, "judged": [asdict(run) for run in judged]}, started)
 
@@ -131,24 +133,12 @@ class CellAttack:
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
-    def _judge(
-        self, target: Target, found: Tensor, center: Tensor, stream: RandomStream, progress: Callable[[float], None]
-    ) -> Judged:
-        """One run of the smoothed model at the input found; a mean always answers."""
-        metric, budget = self.store.metrics[target.metric], self.store.cell.budget
-        if target.center != "mean":
-            return judge(self.sampler, metric, budget, found, center, stream, name=target.center, progress=progress)
-        mean = mean_output(self.sampler, budget, found, stream)
-        progress(budget.passes_of_smooth)
-        return Judged(float(metric.pairwise(metric.features(mean[None]), metric.features(center[None]))), budget.n)
-
     def _center(self, target: Target) -> Tensor:
-        kept = self.store.load_mean(target.point) if target.center == "mean" else self.store.load(target.point)
-        if kept is None:
+        evidence = self.store.load(target.key, target.point)
+        if evidence is None:
             raise ModelError("its evidence cannot be read")
-        evidence = kept.evidence[target.metric]
-        evidence = evidence.about(target.center) if isinstance(evidence, Evidence) else evidence
-        return evidence.center.to(self.inputs(target.point).device)
+        center: Tensor = evidence.center
+        return center.to(self.inputs(target.point).device)
 
     def _keep(self, target: Target, found: Mapping[str, Any], started: float) -> None:
         path = self._path(target)

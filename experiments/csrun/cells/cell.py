@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from centersmooth import Budget
-from centersmooth.certificate import CenterName
 from csrun.cells import METHOD_VERSION
 from csrun.system.files import digest_of
 
@@ -28,8 +27,6 @@ class Cell:
     weights, metric_weights, data : str
         Digests of the weights of the model and of its metrics, and of the test examples.
     budget : Budget
-    center : str
-        ``free``: free centers besides those of the sample, from the same draws.
     """
 
     model: str
@@ -46,15 +43,11 @@ class Cell:
     noise: str = "gaussian"
     precision: str = "float32"
     method: int = METHOD_VERSION
-    center: CenterName = "sample"
 
     @property
     def digest(self) -> str:
-        """Of a cell without free centers as if there were none, so that it keeps the name it had."""
-        content = asdict(self)
-        if self.center == "sample":
-            del content["center"]
-        return digest_of(content)
+        """Twelve hexadecimal digits of all of it."""
+        return digest_of(asdict(self))
 
     @property
     def name(self) -> str:

@@ -6,24 +6,33 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from centersmooth import Budget, GaussianNoise, Metric, ModelError, RandomStream, RequestError
+from centersmooth import Budget, Center, Mean, Metric, ModelError, Noise, RandomStream, RequestError
+from centersmooth.certifiers import Certifier
 from centersmooth.errors import is_out_of_memory
-from centersmooth.evidence import gather
-from centersmooth.expectation import mean_problem
-from centersmooth.mean import gather_means
+from centersmooth.gathering import Setting, gather, passes
 from centersmooth.sampling import Progress, Sampler, evaluating
-from csrun.cells.rows import MeanResult, PointResult
 from csrun.system.memory import smaller_batch
 
 OF_THE_POINT = (ModelError, RequestError)
-"""What a model or metric that passed its checks can raise at one point: a reason to go on with the next."""
+"""Errors of a model that passed its checks: they fail one point, not the run."""
 
-_Result = TypeVar("_Result")
+
+def certifiers_of(metrics: Mapping[str, Metric], setting: Setting) -> dict[str, Certifier]:
+    """All certifiers that a cell can have, by key, ``<certifier>.<metric>``."""
+    kinds: list[tuple[str, Certifier]] = []
+    for name, metric in metrics.items():
+        kinds += [(name, Center(metric)), (name, Center(metric, "free")), (name, Mean(metric))]
+    return {f"{one.name}.{name}": one for name, one in kinds if not one.problem(setting, one.rules[-1])}
+
+
+def metric_of(key: str) -> str:
+    """The name of the metric in a certifier's key."""
+    return key.partition(".")[2]
 
 
 @dataclass(frozen=True)
@@ -36,60 +45,71 @@ class Point:
     source : str
         What its rows call it.
     x : Tensor, shape ``(*in)``
-    center, mean : bool
-        Which evidence is missing, for centers and for smoothing by expectation.
+    missing : tuple of str
+        Keys of the certifiers whose evidence is missing.
     """
 
     index: int
     source: str
     x: Tensor
-    center: bool
-    mean: bool
+    missing: tuple[str, ...]
 
-    def failed(self, reason: str) -> Certified:
-        """What there is of a point whose work was lost."""
-        if self.center:
-            return Certified(PointResult(self.index, self.source, 0.0, {}, reason))
-        return Certified(mean_failure=f"the mean at point {self.index} failed: {reason}")
+    def failed(self, reason: str, seconds: float = 0.0) -> PointResult:
+        """The result of a point whose work was lost."""
+        return PointResult(self.index, self.source, seconds, {}, dict.fromkeys(self.missing, reason))
 
 
 @dataclass(frozen=True)
-class Certified:
-    """What certifying a point gave, as far as it was asked for; ``mean_failure`` is a line that says why no mean."""
+class PointResult:
+    """Evidence that one pass over one point left.
 
-    center: PointResult | None = None
-    mean: MeanResult | None = None
-    mean_failure: str = ""
+    Attributes
+    ----------
+    point : int
+    source : str
+    seconds : float
+        Of the pass.
+    evidence : mapping of str to evidence
+        By the keys of the certifiers.
+    failures : mapping of str to str
+        The reasons of those that failed.
+    """
 
-
-def passes_of_mean(budget: Budget) -> int:
-    """Forward passes of smoothing one point by expectation."""
-    return 1 + budget.n + budget.m
+    point: int
+    source: str
+    seconds: float
+    evidence: Mapping[str, Any]
+    failures: Mapping[str, str]
 
 
 @dataclass
-class Certifier:
-    """A cell's model with its metrics and counts: turns a point into its evidence, on whatever machine.
+class PointCertifier:
+    """A cell's model with its certifiers and counts: turns a point into its evidence, on whatever machine.
 
     Attributes
     ----------
     batch_size : int
         Halved where memory runs out, which changes no evidence.
-    free : bool
-        Whether free centers are found besides.
     """
 
     model: nn.Module
-    metrics: Mapping[str, Metric]
+    certifiers: Mapping[str, Certifier]
     budget: Budget
-    sigma: float
+    noise: Noise
     seed: int
     forward_block: int
     batch_size: int
     output_range: tuple[float, float] | None
-    free: bool
 
-    def certify(self, point: Point, advance: Callable[[float], None], say: Callable[[str], None]) -> Certified:
+    @property
+    def setting(self) -> Setting:
+        return Setting(self.noise, self.budget, self.output_range, self.forward_block)
+
+    def passes(self, missing: tuple[str, ...]) -> int:
+        """Forward passes of a point with these certifiers."""
+        return passes([self.certifiers[key] for key in missing], self.setting)
+
+    def certify(self, point: Point, advance: Callable[[float], None], say: Callable[[str], None]) -> PointResult:
         """The evidence that is missing of a point, or the reason it failed; in smaller batches where memory runs out.
 
         Parameters
@@ -99,29 +119,10 @@ class Certifier:
         say : callable
             Called with a line where the batch was halved.
         """
-        center = self._in_memory(self._center, point, advance, say) if point.center else None
-        if not point.mean:
-            return Certified(center)
-        if center is not None and center.failure:
-            advance(passes_of_mean(self.budget))
-            return Certified(center)
-        mean = self._in_memory(self._mean, point, advance, say)
-        return Certified(center, mean_failure=mean) if isinstance(mean, str) else Certified(center, mean)
-
-    def _in_memory(
-        self,
-        attempt: Callable[[Sampler, Point, Callable[[float], None]], _Result],
-        point: Point,
-        advance: Callable[[float], None],
-        say: Callable[[str], None],
-    ) -> _Result:
-        """Attempt it with half of the batch where memory runs out; what fits is kept for the points that follow."""
-        noise = GaussianNoise(self.sigma)
         while True:
-            sampler = Sampler(self.model, noise, self.forward_block, self.batch_size, self.output_range)
             try:
                 with evaluating(self.model):
-                    return attempt(sampler, point, advance)
+                    return self._attempt(point, advance)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -130,29 +131,19 @@ class Certifier:
             torch.cuda.empty_cache()
             say(f"memory ran out on point {point.index}: again with batch_size={self.batch_size}, which changes no row")
 
-    def _center(self, sampler: Sampler, point: Point, advance: Callable[[float], None]) -> PointResult:
+    def _attempt(self, point: Point, advance: Callable[[float], None]) -> PointResult:
+        sampler = Sampler(self.model, self.noise, self.forward_block, self.batch_size, self.output_range)
+        certifiers = {key: self.certifiers[key] for key in point.missing}
         stream, started = RandomStream(self.seed, point.index), time.perf_counter()
-        evidence, failure = {}, ""
-        with _counting(self.budget.passes, advance) as progress:
+        with _counting(self.passes(point.missing), advance) as progress:
             try:
-                evidence = gather(
-                    sampler, self.metrics, self.budget, point.x, stream, free=self.free, progress=progress
-                )
+                found = gather(sampler, certifiers, self.budget, point.x, stream, progress=progress)
             except OF_THE_POINT as error:
-                failure = str(error)
-        return PointResult(point.index, point.source, round(time.perf_counter() - started, 4), evidence, failure)
-
-    def _mean(self, sampler: Sampler, point: Point, advance: Callable[[float], None]) -> MeanResult | str:
-        """For each metric that has a certificate of the mean, on the draws of the point's centers."""
-        budget, limits = self.budget, self.output_range
-        metrics = {n: m for n, m in self.metrics.items() if not mean_problem(m, sampler.noise, budget, limits)}
-        stream, started = RandomStream(self.seed, point.index), time.perf_counter()
-        with _counting(passes_of_mean(budget), advance) as progress:
-            try:
-                evidence = gather_means(sampler, metrics, budget, point.x, stream, limits, progress=progress)
-            except OF_THE_POINT as error:
-                return f"the mean at point {point.index} failed: {error}"
-        return MeanResult(point.index, point.source, round(time.perf_counter() - started, 4), evidence)
+                found = dict.fromkeys(point.missing, error)
+        failures = {key: str(one) for key, one in found.items() if isinstance(one, Exception)}
+        evidence = {key: one for key, one in found.items() if key not in failures}
+        seconds = round(time.perf_counter() - started, 4)
+        return PointResult(point.index, point.source, seconds, evidence, failures)
 
 
 @contextmanager

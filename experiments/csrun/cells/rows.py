@@ -9,13 +9,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
-from centersmooth import Certificate, GaussianNoise, Metric, Outcome
-from centersmooth.evidence import Evidence
-from centersmooth.expectation import MEAN_RULES, MeanEvidence, mean_certificate
-from centersmooth.rules import RULES, certificate_from
+from centersmooth import Center, Certificate, GaussianNoise, Outcome
+from centersmooth.certifiers import Certifier
+from centersmooth.certifiers.center import RULES
+from centersmooth.gathering import Setting
 from csrun.cells.cell import Cell
+from csrun.cells.certify import PointResult, metric_of
 from csrun.config import GridPoint
 
 COLUMNS = (
@@ -26,94 +26,52 @@ COLUMNS = (
 Row = dict[str, str]
 
 
-@dataclass(frozen=True)
-class PointResult:
-    """What one pass over one point left: evidence for each metric, or the reason it failed."""
-
-    point: int
-    source: str
-    seconds: float
-    evidence: Mapping[str, Evidence]
-    failure: str = ""
-
-
-@dataclass(frozen=True)
-class MeanResult:
-    """What one pass over one point left for smoothing by expectation: evidence for each seminorm."""
-
-    point: int
-    source: str
-    seconds: float
-    evidence: Mapping[str, MeanEvidence]
-
-
-def rows_of_mean(
-    result: MeanResult,
-    cell: Cell,
-    metrics: Mapping[str, Metric],
-    pairs: Iterable[GridPoint],
-    output_range: tuple[float, float],
-) -> list[Row]:
-    """The rows of one point under the rules of `MEAN_RULES`, in the order of `rows_of_point`."""
-    noise, rows = GaussianNoise(cell.sigma), []
-    for name, evidence in result.evidence.items():
-        for pair in sorted(pairs):
-            for far in MEAN_RULES:
-                certificate = mean_certificate(
-                    evidence,
-                    pair.eps,
-                    metric=metrics[name],
-                    noise=noise,
-                    budget=cell.budget,
-                    far=far,
-                    output_range=output_range,
-                )
-                rule = {
-                    "bounds": certificate.bounds,
-                    "far": far,
-                    "center": certificate.center_name,
-                    "smoothing": "mean",
-                }
-                rows.append(_common(result, cell, name, pair) | rule | _numbers(certificate, evidence))
-    return rows
-
-
-def rows_of_point(
+def rows_of(
     result: PointResult,
     cell: Cell,
-    metrics: Mapping[str, Metric],
+    certifiers: Mapping[str, Certifier],
     pairs: Iterable[GridPoint],
     output_range: tuple[float, float] | None,
 ) -> list[Row]:
-    """All rows of one point, in canonical order: metric, eps, h, rule."""
-    noise = GaussianNoise(cell.sigma)
+    """All rows of one point, in canonical order: certifier, eps, h, rule.
+
+    Parameters
+    ----------
+    certifiers : mapping
+        Of the cell, by the keys of `certify.certifiers_of`.
+    """
+    setting = Setting(GaussianNoise(cell.sigma), cell.budget, output_range, cell.forward_block)
     rows = []
-    for name, metric in metrics.items():
+    for key, certifier in certifiers.items():
+        evidence, failure = result.evidence.get(key), result.failures.get(key)
+        if evidence is None and failure is None:
+            continue
         for pair in sorted(pairs):
-            for bounds, far, center in RULES:
-                if center == "free" and not (cell.center == "free" and metric.source.has_means):
-                    continue
-                common = _common(result, cell, name, pair) | {"bounds": bounds.name, "far": far, "center": center}
-                if result.failure:
-                    rows.append(common | {"outcome": Outcome.FAILED.value, "reason": result.failure})
-                    continue
-                evidence = result.evidence[name]
-                certificate = certificate_from(
-                    evidence,
-                    pair.eps,
-                    metric=metric,
-                    noise=noise,
-                    budget=cell.budget,
-                    bounds=bounds,
-                    far=far,
-                    center=center,
-                    output_range=output_range,
-                )
-                rows.append(common | _numbers(certificate, evidence.about(center)))
+            for rule in certifier.rules:
+                row = _common(result, cell, metric_of(key), pair) | _rule(certifier, rule)
+                if evidence is None:
+                    rows.append(row | {"outcome": Outcome.FAILED.value, "reason": str(failure)})
+                else:
+                    certificate = certifier.certificate(evidence, pair.eps, rule, setting)
+                    rows.append(row | _numbers(certificate, evidence.error))
     return rows
 
 
-def _common(result: PointResult | MeanResult, cell: Cell, metric: str, pair: GridPoint) -> Row:
+def _rule(certifier: Certifier, rule: str) -> Row:
+    """The columns that say which smoothed model and which rule a row is of."""
+    if isinstance(certifier, Center):
+        bounds, far = RULES[rule]
+        return {"bounds": bounds.name, "far": far, "center": certifier.kind, "smoothing": "center"}
+    return {"bounds": "exact", "far": rule, "center": "mean", "smoothing": "mean"}
+
+
+def key_of(row: Row) -> str:
+    """The key of the certifier that a row is of."""
+    names = {"sample": "center", "free": "center_free", "mean": "mean"}
+    return f"{names[row['center']]}.{row['metric']}"
+
+
+def _common(result: PointResult, cell: Cell, metric: str, pair: GridPoint) -> Row:
     budget = cell.budget
     values = {
         "cell": cell.digest,
@@ -132,7 +90,6 @@ def _common(result: PointResult | MeanResult, cell: Cell, metric: str, pair: Gri
         "delta": budget.delta,
         "alpha1": budget.alpha1,
         "alpha2": budget.alpha2,
-        "smoothing": "center",
         "seed": cell.seed,
         "device": cell.device,
         "seconds": result.seconds,
@@ -140,7 +97,7 @@ def _common(result: PointResult | MeanResult, cell: Cell, metric: str, pair: Gri
     return {key: text(value) for key, value in values.items()}
 
 
-def _numbers(certificate: Certificate, evidence: Evidence | MeanEvidence) -> Row:
+def _numbers(certificate: Certificate, error: float) -> Row:
     values = {
         "outcome": certificate.outcome.value,
         "r_center": certificate.r_center,
@@ -149,7 +106,7 @@ def _numbers(certificate: Certificate, evidence: Evidence | MeanEvidence) -> Row
         "beta": certificate.beta,
         "certified": certificate.radius,
         "vacuous": certificate.vacuous,
-        "error": None if certificate.center is None else evidence.error,
+        "error": None if certificate.center is None else error,
         "alpha": certificate.alpha,
         "reason": certificate.reason,
     }

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from centersmooth import GaussianNoise, Metric, ModelError, RandomStream
+from centersmooth.gathering import Setting
 from centersmooth.sampling import Sampler, evaluating
 from csrun.cells.attacks import CellAttack
-from csrun.cells.certify import Certified, Certifier, Point, passes_of_mean
-from csrun.cells.rows import PointResult, Row
+from csrun.cells.certify import Point, PointCertifier, PointResult, certifiers_of
+from csrun.cells.rows import Row, key_of
 from csrun.cells.store import CellStore
 from csrun.metrics import build_metrics, fingerprint, metric_weights_digest
 from csrun.models import build_model, model_digest
@@ -61,7 +62,7 @@ class CellRun:
 
     Attributes
     ----------
-    certifier : Certifier
+    certifier : PointCertifier
         From `open` on, as the next two.
     store : CellStore
     missing : list of int
@@ -70,7 +71,7 @@ class CellRun:
         Once it is closed.
     """
 
-    certifier: Certifier
+    certifier: PointCertifier
     store: CellStore
     missing: list[int]
     done: DoneCell
@@ -79,7 +80,6 @@ class CellRun:
         self.plan, self.cell_plan, self.display = plan, cell_plan, display
         self._record, self._lock = record, ExitStack()
         self._failures: list[PointResult] = []
-        self._failed_means = 0
 
     @property
     def label(self) -> str:
@@ -96,43 +96,40 @@ class CellRun:
         cell = cell_plan.cell(config, plan.budget, plan.data.digest, weights, identity)
         lock, say = plan.out / cell.name / ".lock", waiting(plan, self.display)
         self._lock.enter_context(held(lock, f"the cell {cell.name}", say))
-        self.store = CellStore(plan.out, cell, metrics, list(cell_plan.pairs), model.output_range)
-        self.certifier = Certifier(
+        noise = GaussianNoise(cell.sigma)
+        setting = Setting(noise, plan.budget, model.output_range, cell.forward_block)
+        certifiers = certifiers_of(metrics, setting)
+        self.store = CellStore(plan.out, cell, certifiers, list(cell_plan.pairs), model.output_range)
+        self.certifier = PointCertifier(
             model,
-            metrics,
+            certifiers,
             budget=plan.budget,
-            sigma=cell.sigma,
+            noise=noise,
             seed=cell.seed,
             forward_block=cell.forward_block,
             batch_size=config.batch_size,
             output_range=model.output_range,
-            free=cell.center == "free",
         )
         self.missing = self._find_missing()
 
     def point(self, index: int) -> Point:
-        """One of the missing points, with what is missing of it."""
+        """One of the missing points, with the certifiers it misses."""
         x = self.plan.input(self.certifier.model, index)
-        missing = (index in self._missing_centers, index in self._missing_means)
-        return Point(index, self.plan.data.test.name(index), x, *missing)
+        return Point(index, self.plan.data.test.name(index), x, self._missing[index])
 
     def passes(self, index: int) -> int:
         """Forward passes that one of the missing points takes."""
-        mean = passes_of_mean(self.plan.budget) if index in self._missing_means else 0
-        return mean + (self.plan.budget.passes if index in self._missing_centers else 0)
+        return self.certifier.passes(self._missing[index])
 
-    def take(self, certified: Certified) -> None:
+    def take(self, result: PointResult) -> None:
         """Keep what certifying a point gave."""
-        if certified.center is not None:
-            self.store.save(certified.center)
-            if certified.center.failure:
-                self._failures.append(certified.center)
-                self.display.say(f"point {certified.center.point} failed: {certified.center.failure}")
-        if certified.mean is not None:
-            self.store.save_mean(certified.mean)
-        if certified.mean_failure:
-            self._failed_means += 1
-            self.display.say(certified.mean_failure)
+        self.store.save(result)
+        if result.failures:
+            self._failures.append(result)
+        for reason in dict.fromkeys(result.failures.values()):
+            own = [key for key, other in result.failures.items() if other == reason]
+            which = "" if not result.evidence else f" for {', '.join(own)}"
+            self.display.say(f"point {result.point} failed{which}: {reason}")
 
     def close(self) -> None:
         """Attack what was certified, put the rows in order, let go of the folder."""
@@ -141,7 +138,7 @@ class CellRun:
         rows = _select(self.store.rebuild(self._failures), plan, cell_plan)
         attacks, fallen = _attack_cell(plan, cell_plan, model, self.store, rows, self.display)
         note = getattr(model, "note", "")
-        failed = len(self._failures) + self._failed_means + fallen
+        failed = len(self._failures) + fallen
         self.done = DoneCell(self.store, rows, note, attacks, failed)
         self.release()
 
@@ -154,9 +151,11 @@ class CellRun:
         store.rebuild()
         for line in store.repaired:
             self.display.say(line)
-        self._missing_centers = set(plan.points) - store.done()
-        self._missing_means = set(plan.points) - store.done_means() if "mean" in plan.config.smoothing else set()
-        missing = sorted(self._missing_centers | self._missing_means)
+        done = {key: store.done(key) for key in store.certifiers}
+        asked = [key for key, one in store.certifiers.items() if one.name in plan.certifiers]
+        keys = {point: tuple(key for key in asked if point not in done[key]) for point in plan.points}
+        self._missing = {point: missing for point, missing in keys.items() if missing}
+        missing = sorted(self._missing)
         self.display.skip(plan.passes_of_point * len(plan.points) - sum(map(self.passes, missing)))
         if missing:
             store.record({"points": missing, "batch_size": plan.config.batch_size, **self._record})
@@ -229,9 +228,8 @@ def _attack_cell(
 
 
 def _select(rows: Iterable[Row], plan: Plan, cell_plan: CellPlan) -> list[Row]:
-    """The experiment's own rows: its metrics, its grid, its points, its kinds of smoothing."""
+    """The experiment's own rows: its certifiers, metrics, grid and points."""
     points = {str(point) for point in plan.points}
-    kinds = plan.config.smoothing
     pairs = {(repr(pair.eps), repr(pair.h)) for pair in cell_plan.pairs}
     return [
         row
@@ -239,5 +237,5 @@ def _select(rows: Iterable[Row], plan: Plan, cell_plan: CellPlan) -> list[Row]:
         if row["metric"] in plan.config.metrics
         and row["point"] in points
         and (row["eps"], row["h"]) in pairs
-        and row["smoothing"] in kinds
+        and key_of(row).partition(".")[0] in plan.certifiers
     ]

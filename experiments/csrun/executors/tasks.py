@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import torch
 from joblib.externals import cloudpickle
 
-from csrun.cells.certify import Certifier, Point
+from csrun.cells.certify import Point, PointCertifier
 from csrun.cells.run import CellRun, waiting
 from csrun.data import ArraySource, DataSet
 from csrun.errors import RunError, first_line
@@ -279,7 +279,7 @@ def certify(cell: Package, packed_points: bytes, device: str) -> bytes:
 
 
 @lru_cache(maxsize=CELLS_A_WORKER)
-def _certifier(cell: Package, device: str) -> Certifier:
+def _certifier(cell: Package, device: str) -> PointCertifier:
     """Made once a worker process."""
-    certifier: Certifier = unpack(cell.fetch(), device)
+    certifier: PointCertifier = unpack(cell.fetch(), device)
     return certifier

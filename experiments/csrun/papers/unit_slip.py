@@ -4,9 +4,10 @@ The paper's code multiplies the noise by 255, as its images have pixels from 0 t
 certificate as it stands. The noise is the same as here; the shift bound is taken at ``eps / (255 sigma) = h / 255``
 instead of ``h``, so that the radius is read at a mass of about ``1/2 + delta`` instead of ``S_h(1/2 + delta)``.
 
-Why that is no certificate for ``eps``: the proof (`centersmooth.rules`) needs a ball around the center that still has a
-mass of ``1/2 + delta`` at every ``x'`` within ``eps``. A ball of mass ``S_{h/255}(1/2 + delta)`` at ``x`` keeps it only
-within ``eps / 255``; at distance ``eps`` its mass may be down to ``S_{-h}`` of that, 3% for ``h = 2, delta = 0.05``.
+Why that is no certificate for ``eps``: the proof (`centersmooth.certifiers.center.rules`) needs a ball around the
+center that still has a mass of ``1/2 + delta`` at every ``x'`` within ``eps``. A ball of mass ``S_{h/255}(1/2 +
+delta)`` at ``x`` keeps it only within ``eps / 255``; at distance ``eps`` its mass may be down to ``S_{-h}`` of that,
+3% for ``h = 2, delta = 0.05``.
 Nothing else saves it, as a step shows: let ``f`` be 1 beyond ``x + 0.75 sigma`` and 0 before. At ``x`` the outputs are
 0 with probability 0.77, so the slipped radius is 0; two ``sigma`` on, they are 1 with probability 0.89.
 
@@ -20,9 +21,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from centersmooth import Budget, GaussianNoise, Metric
 from centersmooth.bounds import PAPER
-from centersmooth.evidence import Evidence
-from centersmooth.rules import doubled_radii, radius_problem
-from csrun.cells.rows import PointResult, Row, csv_lines, text
+from centersmooth.certifiers.center.evidence import CenterEvidence
+from centersmooth.certifiers.center.rules import doubled_radii, radius_problem
+from csrun.cells.rows import Row, csv_lines, text
 from csrun.cells.store import CellStore
 from csrun.report.tables import SLIP_NUMBER, number
 
@@ -33,7 +34,7 @@ COLUMNS = ("model", "dataset", "metric", "point", "source", "eps", "h", "sigma",
 
 
 def slipped_radius(
-    evidence: Evidence,
+    evidence: CenterEvidence,
     eps: float,
     sigma: float,
     metric: Metric,
@@ -62,21 +63,21 @@ def slip_lines(store: CellStore, rows: Iterable[Row]) -> list[Row]:
     ``certified`` is the valid radius, empty where there is none.
     """
     rows = list(rows)
-    wanted = {int(row["point"]) for row in rows} & store.done()
-    kept = {point: store.load(point) for point in wanted}
+    wanted = {(f"center.{row['metric']}", int(row["point"])) for row in rows}
+    kept = {(key, point): store.load(key, point) for key, point in wanted if point in store.done(key)}
     return [
         {key: row[key] for key in COLUMNS if row.get(key)} | {SLIP_NUMBER: _number(store, row, kept)} for row in rows
     ]
 
 
-def _number(store: CellStore, row: Row, kept: Mapping[int, PointResult | None]) -> str:
-    result = kept.get(int(row["point"]))
-    if result is None:
-        return ""
+def _number(store: CellStore, row: Row, kept: Mapping[tuple[str, int], CenterEvidence | None]) -> str:
     name = row["metric"]
+    evidence = kept.get((f"center.{name}", int(row["point"])))
+    if evidence is None:
+        return ""
     return text(
         slipped_radius(
-            result.evidence[name],
+            evidence,
             float(row["eps"]),
             float(row["sigma"]),
             store.metrics[name],

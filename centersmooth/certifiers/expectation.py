@@ -57,11 +57,11 @@ from scipy.special import betainccinv, ndtr, ndtri
 from torch import Tensor
 
 from centersmooth.certificate import Budget, Certificate, MeanFarName, Outcome
+from centersmooth.certifiers.center.rules import ROUNDING
+from centersmooth.certifiers.distances import DistanceSample
 from centersmooth.errors import RequestError
-from centersmooth.evidence import DistanceSample
 from centersmooth.metrics.base import Metric
-from centersmooth.noise import GaussianNoise
-from centersmooth.rules import ROUNDING
+from centersmooth.noise import GaussianNoise, Noise
 
 Array = NDArray[np.float64]
 
@@ -90,17 +90,18 @@ class MeanEvidence:
         The base model's output at the unperturbed input.
     error : float
         Their distance.
-    distances : DistanceSample
-        Distances of the fresh draws to the reference, of the ranks `band_ranks`.
-    reach : float
+    distances : DistanceSample or None
+        Distances of the fresh draws to the reference, of the ranks `band_ranks`; None where only an answer was asked
+        for, whose center is the mean of ``n`` draws.
+    reach : float or None
         The largest distance of any output in the declared range to the reference.
     """
 
     center: Tensor
     base: Tensor
     error: float
-    distances: DistanceSample
-    reach: float
+    distances: DistanceSample | None
+    reach: float | None
 
 
 def mean_problem(metric: Metric, noise: object, budget: Budget, output_range: tuple[float, float] | None) -> str:
@@ -259,9 +260,9 @@ def mean_certificate(
     eps: float,
     *,
     metric: Metric,
-    noise: GaussianNoise,
+    noise: Noise,
     budget: Budget,
-    far: MeanFarName,
+    far: str,
     output_range: tuple[float, float],
 ) -> Certificate:
     """The certificate of one input at one ``eps``, as the module explains.
@@ -269,7 +270,7 @@ def mean_certificate(
     Parameters
     ----------
     evidence : MeanEvidence
-        From `centersmooth.mean.gather_means` under the same metric, noise and budget.
+        Gathered under the same metric, noise and budget.
     eps : float
         l2 radius of the inputs, in the unit of the input.
     far
@@ -277,6 +278,10 @@ def mean_certificate(
     """
     if not (math.isfinite(eps) and eps >= 0):
         raise RequestError(f"eps is {eps}: expected an l2 radius of at least 0, in the unit of the model's input")
+    if evidence.distances is None or evidence.reach is None:
+        raise ValueError("there is no radius: expected evidence gathered with one")
+    if not isinstance(noise, GaussianNoise):
+        raise ValueError(mean_problem(metric, noise, budget, output_range))
     h = eps / noise.sigma
     band = Band.of(evidence.distances, evidence.reach, budget.alpha2 / 2)
     diameter = metric.diameter(tuple(evidence.center.shape), output_range)
@@ -297,7 +302,7 @@ def mean_certificate(
         beta=None,
         alpha=budget.alpha,
         bounds="exact",
-        far=far,
+        far="local" if far == "local" else "global",
         reason=_tail_note(budget, eps) if far == "local" and 0 < everywhere == movement else "",
         center_name="mean",
     )

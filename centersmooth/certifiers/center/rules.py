@@ -17,12 +17,12 @@ ball besides: it has none with probability ``<= (1/2 - Delta1)**n0``, which is a
 
 ``far: measured`` has another step 3: the draws at ``x`` show how small median distances are there, hence a number ``T``
 with ``r' <= T`` at every ``x'``, except with the same ``alpha1/2`` at ``x'`` and with half of ``alpha2`` at ``x``; the
-other half is left to step 1. Theorem and proof are in `centersmooth.measured`. Both bounds on ``r'`` hold at once, and
+other half is left to step 1. Theorem and proof are in `.measured`. Both bounds on ``r'`` hold at once, and
 which is smaller is known before anything is drawn at ``x'``: so ``r_far = min(T, 2 r_hat)`` costs nothing more. Where
 the counts are too small for any ``T``, which is known before the first draw, it is the doubled rule with all of
 ``alpha2``.
 
-``center: free`` lets means be centers (`centersmooth.centers`), at ``x`` as at ``x'``: another smoothed model from the
+``center: free`` lets means be centers (`.search`), at ``x`` as at ``x'``: another smoothed model from the
 same draws. Steps 1 and 2 hold for any center that is chosen before the fresh draws. The sample points stay among its
 proposals, so that its ``r'`` is at most that of the sample points, and step 3 holds with ``T`` and with ``2 r_hat``;
 the means of blocks give a second ``T``, usually a smaller one.
@@ -45,10 +45,10 @@ from typing import Final
 from torch import Tensor
 
 from centersmooth.bounds import EXACT, PAPER, Bounds
-from centersmooth.centers import BLOCK
 from centersmooth.certificate import Budget, CenterName, Certificate, FarName, Outcome
-from centersmooth.evidence import Evidence
-from centersmooth.measured import far_ranks, far_ranks_of
+from centersmooth.certifiers.center.evidence import CenterEvidence
+from centersmooth.certifiers.center.measured import far_ranks, far_ranks_of
+from centersmooth.certifiers.center.search import BLOCK
 from centersmooth.metrics.base import Metric
 from centersmooth.noise import Noise
 
@@ -176,7 +176,7 @@ class Radii:
 
 
 def doubled_radii(
-    evidence: Evidence, eps: float, metric: Metric, noise: Noise, budget: Budget, bounds: Bounds
+    evidence: CenterEvidence, eps: float, metric: Metric, noise: Noise, budget: Budget, bounds: Bounds
 ) -> Radii:
     """``far: doubled``: the radius of the center's ball, and what the triangle inequality makes of it.
 
@@ -193,7 +193,7 @@ def doubled_radii(
     return Radii(r_hat, beta * r_hat, beta)
 
 
-def measured_radii(evidence: Evidence, eps: float, metric: Metric, noise: Noise, budget: Budget) -> Radii | None:
+def measured_radii(evidence: CenterEvidence, eps: float, metric: Metric, noise: Noise, budget: Budget) -> Radii | None:
     """``far: measured``: ``T`` where it is below the doubled radius; None where the counts are too small for any.
 
     Of evidence about a free center the smaller of both ``T``.
@@ -203,13 +203,13 @@ def measured_radii(evidence: Evidence, eps: float, metric: Metric, noise: Noise,
         return None
     r_hat = evidence.far.at_rank(ranks[1].radius)
     beta = 2**metric.power
-    tables = {1: evidence.spread, BLOCK: evidence.blocks}
+    tables = {1: evidence.candidates, BLOCK: evidence.blocks}
     measured = min(table.at(own.near, own.place) for block, own in ranks.items() if (table := tables[block]))
     return Radii(r_hat, measured, None) if measured < beta * r_hat else Radii(r_hat, beta * r_hat, beta)
 
 
 def certificate_from(
-    evidence: Evidence,
+    evidence: CenterEvidence,
     eps: float,
     *,
     metric: Metric,
@@ -224,14 +224,14 @@ def certificate_from(
 
     Parameters
     ----------
-    evidence : Evidence
-        From `centersmooth.evidence.gather` under the same metric, noise and budget.
+    evidence : CenterEvidence
+        About a center of this kind, gathered under the same metric, noise and budget.
     eps : float
         l2 radius of the inputs, in the unit of the input.
     bounds, far, center
         One of `RULES`.
     """
-    alpha, evidence = spent_alpha(budget, bounds), evidence.about(center)
+    alpha = spent_alpha(budget, bounds)
 
     def without_radius(outcome: Outcome, reason: str, output: Tensor | None) -> Certificate:
         r_center = None if output is None else evidence.r_center

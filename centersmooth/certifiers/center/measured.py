@@ -84,8 +84,8 @@ from functools import lru_cache
 from scipy.special import betainccinv, ndtri
 
 from centersmooth.bounds import EXACT, half_count
-from centersmooth.centers import BLOCK
 from centersmooth.certificate import Budget, CenterName
+from centersmooth.certifiers.center.search import BLOCK
 from centersmooth.noise import Noise
 
 _ROUND_UP = 1 + 1e-12

@@ -8,7 +8,7 @@ The point of least median distance is a 2-approximation (section 3.1 of the pape
 of radius ``r*``, is within ``2 r*`` of every other one, so any of them has a median distance of at most ``2 r*``.
 
 A free center need not be a point of the sample. Means lie nearer to most points than any of them does: proposed are
-the means of blocks of the sample, whose distances also bound how far off a center can be (`centersmooth.measured`), and
+the means of blocks of the sample, whose distances also bound how far off a center can be (`.measured`), and
 what the mean of the nearest half, taken again and again, comes to. The sample points stay among the proposals, so that
 a free center has the least median distance of all.
 """
@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from centersmooth.bounds import half_count
+from centersmooth.certifiers.center.quantiles import near_ranks, smallest
 from centersmooth.errors import ModelError
+from centersmooth.gathering import features_in_blocks
 from centersmooth.metrics.base import Metric
-from centersmooth.quantiles import near_ranks, smallest
 
 BLOCK: Final = 4
 """Draws of a block whose mean is proposed as a center.
@@ -43,7 +44,7 @@ REFINEMENTS: Final = 5
 
 
 @dataclass(frozen=True)
-class Center:
+class BestCenter:
     """A center and its ball.
 
     Attributes
@@ -66,12 +67,7 @@ class Center:
     others: int
 
 
-def features_in_blocks(metric: Metric, outputs: Tensor, block: int) -> Tensor:
-    """Features of ``(n, *out)``, computed ``block`` outputs at a time, as they are for streamed draws."""
-    return torch.cat([metric.features(outputs[i : i + block]) for i in range(0, len(outputs), block)])
-
-
-def least_median_center(metric: Metric, outputs: Tensor, features: Tensor) -> Center:
+def least_median_center(metric: Metric, outputs: Tensor, features: Tensor) -> BestCenter:
     """The sample point of least median distance to its sample (Algorithm 1).
 
     ``n^2`` distances, in tiles; equal medians go to the first point.
@@ -94,10 +90,10 @@ def least_median_center(metric: Metric, outputs: Tensor, features: Tensor) -> Ce
     chosen = features[best : best + 1]
     # The tiles may round differently from `pairwise`, which is what fresh draws are compared by: measure once more.
     radius = float(metric.pairwise(features, chosen)[:, 0].kthvalue(k).values)
-    return _checked(metric, Center(outputs[best].clone(), chosen.clone(), radius, nearest[:, 1:], others))
+    return _checked(metric, BestCenter(outputs[best].clone(), chosen.clone(), radius, nearest[:, 1:], others))
 
 
-def free_center(metric: Metric, outputs: Tensor, features: Tensor, sample: Center, block: int) -> Center:
+def free_center(metric: Metric, outputs: Tensor, features: Tensor, sample: BestCenter, block: int) -> BestCenter:
     """The proposal of least median distance to the sample; the sample point where none is nearer than that.
 
     Parameters
@@ -106,14 +102,14 @@ def free_center(metric: Metric, outputs: Tensor, features: Tensor, sample: Cente
         At least `BLOCK`, floating-point.
     features : Tensor, shape ``(n, ...)``
         ``metric.features(outputs)``.
-    sample : Center
+    sample : BestCenter
         Of the same sample, from `least_median_center`.
     block : int
         Outputs whose features are computed at a time.
 
     Returns
     -------
-    Center
+    BestCenter
         Its `nearest` are of the ``n // BLOCK`` means of blocks, to the ``n - BLOCK`` outputs outside the block.
 
     Raises
@@ -131,7 +127,7 @@ def free_center(metric: Metric, outputs: Tensor, features: Tensor, sample: Cente
         latest = _ball(metric, metric.means(outputs[latest.half][None])[0], features)
         best = min(best, latest, key=lambda ball: ball.radius)
     others = len(outputs) - BLOCK
-    return _checked(metric, Center(best.output.clone(), best.features, best.radius, nearest[:, 1:], others))
+    return _checked(metric, BestCenter(best.output.clone(), best.features, best.radius, nearest[:, 1:], others))
 
 
 def require_means(outputs: Tensor) -> None:
@@ -187,7 +183,7 @@ def _rows_to_sample(metric: Metric, means: Tensor, features: Tensor) -> Iterator
             return
 
 
-def best_candidate(metric: Metric, candidates: Tensor, features: Tensor, distances: Tensor) -> Center:
+def best_candidate(metric: Metric, candidates: Tensor, features: Tensor, distances: Tensor) -> BestCenter:
     """The candidate of least median distance to a separate sample (Algorithm 3, Smooth-HD).
 
     Parameters
@@ -201,7 +197,7 @@ def best_candidate(metric: Metric, candidates: Tensor, features: Tensor, distanc
     nearest = smallest(_valid(metric, distances).T, np.append(half_count(n), near_ranks(n)))
     best = int(nearest[:, 0].argmin())
     chosen = features[best : best + 1].clone()
-    return _checked(metric, Center(candidates[best].clone(), chosen, float(nearest[best, 0]), nearest[:, 1:], n))
+    return _checked(metric, BestCenter(candidates[best].clone(), chosen, float(nearest[best, 0]), nearest[:, 1:], n))
 
 
 def _valid(metric: Metric, distances: Tensor) -> Tensor:
@@ -211,7 +207,7 @@ def _valid(metric: Metric, distances: Tensor) -> Tensor:
     return distances
 
 
-def _checked(metric: Metric, center: Center) -> Center:
+def _checked(metric: Metric, center: BestCenter) -> BestCenter:
     if not 0 <= center.radius < float("inf"):
         raise ModelError(
             f"the metric {metric.name} gave a median distance of {center.radius}: "

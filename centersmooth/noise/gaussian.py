@@ -1,13 +1,9 @@
-"""Smoothing laws: how to draw the noise, and how far a perturbation can shift probability mass under it.
-
-A law owns its unit: `sigma` and every `eps` are in the unit of the model's input, and nothing here rescales either.
-"""
+"""Gaussian noise against l2 perturbations."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
 
 import torch
 from scipy.special import ndtr, ndtri
@@ -16,23 +12,6 @@ from torch import Tensor
 from centersmooth.checks import a_number
 from centersmooth.draws import Draws
 from centersmooth.errors import RequestError
-
-
-@runtime_checkable
-class Noise(Protocol):
-    """A smoothing law together with its shift bound."""
-
-    def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
-        """``count`` noisy copies of ``x``: ``(*in) -> (count, *in)``, on the device and in the type of ``x``."""
-        ...
-
-    def required_mass(self, mass: float, eps: float) -> float:
-        """The mass a set needs under the noise at ``x`` so that it keeps ``mass`` at every ``x'`` within ``eps``."""
-        ...
-
-    def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
-        """The same for sets of ``draws`` independent noisy copies taken together; asked for by ``center="free"``."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,7 @@
+"""Certifiers: kinds of smoothed models with their certificates, a file or folder each."""
+
+from centersmooth.certifiers.base import Certifier, pack, unpack
+from centersmooth.certifiers.center import Center
+from centersmooth.certifiers.mean import Mean
+
+__all__ = ["Center", "Certifier", "Mean", "pack", "unpack"]

@@ -1,0 +1,152 @@
+"""What a certifier has to provide, and evidence as arrays.
+
+A certifier holds its own parameters (a metric, say) and knows how to turn draws of ``f(x + noise)`` into evidence, and
+evidence into an answer and certificates. Which draws are made, and for how many certifiers at once, is for
+`centersmooth.gathering` to say.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, ClassVar, get_args, get_type_hints
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from centersmooth.certificate import Certificate, Smoothed
+from centersmooth.errors import RequestError
+from centersmooth.gathering import Collector, Setting, Shared
+
+
+class Certifier(ABC):
+    """One kind of smoothed model with its certificates.
+
+    Attributes
+    ----------
+    name : str
+        How rows and registries call it.
+    version : int
+        Raised whenever its evidence of the same draws changes.
+    rules : tuple of str
+        Its ways from evidence to a certificate, the default last.
+    evidence : type
+        A frozen dataclass of tensors, arrays, numbers and further dataclasses; has ``base`` and ``error``.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    rules: ClassVar[tuple[str, ...]]
+    evidence: ClassVar[type]
+
+    def require_rule(self, rule: str) -> None:
+        """Refuse a rule that is not one of `rules`.
+
+        Raises
+        ------
+        RequestError
+        """
+        if rule not in self.rules:
+            raise RequestError(f"rule is {rule!r}: expected one of {', '.join(map(repr, self.rules))} for {self.name}")
+
+    @abstractmethod
+    def problem(self, setting: Setting, rule: str, eps: float | None = None) -> str:
+        """Why no answer, or with ``eps`` no radius, can come of this request; empty if one can.
+
+        Said before any draw, with the counts that would do.
+        """
+
+    @abstractmethod
+    def check(self, setting: Setting, outputs: Tensor) -> None:
+        """Refuse outputs that cannot be certified, from a few of them.
+
+        Raises
+        ------
+        RequestError, ModelError
+        """
+
+    @abstractmethod
+    def collector(self, setting: Setting, shared: Shared, *, radius: bool) -> Collector:
+        """An accumulator of draws; without ``radius`` it wants no more than an answer takes."""
+
+    @abstractmethod
+    def answer(self, evidence: Any, setting: Setting, rule: str) -> Smoothed:
+        """The smoothed output."""
+
+    @abstractmethod
+    def certificate(self, evidence: Any, eps: float, rule: str, setting: Setting) -> Certificate:
+        """The certificate at one ``eps``: a function of evidence gathered with a radius."""
+
+    @abstractmethod
+    def distance(self, a: Tensor, b: Tensor) -> float:
+        """The distance in which ``radius`` is measured, between two outputs ``(*out)``."""
+
+    @abstractmethod
+    def objective(self, answer: Tensor) -> Callable[[Tensor], Tensor]:
+        """A function that an attack climbs: of noisy outputs ``(b, *out)``, their distances to the answer at ``x``.
+
+        Differentiable where the distance is.
+        """
+
+
+def pack(evidence: Any, prefix: str = "") -> dict[str, NDArray[Any]]:
+    """Evidence as arrays by dotted names; nothing stands for None.
+
+    Numbers that 32 bits hold are kept in those.
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    for field in fields(evidence):
+        value, key = getattr(evidence, field.name), f"{prefix}{field.name}"
+        if is_dataclass(value):
+            arrays |= pack(value, f"{key}.")
+        elif value is not None:
+            arrays[key] = value.cpu().numpy() if isinstance(value, Tensor) else _shortest(np.asarray(value))
+    return arrays
+
+
+def unpack(kind: type, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> Any:
+    """Evidence of this type from what `pack` made of it.
+
+    Raises
+    ------
+    KeyError
+        An array is missing that may not be None.
+    """
+    values: dict[str, Any] = {}
+    for name, hint in get_type_hints(kind).items():
+        key, options = f"{prefix}{name}", (hint, *get_args(hint))
+        nested = next((option for option in options if is_dataclass(option)), None)
+        if nested is not None and any(other.startswith(f"{key}.") for other in arrays):
+            values[name] = unpack(nested, arrays, f"{key}.")  # type: ignore[arg-type]
+        elif key in arrays:
+            values[name] = _value(arrays[key], options)
+        elif type(None) in options:
+            values[name] = None
+        else:
+            raise KeyError(key)
+    return kind(**values)
+
+
+def _value(array: NDArray[Any], options: tuple[Any, ...]) -> Any:
+    if Tensor in options:
+        return torch.from_numpy(array)
+    if array.ndim == 0:
+        return array.item()
+    return array.astype(np.float64 if NDArray[np.float64] in options else _integers(array, options))
+
+
+def _integers(array: NDArray[Any], options: tuple[Any, ...]) -> np.dtype[Any]:
+    return np.dtype(np.int64) if NDArray[np.int64] in options else array.dtype
+
+
+def _shortest(values: NDArray[Any]) -> NDArray[Any]:
+    """In 32 bits where that loses nothing."""
+    smaller = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}.get(values.dtype)
+    if smaller is None or values.ndim == 0:
+        return values
+    with np.errstate(over="ignore"):
+        single = values.astype(smaller)
+    return single if np.array_equal(single.astype(values.dtype), values) else values
