@@ -3,11 +3,14 @@
 PYTHON ?= python3
 PYTHONS ?= python3.11 python3.12 python3.13
 BUDGET ?= auto
+JOBS ?= 2
+QUICK := centersmooth $(addprefix tests/centersmooth/test_,bounds.py metrics.py sampling.py against_reference.py sources.py) \
+	$(addprefix tests/experiments/test_,golden.py startup.py)
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test check test-pythons bench reproduce-all plots report publish clean
+.PHONY: help install demo test check quick test-pythons bench reproduce-all plots report publish clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -28,10 +31,13 @@ test: $(READY) ## Style, types and all tests; says what was skipped for want of 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -rs
+	$(BIN)/pytest -rs -n $(JOBS)
 
 check: $(READY) ## The fast part of `make test`
-	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/pytest -x -m 'not slow'
+	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/pytest -x -m 'not slow' -n $(JOBS)
+
+quick: $(READY) ## Style, types and the core of the library, in under a minute
+	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/pytest -x -n $(JOBS) $(QUICK)
 
 test-pythons: $(READY) ## The fast tests on each of PYTHONS, in .venv-NAME; says which are not there, and ends with 1 if any is not or fails
 	@failed=; for python in $(PYTHONS); do \

@@ -35,6 +35,8 @@ from csrun.system.locks import held
 from csrun.system.progress import Display
 from csrun.system.threads import threads
 
+pytestmark = pytest.mark.xdist_group("cores")  # one set of workers at a time
+
 EVERYTHING = ("metrics=[tv,l2]", "smoothing=[center,mean]", "bounds=exact", "far=measured", "center=free")
 TWO_CELLS = ("grid.eps=[0.4,0.6]", "points.count=4", *EVERYTHING)
 
@@ -153,7 +155,7 @@ def test_a_worker_whose_memory_runs_out_halves_the_batch_and_says_so(fragile):
 @pytest.mark.slow
 def test_a_worker_that_is_killed_costs_no_row(tmp_path):
     def kill() -> None:
-        while not list((tmp_path / "killed").glob("*/points/*.npz")):
+        while not list((tmp_path / "killed").glob("*/evidence/center.tv-v1/*.npz")):
             time.sleep(0.01)
         os.kill(workers_of(os.getpid())[0], signal.SIGKILL)
 
@@ -191,7 +193,7 @@ def test_a_signal_ends_all_workers_and_the_same_command_continues(tmp_path, numb
         start_new_session=True,
     )
     deadline = time.monotonic() + 100
-    while not (done := list(tmp_path.glob("runs/*/points/[0-9]*.npz"))):
+    while not (done := list(tmp_path.glob("runs/*/evidence/center.tv-v1/[0-9]*.npz"))):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.01)

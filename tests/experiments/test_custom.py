@@ -6,8 +6,9 @@ import csv
 import importlib
 import os
 import re
-import subprocess
+import runpy
 import sys
+from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support import CODE, SMALL
+from support import SMALL, Answer, ask
 
 from centersmooth import L2, Budget, CenterSmoother, GaussianNoise, RandomStream
 from csrun.report.tables import read_rows
@@ -28,14 +29,13 @@ SMOKE = ["budget=smoke", "grid.eps=[0.25]", "workers=1"]
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "mine.py").write_text(MINE)
-    subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, check=True)
+    with chdir(tmp_path):
+        runpy.run_path("mine.py", run_name="__main__")
     return tmp_path
 
 
-def cs_run(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", CODE, "experiment=custom", *SMOKE, *overrides]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+def cs_run(folder: Path, *overrides: str) -> Answer:
+    return ask("experiment=custom", *SMOKE, *overrides, cwd=folder)
 
 
 def test_the_worked_example(folder):
@@ -276,8 +276,7 @@ def test_a_model_outside_its_range_is_to_blame_and_not_the_metric(folder):
 
 def test_an_own_metric_beside_those_of_a_registered_model(folder):
     (folder / "own.py").write_text("def largest():\n    return lambda a, b: (a - b).abs().flatten(1).amax(1)\n")
-    command = [sys.executable, "-c", CODE, "metrics=[tv,own:largest]", *SMALL]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    done = ask("metrics=[tv,own:largest]", *SMALL, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert set(read_rows(folder / "runs" / "tv_digits")["metric"]) == {"tv", "own:largest"}
 

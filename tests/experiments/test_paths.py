@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
-from support import compose_raw, cs_run
+from support import ask, compose_raw
 
 from csrun.cli import _with_path_as_text, _without_paths
 
@@ -68,7 +68,7 @@ def pictures(tmp_path):
 
 def test_a_run_from_and_to_such_folders(pictures, tmp_path):
     out = f"aus {ODD}"
-    done = cs_run(*REQUEST, *MODEL, f"data.path={pictures}", f"out={out}", "weights.vgg=w (1), =#ü", cwd=tmp_path)
+    done = ask(*REQUEST, *MODEL, f"data.path={pictures}", f"out={out}", "weights.vgg=w (1), =#ü", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / out / "custom"
     assert "certified" in (folder / "certificates.csv").read_text()
@@ -85,10 +85,10 @@ def test_the_recorded_command_can_be_pasted_and_names_no_place():
 def test_a_sweep_over_paths_is_one_of_quoted_values(pictures, tmp_path):
     (tmp_path / "b, c").symlink_to(pictures)
     sweep = ["--multirun", "--dry-run", *REQUEST, *MODEL]
-    done = cs_run(*sweep, f"data.path='{ODD}','b, c'", cwd=tmp_path)
+    done = ask(*sweep, f"data.path='{ODD}','b, c'", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("1 cells, ") == 2
-    done = cs_run(*sweep, f"data.path={ODD},b, c", cwd=tmp_path)
+    done = ask(*sweep, f"data.path={ODD},b, c", cwd=tmp_path)
     assert done.returncode == 2
     assert f"{ODD},b, c cannot be read" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -30,6 +30,8 @@ from csrun.models.precision import in_precision
 from csrun.runner import run
 from csrun.system.progress import Display
 
+pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time
+
 executors.confine_ray("local")  # the cluster of these tests, too, listens on the loopback alone
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'centersmooth[ray]'")
 
@@ -105,7 +107,7 @@ def test_a_node_is_removed_another_joins_and_the_rows_are_the_local_ones(cluster
     first = set(cluster.worker_nodes)
 
     def saved() -> int:
-        return len(list((tmp_path / "ray").glob("*/points/*.npz")))
+        return len(list((tmp_path / "ray").glob("*/evidence/center.tv-v1/*.npz")))
 
     def exchange() -> None:
         if saved() == 3 and first == cluster.worker_nodes:
@@ -225,7 +227,7 @@ def test_a_driver_that_dies_leaves_what_is_written_and_no_port_was_open_to_other
     command = [sys.executable, "-c", CODE, *overrides]
     driver = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not (done := list((tmp_path / "runs").glob("*/points/*.npz"))):
+    while not (done := list((tmp_path / "runs").glob("*/evidence/center.tv-v1/*.npz"))):
         assert driver.poll() is None, driver.stderr.read().decode()
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -253,7 +255,7 @@ def test_a_run_that_loses_its_cluster_or_its_process_says_how_to_go_on(tmp_path,
     with open(tmp_path / "said", "w") as said:
         user = subprocess.Popen([sys.executable, "-c", CODE, *overrides], cwd=tmp_path, stderr=said)
     deadline = time.monotonic() + 120
-    while not list((tmp_path / "runs").glob("*/points/*.npz")):
+    while not list((tmp_path / "runs").glob("*/evidence/center.tv-v1/*.npz")):
         assert user.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import warnings
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
 
+import pytest
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
-from csrun.cli import config_folder
+from csrun.cli import config_folder, main
 from csrun.config import Config, register_schema, resolve
 
 SMALL = [
@@ -43,6 +51,41 @@ def cs_run(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
         text=True,
         timeout=120,
     )
+
+
+class Answer(NamedTuple):
+    """How a command ended, and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def ask(*arguments: str, cwd: Path) -> Answer:
+    """`cs-run` with these arguments in this process: seconds faster than `cs_run`, and the same but for signals."""
+    path, handler, command = list(sys.path), signal.getsignal(signal.SIGTERM), sys.argv
+    forget_own_modules()
+    said, complained = io.StringIO(), io.StringIO()
+    caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a module rewritten within a second is read again
+    try:
+        with chdir(cwd), redirect_stdout(said), redirect_stderr(complained), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(SystemExit) as ended:
+                main(list(arguments))
+    finally:
+        sys.dont_write_bytecode = caching
+        signal.signal(signal.SIGTERM, handler)
+        sys.argv, sys.path[:] = command, path
+        forget_own_modules()
+    return Answer(int(ended.value.code or 0), said.getvalue(), complained.getvalue())
+
+
+def forget_own_modules() -> None:
+    """Have modules in temporary folders imported anew: each test has its own, by names that others use too."""
+    importlib.invalidate_caches()
+    own = [name for name, one in sys.modules.items() if tempfile.gettempdir() in str(getattr(one, "__file__", ""))]
+    for name in own:
+        del sys.modules[name]
 
 
 def compose(*overrides: str) -> Config:
