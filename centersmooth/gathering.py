@@ -17,7 +17,7 @@ from torch import Tensor
 
 from centersmooth.certificate import Budget
 from centersmooth.errors import ModelError, RequestError
-from centersmooth.metrics.base import Metric
+from centersmooth.metrics.base import Metric, features_of
 from centersmooth.noise import Noise
 from centersmooth.sampling import Progress, RandomStream, Sampler
 
@@ -69,7 +69,7 @@ class Shared:
 
     def features(self, metric: Metric, outputs: Tensor) -> Tensor:
         """Features of the first ``len(outputs)`` draws of the batch."""
-        return self.once((metric, len(outputs)), lambda: metric.features(outputs))
+        return self.once((metric, len(outputs)), lambda: features_of(metric, outputs))
 
 
 class Collector(Protocol):
@@ -177,4 +177,4 @@ def _concluded(collector: Collector, base: Tensor) -> Any:
 
 def features_in_blocks(metric: Metric, outputs: Tensor, block: int) -> Tensor:
     """Features of ``(n, *out)``, computed ``block`` outputs at a time, as they are for streamed draws."""
-    return torch.cat([metric.features(outputs[i : i + block]) for i in range(0, len(outputs), block)])
+    return torch.cat([features_of(metric, outputs[i : i + block]) for i in range(0, len(outputs), block)])

@@ -31,7 +31,7 @@ def unplain(tensor: Tensor) -> tuple[str, str] | None:
     if isinstance(tensor, MaskedTensor):
         return "a masked tensor", "{}.to_tensor(0.0)"
     if tensor.is_nested:
-        return "a nested tensor", "{}.to_padded_tensor(0.0, (batch, largest))"
+        return "a nested tensor", "{}.to_padded_tensor(0.0, SHAPE) with one fixed SHAPE"
     if tensor.is_quantized:
         return f"a quantised tensor of {tensor.dtype}", "{}.dequantize()"
     if tensor.layout != torch.strided:

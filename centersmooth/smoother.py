@@ -226,6 +226,8 @@ class Smoother:
             raise RequestError(
                 f"x is {described(x)}: expected a floating-point tensor, one input without a batch dimension{hint}"
             )
+        if x.device.type == "meta":
+            raise RequestError("x is on the meta device, where tensors have no numbers: expected one that has")
         if not bool(torch.isfinite(x).all()):
             raise RequestError("x has NaN or infinite entries: expected a finite input")
         model = self._sampler.model

@@ -12,7 +12,7 @@ from scipy.special import ndtr
 from torch import Tensor
 
 from centersmooth.errors import ModelError
-from centersmooth.metrics.base import DistanceFunction, Metric
+from centersmooth.metrics.base import DistanceFunction, Metric, features_of, is_shipped
 
 
 def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) -> None:
@@ -40,7 +40,7 @@ def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) ->
     >>> SquaredL2.power
     2.0
     """
-    features = metric.features(outputs)
+    features = features_of(metric, outputs)
     distances = metric.pairwise(features, features).double()
     if not bool(torch.isfinite(distances).all()):
         raise ModelError(f"{metric.name}: a distance is NaN or infinite")
@@ -54,7 +54,7 @@ def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) ->
     excess = max(float((roots - (column[:, None] + column)).max()) for column in roots)
     _require(metric, "the triangle inequality fails", excess / scale ** (1 / metric.power), tolerance)
 
-    single = torch.cat([metric.pairwise(metric.features(output[None]), features) for output in outputs]).double()
+    single = torch.cat([metric.pairwise(features_of(metric, output[None]), features) for output in outputs]).double()
     _require(metric, "a batch differs from one output at a time", (single - distances).abs().max() / scale, tolerance)
     rows = torch.cat(list(metric.self_rows(features))).double()
     rounding = tolerance ** (1 / metric.power) if metric.power > 1 else max(tolerance, 1e-6)
@@ -62,12 +62,21 @@ def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) ->
 
 
 def check_own_metric(metric: Metric, outputs: Tensor) -> None:
-    """Look at a user's distance on a few real outputs before anything is certified by it.
+    """Look at a user's metric on a few real outputs before anything is certified by it.
 
-    What every user gets wrong once: a sign, an order, a square without ``power=2``. The shipped metrics are tested.
+    What users get wrong once: a sign, an order, a square without ``power=2``, differences of integers that wrap around.
+    The shipped metrics are tested.
     """
-    if isinstance(metric, DistanceFunction) and len(outputs) > 1:
-        check_metric(metric, outputs[:32], tolerance=1e-3)
+    if is_shipped(metric) or len(outputs) < 2:
+        return
+    some = outputs[:32]
+    check_metric(metric, some, tolerance=1e-3)
+    if isinstance(metric, DistanceFunction) or some.is_floating_point() or some.dtype == torch.bool:
+        return
+    narrow, wide = (features_of(metric, one) for one in (some, some.double()))
+    excess = (metric.pairwise(narrow, narrow).double() - metric.pairwise(wide, wide).double()).abs().max()
+    what = f"{some.dtype} outputs are measured otherwise than as float64: convert them in features()"
+    _require(metric, what, excess, 0.0)
 
 
 def check_seminorm(metric: Metric, outputs: Tensor, output_range: tuple[float, float]) -> None:
@@ -89,14 +98,14 @@ def check_seminorm(metric: Metric, outputs: Tensor, output_range: tuple[float, f
     outputs = outputs[:32].double()
     corners = torch.randint(2, outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
     corners = output_range[0] + corners * (output_range[1] - output_range[0])
-    a, b, middle = (metric.features(batch).double() for batch in (outputs, corners, (outputs + corners) / 2))
+    a, b, middle = (features_of(metric, batch).double() for batch in (outputs, corners, (outputs + corners) / 2))
     low, high = metric.feature_range(output_range)
     scale = max(abs(low), abs(high))
     outside = torch.maximum(low - torch.cat([a, b]), torch.cat([a, b]) - high).max() / scale
     _require(metric, "features leave their declared range", outside, 1e-5)
     _require(metric, "its features are not affine in the output", ((a + b) / 2 - middle).abs().max() / scale, 1e-5)
     norms = torch.linalg.vector_norm(b - a[:1], 1 if metric.seminorm == "l1" else 2, dim=1)
-    distances = metric.pairwise(metric.features(corners), metric.features(outputs[:1])).double()[:, 0]
+    distances = metric.pairwise(features_of(metric, corners), features_of(metric, outputs[:1])).double()[:, 0]
     excess = (distances - norms).abs().max() / norms.max()
     _require(metric, f"it is not the {metric.seminorm} norm of a difference of features", excess, 1e-5)
 

@@ -60,7 +60,7 @@ from centersmooth.certificate import Budget, Certificate, MeanFarName, Outcome
 from centersmooth.certifiers.center.rules import ROUNDING
 from centersmooth.certifiers.distances import DistanceSample
 from centersmooth.errors import RequestError
-from centersmooth.metrics.base import Metric
+from centersmooth.metrics.base import Metric, features_of
 from centersmooth.noise import GaussianNoise, Noise
 
 Array = NDArray[np.float64]
@@ -134,7 +134,7 @@ def reach(metric: Metric, output: Tensor, output_range: tuple[float, float]) -> 
     1512.0
     """
     low, high = metric.feature_range(output_range)
-    features = metric.features(output[None]).double()
+    features = features_of(metric, output[None]).double()
     farthest = torch.maximum(features - low, high - features)
     return float(torch.linalg.vector_norm(farthest, 1 if metric.seminorm == "l1" else 2))
 

@@ -23,7 +23,7 @@ from centersmooth.certifiers.expectation import (
 )
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
-from centersmooth.metrics.base import Metric, between
+from centersmooth.metrics.base import Metric, between, features_of
 from centersmooth.testing import check_own_metric, check_seminorm
 
 
@@ -47,7 +47,7 @@ class Mean(Certifier):
         return mean_problem(self.metric, setting.noise, setting.budget, setting.output_range)
 
     def check(self, setting: Setting, outputs: Tensor) -> None:
-        self.metric.features(outputs)
+        features_of(self.metric, outputs)
         check_own_metric(self.metric, outputs)
         check_seminorm(self.metric, outputs, _range(setting))
 
@@ -72,10 +72,10 @@ class Mean(Certifier):
         return between(self.metric, a, b)
 
     def objective(self, answer: Tensor) -> Callable[[Tensor], Tensor]:
-        features = self.metric.features(answer[None])
+        features = features_of(self.metric, answer[None])
 
         def of_mean(outputs: Tensor) -> Tensor:
-            mean = self.metric.features(outputs.double().mean(0, keepdim=True))
+            mean = features_of(self.metric, outputs.double().mean(0, keepdim=True))
             return self.metric.pairwise(mean, features)[:, 0]
 
         return of_mean
@@ -121,7 +121,7 @@ class MeanCollector:
 
     def _measure(self, outputs: Tensor) -> None:
         if self._features is None:
-            self._features = self._metric.features(self._to_reference(outputs)[None])
+            self._features = features_of(self._metric, self._to_reference(outputs)[None])
         own = self._shared.features(self._metric, outputs)
         self._distances.add(self._metric.pairwise(own, self._features)[:, 0])
 
@@ -130,7 +130,7 @@ class MeanCollector:
         return mean.to(torch.promote_types(like.dtype, torch.float32))
 
     def _error(self, base: Tensor, center: Tensor) -> float:
-        features = (self._metric.features(one[None].double()) for one in (base, center))
+        features = (features_of(self._metric, one[None].double()) for one in (base, center))
         return float(self._metric.pairwise(*features))
 
 

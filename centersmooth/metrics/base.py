@@ -23,8 +23,8 @@ TILE_ENTRIES = 2**23
 _EXACT = 2**53
 """Integers up to here are float64 numbers, and so are their differences."""
 
-_OWN_LARGEST = 2**24
-"""Integers a user's distance may get: sums of 8,192 squares of their differences stay below int64's largest."""
+_OWN_BITS = 61
+"""A user's distance gets integers up to the root of ``2**61 / D``: sums of ``D`` squares of differences fit int64."""
 
 
 def exact_floats(outputs: Tensor) -> Tensor:
@@ -143,6 +143,18 @@ class Metric(ABC):
             yield self.pairwise(features[start : start + step], features)
 
 
+def features_of(metric: Metric, outputs: Tensor) -> Tensor:
+    """Features in memory of their own: a user's metric may answer in a buffer that its next call overwrites."""
+    features = metric.features(outputs)
+    return features if is_shipped(metric) else features.clone()
+
+
+def is_shipped(metric: Metric) -> bool:
+    """Whether the metric is one of ours, which keep the contract by test; a `DistanceFunction` is the user's."""
+    kind = type(metric)
+    return kind.__module__.partition(".")[0] in ("centersmooth", "csrun") and kind is not DistanceFunction
+
+
 def between(metric: Metric, a: Tensor, b: Tensor) -> float:
     """The distance of two outputs ``(*out)``, in the more precise of their types.
 
@@ -155,7 +167,7 @@ def between(metric: Metric, a: Tensor, b: Tensor) -> float:
         came = [tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__ for one in (a, b)]
         raise RequestError(f"no distance between {came[0]} and {came[1]}: expected two outputs of one shape")
     dtype = torch.promote_types(a.dtype, b.dtype)
-    first, second = (metric.features(one[None].to(dtype)) for one in (a, b))
+    first, second = (features_of(metric, one[None].to(dtype)) for one in (a, b))
     return float(metric.pairwise(first, second))
 
 
@@ -212,7 +224,8 @@ class DistanceFunction(Metric):
             return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         if outputs.dtype == torch.bool:
             return outputs
-        require_small(outputs, _OWN_LARGEST, "have the model return float64")
+        largest = math.isqrt(2**_OWN_BITS // max(1, outputs[:1].numel()))
+        require_small(outputs, largest, "have the model return float64")
         return outputs.long()
 
     def pairwise(self, a: Tensor, b: Tensor) -> Tensor:

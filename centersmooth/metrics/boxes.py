@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from centersmooth.errors import ModelError, RequestError
-from centersmooth.metrics.base import Metric
+from centersmooth.metrics.base import Metric, exact_floats
 
 
 class Jaccard(Metric):
@@ -57,7 +57,7 @@ class Jaccard(Metric):
             raise RequestError(
                 f"Jaccard distance came to outputs of shape {tuple(outputs.shape)}: expected boxes (n, 4)"
             )
-        boxes = outputs.double()
+        boxes = exact_floats(outputs).double()
         inverted = (boxes[:, 2:] < boxes[:, :2]).any(dim=1)
         if bool(inverted.any()):
             came = ", ".join(f"{corner:.6g}" for corner in boxes[inverted][0].tolist())

@@ -46,8 +46,9 @@ class TotalVariation(L1):
                 f"total variation came to outputs of shape {tuple(outputs.shape)}: "
                 "expected images (n, C, H, W) or (n, H, W)"
             )
-        if outputs.shape[-2:].numel() == 1:
-            raise RequestError("total variation came to images of one pixel: expected neighbours to compare, or use L1")
+        if outputs.shape[-2:].numel() < 2:
+            size = "x".join(map(str, outputs.shape[-2:]))
+            raise RequestError(f"total variation came to images of {size} pixels: expected neighbours, or use L1")
         images = exact_floats(outputs)
         across = images[..., :, 1:] - images[..., :, :-1]
         down = images[..., 1:, :] - images[..., :-1, :]

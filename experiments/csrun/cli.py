@@ -83,6 +83,8 @@ def _outcome(arguments: list[str], command: str) -> int:
     except _JobEnded as job:
         return job.code
     except KeyboardInterrupt:
+        for one in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C comes too late to change anything
+            signal.signal(one, signal.SIG_IGN)
         errors.print("stopped; what is finished is kept. To continue: " + command, highlight=False, soft_wrap=True)
         return 143 if terminations else 130
     except Exception as error:

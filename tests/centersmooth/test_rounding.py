@@ -21,6 +21,7 @@ from centersmooth import (
     Jaccard,
     MeanSmoother,
     Metric,
+    ModelError,
     RandomStream,
     RequestError,
     SquaredL2,
@@ -227,8 +228,8 @@ def test_a_distance_of_ones_own_gets_integers_it_can_subtract(dtype: torch.dtype
     a, b = torch.tensor([0, 0]).to(dtype), torch.tensor([120, 3]).to(dtype)
     assert between(squared, a, b) == 120**2 + 9
     if dtype is torch.int64:
-        with pytest.raises(RequestError, match="exact up to 16777216 only; have the model return float64"):
-            squared.features(torch.tensor([[2**24 + 1]]))
+        with pytest.raises(RequestError, match="exact up to 1518500249 only; have the model return float64"):
+            squared.features(torch.tensor([[2**31]]))
 
 
 def test_a_certificate_of_bytes_is_that_of_their_numbers() -> None:
@@ -242,6 +243,70 @@ def test_a_certificate_of_bytes_is_that_of_their_numbers() -> None:
         )  # fmt: skip
         radii.append(smoother.certify(torch.zeros(1), 0.5, stream=RandomStream(0))[0].radius)
     assert radii[0] == radii[1]
+
+
+class Raw(Metric):
+    """A user's metric that takes outputs as they are."""
+
+    def features(self, outputs: Tensor) -> Tensor:
+        return outputs.flatten(1)
+
+    def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
+        return ((a[:, None] - b[None]) ** 2).sum(-1).double().sqrt()
+
+
+class Buffered(Raw):
+    """Answers in one buffer, as an engine for features does."""
+
+    def __init__(self) -> None:
+        self.buffer = torch.empty(128, 1)
+
+    def features(self, outputs: Tensor) -> Tensor:
+        view = self.buffer[: len(outputs)]
+        view.copy_(outputs.flatten(1))
+        return view
+
+
+def test_a_metric_in_which_integers_wrap_around_is_refused() -> None:
+    """It certified radius 0 where l2 is 480."""
+    smoother = CenterSmoother(
+        lambda x: (x > 0).to(torch.uint8) * 240, Raw(), GaussianNoise(0.5), Budget(n=1_000, m=1_000, delta=0.1)
+    )
+    with pytest.raises(
+        ModelError, match=r"torch.uint8 outputs are measured otherwise than as float64: convert them in"
+    ):
+        smoother.certify(torch.zeros(1), 0.5)
+
+
+def test_sums_of_squares_of_many_integers_do_not_wrap_around() -> None:
+    """2^24 apart in 65,536 coordinates: the sum of squares is 2^64, which int64 takes for 0."""
+    squared = DistanceFunction(lambda a, b: ((a - b) ** 2).sum(1), power=2)
+    with pytest.raises(RequestError, match="exact up to 5931641 only"):
+        squared.features(torch.full((2, 65_536), 2**24))
+    largest = torch.full((1, 65_536), 5_931_641)
+    assert between(squared, largest[0], -largest[0]) == 65_536 * (2 * 5_931_641) ** 2
+
+
+@pytest.mark.parametrize("kind", ["sample", "free"])
+def test_features_in_a_buffer_are_those_of_each_output(kind: str) -> None:
+    """Kept by reference all blocks were the last one, and the center another."""
+    metrics = (type("Own", (one,), {"has_means": True})() for one in (Buffered, Raw))
+    centers = [
+        [
+            CenterSmoother(
+                lambda x: torch.where(x > 0.6, 1000.0, 0.0) + x,
+                metric, GaussianNoise(0.5), Budget(n=400, m=400, delta=0.2), center=kind,
+            ).certify(torch.zeros(1), 0.1, stream=RandomStream(seed))[0].center.item()
+            for seed in range(4)
+        ]
+        for metric in metrics
+    ]  # fmt: skip
+    assert centers[0] == centers[1]
+
+
+def test_boxes_beyond_float64_are_refused() -> None:
+    with pytest.raises(RequestError, match="differences are exact up to"):
+        Jaccard().features(torch.tensor([[2**53 - 1, 0, 2**53 + 1, 1]]))
 
 
 # --- noise and its streams ------------------------------------------------------------------------------------------
@@ -297,5 +362,5 @@ def test_total_variation_of_single_pixels_is_refused() -> None:
     limits, counts = (0.0, 1.0), Budget(n=10, m=10)
     model = lambda x: x.sigmoid().view(-1, 1, 1, 1)  # noqa: E731
     smoother = MeanSmoother(model, TotalVariation(), GaussianNoise(1.0), counts, output_range=limits)
-    with pytest.raises(RequestError, match="images of one pixel: expected neighbours to compare, or use L1"):
+    with pytest.raises(RequestError, match="images of 1x1 pixels: expected neighbours, or use L1"):
         smoother.certify(torch.zeros(1), 0.1)

@@ -24,7 +24,7 @@ from centersmooth import (
     RandomStream,
     RequestError,
 )
-from centersmooth.sampling import Sampler, evaluating
+from centersmooth.sampling import Model, Sampler, evaluating
 
 X = torch.linspace(-1, 1, 6)
 NOISE = GaussianNoise(0.5)
@@ -345,7 +345,6 @@ FIXED_MODELS = {
     "truth values": lambda x: x > 0,
     "bytes": lambda x: (x * 20 + 100).clamp(0, 255).byte(),
     "half precision": lambda x: (300 + x).bfloat16(),
-    "no coordinates": lambda x: x[:, :0],
     "a block of fixed size": lambda x: x.reshape(8, 6),
     "writes into its input": lambda x: x.mul_(2).tanh_(),
 }
@@ -589,3 +588,58 @@ def test_sigma_has_to_be_positive(sigma: float) -> None:
     """And says in which unit it is expected."""
     with pytest.raises(RequestError, match=r"sigma is .* unit of the model's input"):
         GaussianNoise(sigma)
+
+
+LINEAR_3 = torch.tensor([[1.0, -2.0, 0.5], [0.3, 1.0, -1.0]])
+
+
+def beside(model: Model, value: float) -> Model:
+    """With one constant coordinate more, such as a masked logit."""
+    return lambda x: torch.cat([model(x), torch.full((len(x), 1), value)], dim=1)
+
+
+BATCH_MEAN: dict[str, Model] = {
+    "a masked logit": beside(lambda x: 1_000 * x[:, :1].mean().expand(len(x), 1), -1e9),
+    "the least float32": beside(lambda x: 1_000 * x[:, :1].mean().expand(len(x), 1), torch.finfo(torch.float32).min),
+    "an offset": lambda x: 1e6 + x @ LINEAR_3 - (x @ LINEAR_3).mean(0),
+    "a small mean on an offset": lambda x: (300 + 1e-3 * x[:, :1].mean()).expand(len(x), 1),
+    "large ids": lambda x: 10**6 + (6 * x[:, :1].mean()).round().long().expand(len(x), 1),
+    "the middle of the batch": lambda x: x @ LINEAR_3 + (torch.arange(len(x)) == len(x) // 2)[:, None] * x.sum(),
+}
+
+
+@pytest.mark.parametrize("name", BATCH_MEAN)
+def test_dependence_on_the_batch_shows_beside_large_numbers(name: str) -> None:
+    sampler = Sampler(BATCH_MEAN[name], GaussianNoise(0.5), 128, 128)
+    with pytest.raises(ModelError, match="depends on the other inputs of its batch"):
+        sampler.check_model(torch.zeros(2))
+
+
+def test_randomness_shows_beside_large_numbers_and_at_a_block_of_one() -> None:
+    drop = torch.nn.functional.dropout
+    for model, block in ((beside(lambda x: drop(x, 0.5, True), -1e9), 128), (lambda x: drop(x + 1, 0.1, True), 1)):
+        for seed in range(10):
+            torch.manual_seed(seed)
+            with pytest.raises(ModelError, match="two outputs for one input"):
+                Sampler(model, GaussianNoise(0.5), block, 128).check_model(torch.zeros(6))
+
+
+FUNCTIONS: dict[str, Model] = {
+    "offset": lambda x: 1e6 + x @ LINEAR_3,
+    "half": lambda x: (x @ LINEAR_3).half(),
+    "saturated": lambda x: torch.sigmoid(50 * x @ LINEAR_3),
+    "constant": lambda x: torch.ones(len(x), 3),
+    "classes": lambda x: (x @ LINEAR_3).argmax(1, keepdim=True),
+    "masked": beside(lambda x: x @ LINEAR_3, -1e9),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_of_one_input_pass(name: str) -> None:
+    for block in (1, 8, 128):
+        Sampler(FUNCTIONS[name], GaussianNoise(0.5), block, 128).check_model(torch.zeros(2))
+
+
+def test_empty_outputs_are_refused() -> None:
+    with pytest.raises(RequestError, match=r"empty outputs, shape \(128, 0\): expected numbers"):
+        Sampler(lambda x: x[:, :0], GaussianNoise(0.5), 128, 128).check_model(torch.zeros(2))

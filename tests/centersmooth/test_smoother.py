@@ -518,7 +518,7 @@ def test_a_metric_that_gives_nan_is_named() -> None:
         def _of_l2(self, distance: Tensor) -> Tensor:
             return torch.where(distance > 2, torch.nan, distance)
 
-    with pytest.raises(ModelError, match="the metric Hole gave") as caught:
+    with pytest.raises(ModelError, match="Hole: a distance is NaN") as caught:
         make(metric=Hole()).smooth(X)
     assert "\n" not in str(caught.value)
 

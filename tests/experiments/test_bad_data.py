@@ -192,3 +192,11 @@ def test_an_archive_of_arrays_under_the_name_of_one(tmp_path):
         np.savez(file, a=np.ones((2, 3)))
     with pytest.raises(RunError, match=r"x\.npy is an archive of arrays: expected one array"):
         load_data("files", str(tmp_path / "x.npy"))
+
+
+def test_a_name_that_begins_with_a_tilde_need_not_be_a_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("~nobody-of-that-name.npy", np.zeros((2, 3), dtype=np.float32))
+    assert load_data("files", "~nobody-of-that-name.npy").shape == (3,)
+    with pytest.raises(RunError, match="~nobody-else"):
+        load_data("files", "~nobody-else")

@@ -15,7 +15,7 @@ from centersmooth.certifiers.center.evidence import CenterCollector, CenterEvide
 from centersmooth.certifiers.center.rules import center_problem, certificate_from, free_problem, radius_problem
 from centersmooth.certifiers.center.search import require_means
 from centersmooth.gathering import Setting, Shared
-from centersmooth.metrics.base import Metric, between
+from centersmooth.metrics.base import Metric, between, features_of
 from centersmooth.testing import check_own_metric
 
 RULES: Final[dict[str, tuple[Bounds, FarName]]] = {
@@ -59,7 +59,7 @@ class Center(Certifier):
         return problem or ("" if eps is None else radius_problem(budget, setting.noise, eps, bounds))
 
     def check(self, setting: Setting, outputs: Tensor) -> None:
-        self.metric.features(outputs)
+        features_of(self.metric, outputs)
         check_own_metric(self.metric, outputs)
         if self.kind == "free":
             require_means(outputs)
@@ -94,5 +94,5 @@ class Center(Certifier):
         return between(self.metric, a, b)
 
     def objective(self, answer: Tensor) -> Callable[[Tensor], Tensor]:
-        features = self.metric.features(answer[None])
-        return lambda outputs: self.metric.pairwise(self.metric.features(outputs), features)[:, 0]
+        features = features_of(self.metric, answer[None])
+        return lambda outputs: self.metric.pairwise(features_of(self.metric, outputs), features)[:, 0]

@@ -22,7 +22,7 @@ from centersmooth.certifiers.center.quantiles import QuantileTable
 from centersmooth.certifiers.center.search import BestCenter, best_candidate, free_center, least_median_center
 from centersmooth.certifiers.distances import DistanceBuffer, DistanceSample, to_numpy
 from centersmooth.gathering import Setting, Shared, features_in_blocks
-from centersmooth.metrics.base import Metric
+from centersmooth.metrics.base import Metric, features_of
 
 _Value = TypeVar("_Value")
 
@@ -96,7 +96,7 @@ class CenterCollector:
     def compute(self, base: Tensor) -> CenterEvidence:
         center, sample = _found(self._center), _found(self._sample)
         distances, n, m = to_numpy(self._source, self._to_center.values), self._budget.n, self._budget.m
-        error = self._metric.pairwise(self._metric.features(base[None]), center.features)[:, 0]
+        error = self._metric.pairwise(features_of(self._metric, base[None]), center.features)[:, 0]
         measured = self._radius and len(distances) >= self._budget.fresh_draws
         return CenterEvidence(
             center=center.output,

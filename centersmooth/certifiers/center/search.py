@@ -29,7 +29,7 @@ from centersmooth.bounds import half_count
 from centersmooth.certifiers.center.quantiles import near_ranks, smallest
 from centersmooth.errors import ModelError
 from centersmooth.gathering import features_in_blocks
-from centersmooth.metrics.base import Metric
+from centersmooth.metrics.base import Metric, features_of
 
 BLOCK: Final = 4
 """Draws of a block whose mean is proposed as a center.
@@ -151,7 +151,7 @@ class _Ball(NamedTuple):
 
 
 def _ball(metric: Metric, output: Tensor, features: Tensor) -> _Ball:
-    own, k = metric.features(output[None]), half_count(len(features))
+    own, k = features_of(metric, output[None]), half_count(len(features))
     ordered = _valid(metric, metric.pairwise(features, own)[:, 0]).sort(stable=True)
     return _Ball(output, own, float(ordered.values[k - 1]), ordered.indices[:k])
 

@@ -267,7 +267,10 @@ DATA: dict[str, Callable[[str | None, int], DataSet]] = {
 
 def _folder(path: str | None) -> Path | None:
     root = path or os.environ.get("CENTERSMOOTH_DATA")
-    return Path(root).expanduser() if root else None
+    if not root:
+        return None
+    # A name that begins with a tilde need not be anybody's home.
+    return Path(root) if Path(root).exists() else Path(os.path.expanduser(root))
 
 
 def _find_images(folder: Path, what: str, places: Sequence[str], split: str) -> FileSource:

@@ -166,8 +166,9 @@ class Workers:
 
     def _end_pool(self) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=True, kill_workers=True)
-            self._pool = None
+            pool, self._pool = self._pool, None
+            with _deaf_to_interrupts():  # nor do the helpers by which loky finds the workers' own children
+                pool.shutdown(wait=True, kill_workers=True)
 
 
 def _is_lost(task: _Task) -> bool:
