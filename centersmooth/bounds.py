@@ -26,7 +26,7 @@ constant in the DKW inequality*, Annals of Probability 1990.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
 from scipy.special import betainc, betainccinv, betaincinv
@@ -183,4 +183,4 @@ class ExactBounds:
 
 PAPER = PaperBounds()
 EXACT = ExactBounds()
-BOUNDS: dict[BoundsName, Bounds] = {"paper": PAPER, "exact": EXACT}
+BOUNDS: Mapping[str, Bounds] = {"paper": PAPER, "exact": EXACT}

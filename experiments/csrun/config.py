@@ -9,13 +9,15 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from csrun.errors import RunError
+
+_Value = TypeVar("_Value")
 
 
 @dataclass
@@ -205,10 +207,36 @@ def resolve(raw: Any, cuda: bool) -> Config:
     try:
         # The schema once more: an interpolation such as grid.eps=${n} brings a value of another type.
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        resolved: Config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+        resolved = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     except OmegaConfBaseException as error:
         raise RunError(str(error).splitlines()[0]) from error
+    assert isinstance(resolved, Config)
     return _validated(resolved)
+
+
+def filled(key: str, value: _Value | None) -> _Value:
+    """A setting that the experiment's budget fills in.
+
+    Raises
+    ------
+    RunError
+        It does not.
+    """
+    if value is None:
+        raise RunError(f"{key} is null, and the budget has no value for it: set {key}")
+    return value
+
+
+def at_least(least: int, key: str, value: int | None) -> int:
+    """A setting that is an integer of at least ``least``.
+
+    Raises
+    ------
+    RunError
+    """
+    if value is None or value < least:
+        raise RunError(f"{key} is {value}: expected an integer of at least {least}")
+    return value
 
 
 def _device(name: str, cuda: bool) -> str:
@@ -251,8 +279,7 @@ def _validated(config: Config) -> Config:
         ("ray.points_a_task", config.ray.points_a_task, 1),
         ("ray.in_flight", 1 if config.ray.in_flight is None else config.ray.in_flight, 1),
     ):
-        if value is None or value < least:
-            raise RunError(f"{key} is {value}: expected an integer of at least {least}")
+        at_least(least, key, value)
     if config.seed >= 2**63:
         raise RunError(f"seed is {config.seed}: expected an integer below 2**63")
     if not _FOLDER_NAME.fullmatch(config.name):
@@ -293,7 +320,7 @@ def _validated(config: Config) -> Config:
 def leading_rule(config: Config) -> dict[str, str]:
     """The rule that table and figures lead with; free centers have certificates by the measured far radius only."""
     center = config.center if config.far == "measured" else "sample"
-    return {"bounds": config.bounds, "far": config.far, "center": center, "smoothing": "center"}
+    return {"bounds": config.bounds, "far": filled("far", config.far), "center": center, "smoothing": "center"}
 
 
 def validate_ray(ray: RayConfig, device: str) -> None:

@@ -82,12 +82,12 @@ def estimate(plan: Plan) -> list[Cost]:
     """
     first = {cell.model: cell for cell in reversed(plan.cells)}
     probes = {name: _probe(plan, cell) for name, cell in first.items()}
-    missing = {cell.training for cell in plan.to_train()}
+    missing = set(plan.to_train())
     training_workers = max(1, min(plan.workers, len(missing)))
     costs = []
     for cell in plan.cells:
         training = cell.training.epochs * cell.training.images if cell.training and cell.training in missing else 0
-        missing.discard(cell.training)
+        missing -= {cell.training}
         probe, points = probes[cell.model], len(plan.points)
         passes, attack_passes = plan.passes_of_point * points, plan.attack_passes(cell)
         seconds = TRAINING_WEIGHT * training * probe.pass_seconds / training_workers

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from centersmooth import Attack, Budget, Center, GaussianNoise, Metric, RequestError
+from centersmooth.attack import AttackName
 from centersmooth.bounds import BOUNDS, EXACT, Bounds
 from centersmooth.certifiers.center.rules import center_problem, free_problem, radius_problem
 from centersmooth.certifiers.center.search import require_means
@@ -17,17 +19,21 @@ from centersmooth.certifiers.expectation import mean_problem
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth.testing import check_own_metric, check_seminorm
 from csrun.cells.cell import Cell
-from csrun.config import Config, GridPoint, grid_pairs
-from csrun.data import ArraySource, DataSet, load_data
+from csrun.config import Config, GridPoint, at_least, filled, grid_pairs
+from csrun.data import DataSet, load_data
+from csrun.data.sources import ArraySource
 from csrun.errors import RunError
 from csrun.metrics import build_metrics, check_metric_names
 from csrun.models import ModelSpec, in_type_of, model_spec
+from csrun.models.base import BaseModel
 from csrun.training.checkpoints import Training, training_of
 
 TRAINING_WEIGHT = 3
 """A training step on an image counts as this many forward passes."""
 
 _POINTS_AT_ONCE = 256
+
+_ATTACKS: dict[str, AttackName] = {name: name for name in get_args(AttackName)}
 
 
 @dataclass(frozen=True)
@@ -91,7 +97,7 @@ class Plan:
     @property
     def workers(self) -> int:
         """Processes of this machine that share the work: no more than there are points; with Ray, the driver's one."""
-        return 1 if self.config.executor == "ray" else min(self.config.workers, len(self.cells) * len(self.points))
+        return 1 if self.config.executor == "ray" else min(int(self.config.workers), len(self.cells) * len(self.points))
 
     @property
     def units(self) -> dict[str, str]:
@@ -102,8 +108,8 @@ class Plan:
     def attack(self) -> Attack | None:
         """How certificates are attacked, if they are."""
         effort = self.config.attacker
-        kind = self.config.attack
-        return None if kind == "none" else Attack(kind, effort.steps, effort.restarts, effort.draws)
+        kind = _ATTACKS.get(self.config.attack)
+        return None if kind is None else Attack(kind, effort.steps, effort.restarts, effort.draws)
 
     @property
     def attacked(self) -> range:
@@ -126,25 +132,25 @@ class Plan:
         """Names of the certifiers asked for."""
         return (*self.config.smoothing, *["center_free"] * (self.config.center == "free"))
 
-    def input(self, model: nn.Module, point: int) -> Tensor:
+    def input(self, model: BaseModel, point: int) -> Tensor:
         """What a model is given for a test point, before noise."""
         return self.inputs(model, [point])[0]
 
-    def inputs(self, model: nn.Module, points: Sequence[int]) -> Tensor:
+    def inputs(self, model: BaseModel, points: Sequence[int]) -> Tensor:
         """The same for several, ``(len(points), *in)``."""
         images = self.data.images(self.data.test, points).to(self.config.device)
         with torch.no_grad():
-            inputs: Tensor = model.inputs(in_type_of(model, images))
-        return inputs
+            return model.inputs(in_type_of(model, images))
 
     def attack_passes(self, cell: CellPlan) -> int:
         """Forward passes of all attacks on a cell, if every point gets its certificates, of each kind asked for."""
         settings = len(cell.pairs) * len(self.config.metrics) * len(self.certifiers)
         return self.passes_of_attack * len(self.attacked) * settings
 
-    def to_train(self) -> list[CellPlan]:
-        """Cells whose checkpoint is not there yet."""
-        return [cell for cell in self.cells if cell.training and not cell.training.path(self.out).is_file()]
+    def to_train(self) -> list[Training]:
+        """Trainings whose checkpoint is not there yet, each once, in the order of their cells."""
+        trainings = dict.fromkeys(cell.training for cell in self.cells if cell.training)
+        return [training for training in trainings if not training.path(self.out).is_file()]
 
 
 def make_plan(config: Config) -> Plan:
@@ -163,7 +169,7 @@ def make_plan(config: Config) -> Plan:
     pairs = grid_pairs(config.grid)
     _require_feasible(config, budget, pairs)
     data = load_data(config.data.name, config.data.path, config.seed)
-    points = range(config.points.start, config.points.start + config.points.count)
+    points = range(config.points.start, config.points.start + at_least(1, "points.count", config.points.count))
     if points.stop > len(data.test):
         raise RunError(
             f"points {points.start} to {points.stop - 1} were asked for, but the test split of {data.name} has "
@@ -212,8 +218,9 @@ def _problems(budget: Budget, pairs: Sequence[GridPoint], bounds: Bounds) -> lis
 
 def _budget(config: Config) -> Budget:
     try:
-        return Budget(config.n, config.m, config.delta, config.alpha1, config.alpha2, config.n0)
-    except (RequestError, TypeError) as error:
+        n, m, delta = at_least(1, "n", config.n), at_least(1, "m", config.m), filled("delta", config.delta)
+        return Budget(n, m, delta, config.alpha1, config.alpha2, config.n0)
+    except RequestError as error:
         raise RunError(str(error)) from error
 
 
@@ -232,7 +239,7 @@ def _require_feasible(config: Config, budget: Budget, pairs: list[GridPoint]) ->
         raise RunError(f"no certificate is possible: {problems[0]}{other}")
 
 
-def check(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric]) -> None:
+def check(plan: Plan, cell_plan: CellPlan, model: BaseModel, metrics: Mapping[str, Metric]) -> None:
     """Refuse a model or a metric that cannot be certified as asked for, from a few draws at the first point.
 
     Raises
@@ -249,13 +256,14 @@ def check(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[st
             check_own_metric(metric, outputs)
         if config.center == "free":
             require_means(outputs)
-        for name in config.metrics if plan.attack else ():
-            plan.attack.check(sampler, Center(metrics[name]), x)
+        if (attack := plan.attack) is not None:
+            for name in config.metrics:
+                attack.check(sampler, Center(metrics[name]), x)
         if "mean" in config.smoothing:
             _require_mean(plan, cell_plan, model, metrics, outputs)
 
 
-def _require_inputs(plan: Plan, model: nn.Module) -> None:
+def _require_inputs(plan: Plan, model: BaseModel) -> None:
     """Refuse numbers of an array that the type of the model's parameters cannot hold, at any point."""
     if isinstance(plan.data.test, ArraySource):
         for start in range(0, len(plan.points), _POINTS_AT_ONCE):
@@ -273,7 +281,7 @@ def _checked_outputs(plan: Plan, sampler: Sampler, x: Tensor) -> Tensor:
 
 
 def _require_mean(
-    plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric], outputs: Tensor
+    plan: Plan, cell_plan: CellPlan, model: BaseModel, metrics: Mapping[str, Metric], outputs: Tensor
 ) -> None:
     """Refuse smoothing by expectation where no metric asked for has a certificate for it, or one only claims to."""
     noise, limits = GaussianNoise(cell_plan.sigma), model.output_range
@@ -282,4 +290,5 @@ def _require_mean(
     if all(asked):
         raise RunError(f"smoothing has mean, which {cell_plan.model} cannot serve: {asked[0]}")
     for name in (name for name, problem in problems.items() if not problem):
+        assert limits is not None  # else each has a problem
         check_seminorm(metrics[name], outputs, limits)

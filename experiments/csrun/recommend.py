@@ -107,7 +107,7 @@ def recommend(config: Config, display: Display) -> None:
     plan = make_plan(config)
     points = pilot_points(plan)
     budget = pilot_budget(plan.budget)
-    training = sum(TRAINING_WEIGHT * one.epochs * one.images for one in {cell.training for cell in plan.to_train()})
+    training = sum(TRAINING_WEIGHT * one.epochs * one.images for one in plan.to_train())
     with display.running(len(plan.cells) * len(points) * budget.passes + training):
         pilots = [_draw(plan, cell, budget, points, display) for cell in plan.cells]
     chosen = list(_choices(plan, pilots))
@@ -144,9 +144,8 @@ def _draw(plan: Plan, cell: CellPlan, budget: Budget, points: Sequence[int], dis
     config = plan.config
     metrics = build_metrics(tuple(config.metrics), config.weights, config.device)
     display.stage(f"pilot of {cell.model}, sigma {cell.sigma:.3g}", len(points) * budget.passes)
-    sampler = Sampler(
-        model, GaussianNoise(cell.sigma), config.forward_block, config.batch_size, getattr(model, "output_range", None)
-    )
+    noise = GaussianNoise(cell.sigma)
+    sampler = Sampler(model, noise, config.forward_block, config.batch_size, model.output_range)
     started = time.perf_counter()
     with evaluating(model):
         evidence = [

@@ -99,10 +99,9 @@ def _require_writable(out: Path) -> None:
 
 def _units(plan: Plan) -> float:
     """Work of the run in forward passes, whatever may be done already."""
-    training = {cell.training for cell in plan.to_train()}
     passes = len(plan.cells) * len(plan.points) * plan.passes_of_point
     passes += sum(plan.attack_passes(cell) for cell in plan.cells)
-    return passes + TRAINING_WEIGHT * sum(t.epochs * t.images for t in training)
+    return passes + TRAINING_WEIGHT * sum(t.epochs * t.images for t in plan.to_train())
 
 
 def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dict[str, Any]) -> Path:
@@ -238,7 +237,7 @@ def dry_run(config: Config, display: Display) -> None:
         display.console.print(line, highlight=False, soft_wrap=True)
     with threads(threads_of(config)):
         costs = estimate(plan)
-    missing = {cell.training for cell in plan.to_train()}
+    missing = plan.to_train()
     title = titled(config.title, plan.units)
     table = Table("cell", "sigma", "eps", "checkpoint", "forward passes", "time", title=title)
     for cell, cost in zip(plan.cells, costs, strict=True):

@@ -42,7 +42,7 @@ FALSE_ALARM = 1e-6
 VERSION = 1
 """Raised whenever a change makes an attack find something else."""
 
-COLUMNS = (*KEYS, "point", "source", "certified", "attack", "steps", "restarts", "draws", "runs")
+COLUMNS: tuple[str, ...] = (*KEYS, "point", "source", "certified", "attack", "steps", "restarts", "draws", "runs")
 COLUMNS += ("abstained", "movement", "beyond", "alpha1", "alpha2")
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from centersmooth import Budget, Center, Mean, Metric, ModelError, Noise, RandomStream, RequestError
 from centersmooth.certifiers import Certifier
 from centersmooth.errors import is_out_of_memory
 from centersmooth.gathering import Setting, gather, passes
 from centersmooth.sampling import Progress, Sampler, evaluating
+from csrun.models.base import BaseModel
 from csrun.system.memory import smaller_batch
 
 OF_THE_POINT = (ModelError, RequestError)
@@ -92,7 +93,7 @@ class PointCertifier:
         Halved where memory runs out, which changes no evidence.
     """
 
-    model: nn.Module
+    model: BaseModel
     certifiers: Mapping[str, Certifier]
     budget: Budget
     noise: Noise

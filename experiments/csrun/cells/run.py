@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from centersmooth import GaussianNoise, Metric, ModelError, RandomStream
 from centersmooth.gathering import Setting
@@ -19,6 +18,7 @@ from csrun.cells.rows import Row, key_of
 from csrun.cells.store import CellStore
 from csrun.metrics import build_metrics, fingerprint, metric_weights_digest
 from csrun.models import build_model, model_digest
+from csrun.models.base import BaseModel
 from csrun.models.precision import in_precision
 from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, check
 from csrun.system.locks import held
@@ -137,9 +137,8 @@ class CellRun:
         plan.config.batch_size = min(plan.config.batch_size, self.certifier.batch_size)
         rows = _select(self.store.rebuild(self._failures), plan, cell_plan)
         attacks, fallen = _attack_cell(plan, cell_plan, model, self.store, rows, self.display)
-        note = getattr(model, "note", "")
         failed = len(self._failures) + fallen
-        self.done = DoneCell(self.store, rows, note, attacks, failed)
+        self.done = DoneCell(self.store, rows, model.note, attacks, failed)
         self.release()
 
     def release(self) -> None:
@@ -162,7 +161,7 @@ class CellRun:
         return missing
 
 
-def _identity(plan: Plan, cell_plan: CellPlan, model: nn.Module, metrics: Mapping[str, Metric]) -> str:
+def _identity(plan: Plan, cell_plan: CellPlan, model: BaseModel, metrics: Mapping[str, Metric]) -> str:
     """What a cell's numbers depend on besides the model's weights and the library."""
     identity = metric_weights_digest(metrics)
     if ":" in "".join((cell_plan.model, *metrics)):
@@ -179,14 +178,14 @@ def waiting(plan: Plan, display: Display) -> Callable[[str], None] | None:
     return display.say if plan.config.wait else None
 
 
-def obtain_model(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[nn.Module, str]:
+def obtain_model(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[BaseModel, str]:
     """The model of a cell and the digest of its weights."""
     training = cell_plan.training
     if training is None:
         model = build_model(cell_plan.spec, plan.data, plan.config.weights, plan.config.device)
         weights = model_digest(model, cell_plan.model)
         return in_precision(model, plan.config.precision), weights
-    if cell_plan in plan.to_train():
+    if training in plan.to_train():
         label = f"train {training.model} on {training.dataset}, sigma {training.train_sigma:.3g}"
         display.stage(label, TRAINING_WEIGHT * training.epochs * training.images)
     model, weights = obtain(
@@ -201,7 +200,7 @@ def obtain_model(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[nn.
 
 
 def _attack_cell(
-    plan: Plan, cell_plan: CellPlan, model: nn.Module, store: CellStore, rows: list[Row], display: Display
+    plan: Plan, cell_plan: CellPlan, model: BaseModel, store: CellStore, rows: list[Row], display: Display
 ) -> tuple[list[Row], int]:
     """Attack the certificates that have not been; what all attacks found, and how many failed."""
     if plan.attack is None:

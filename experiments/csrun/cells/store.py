@@ -35,7 +35,7 @@ from csrun.cells.cell import Cell
 from csrun.cells.certify import PointResult, metric_of
 from csrun.cells.rows import Row, csv_lines, key_of, rows_of
 from csrun.config import GridPoint
-from csrun.system.files import remove_unfinished, write_atomically
+from csrun.system.files import archive_of, remove_unfinished, write_atomically
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -90,10 +90,8 @@ class CellStore:
         """Keep the evidence of a point, then append its rows."""
         for key, evidence in result.evidence.items():
             self._folder(key).mkdir(parents=True, exist_ok=True)
-            buffer = io.BytesIO()
             facts = {"seconds": np.array(result.seconds), "source": np.array(result.source)}
-            np.savez_compressed(buffer, **pack(evidence), **facts)
-            write_atomically(self._path(key, result.point), buffer.getvalue())
+            write_atomically(self._path(key, result.point), archive_of({**pack(evidence), **facts}))
         with open(self._table, "ab") as table:
             table.write(csv_lines(self._rows_of(result), header=False))
             table.flush()
@@ -188,9 +186,7 @@ class CellStore:
                 outputs = [found[point].evidence[key] for point in points]
                 arrays[f"{_KINDS[kind]}.{metric}"] = torch.stack([one.center for one in outputs]).numpy()
                 arrays["base"] = torch.stack([one.base for one in outputs]).numpy()
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
-        write_atomically(self.folder / "centers.npz", buffer.getvalue())
+        write_atomically(self.folder / "centers.npz", archive_of(arrays, compressed=False))
 
 
 _KINDS = {"center": "center", "center_free": "free"}

@@ -65,6 +65,19 @@ class DataSet:
         """Shape of the first test example, ``(C, H, W)`` for images."""
         return tuple(self.test.take([0])[0].shape)
 
+    @property
+    def training_split(self) -> Source:
+        """Its training split.
+
+        Raises
+        ------
+        RunError
+            It has none.
+        """
+        if self.train is None:
+            raise RunError(f"{self.name} has no training split: set data.name to a data set that has one")
+        return self.train
+
     @cached_property
     def digest(self) -> str:
         """Identity of the test split; read once."""
@@ -108,11 +121,11 @@ def _cifar10(path: str | None, seed: int) -> DataSet:
     if (folder / "cifar-10-batches-py").is_dir():
         train, test = (ArraySource(split, _cifar10_batches(folder, split == "train")) for split in ("train", "test"))
         return DataSet("cifar10", test, train)
-    train, test = (_find_images(folder, "CIFAR-10", CIFAR10_PLACES, split) for split in ("train", "test"))
+    train_files, test_files = (_find_images(folder, "CIFAR-10", CIFAR10_PLACES, s) for s in ("train", "test"))
     note = (
         "CIFAR-10 images from image files (re-compressed where these are JPEG): close to the original pixels, not equal"
     )
-    return DataSet("cifar10", test, train, note=note)
+    return DataSet("cifar10", test_files, train_files, note=note)
 
 
 def _cifar10_batches(folder: Path, train: bool) -> Tensor:

@@ -122,7 +122,7 @@ class Workers:
         self._hand_over()
         while self._running:
             wait([task.future for task in self._running], return_when=FIRST_COMPLETED)
-            if any(_is_lost(task) for task in self._running):
+            if any(_loss(task) for task in self._running):
                 self._begin_again()
             ended = [task for task in under_way if task.future.done()]
             self._running = [task for task in self._running if not task.future.done()]
@@ -132,8 +132,8 @@ class Workers:
         return []
 
     def result(self, task: _Task) -> Any:
-        if _is_lost(task):
-            raise WorkerLostError(task.losses, task.future.exception())
+        if (loss := _loss(task)) is not None:
+            raise WorkerLostError(task.losses, loss)
         return task.future.result()
 
     def _hand_over(self) -> None:
@@ -155,7 +155,7 @@ class Workers:
     def _begin_again(self) -> None:
         """Put what was lost with the pool back, ahead of what waits; a task lost too often stays as it ended."""
         self._end_pool()
-        lost = [task for task in self._running if _is_lost(task)]
+        lost = [task for task in self._running if _loss(task)]
         for task in lost:
             task.losses += 1
         again = [task for task in lost if task.losses <= RETRIES]
@@ -171,8 +171,10 @@ class Workers:
                 pool.shutdown(wait=True, kill_workers=True)
 
 
-def _is_lost(task: _Task) -> bool:
-    return task.future.done() and isinstance(task.future.exception(), BrokenProcessPool)
+def _loss(task: _Task) -> BrokenProcessPool | None:
+    """What a task ended with whose worker was lost."""
+    error = task.future.exception() if task.future.done() else None
+    return error if isinstance(error, BrokenProcessPool) else None
 
 
 @contextmanager

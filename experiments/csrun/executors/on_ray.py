@@ -6,6 +6,7 @@ times. The number of threads changes rows in their last digits: each task has ``
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
 import threading
@@ -44,11 +45,12 @@ def run_on_ray(cells: Sequence[CellRun], display: Display) -> None:
 @contextmanager
 def connected(settings: RayConfig, show_workers: bool = False) -> Iterator[None]:
     """Be a driver of the cluster, and show what its workers print if asked; a cluster of this process ends with it."""
-    own = {"include_dashboard": False} if settings.address == "local" else {}
+    own = settings.address == "local"
+    dashboard = False if own else None
     before = signal.getsignal(signal.SIGTERM)
     _require_answer(settings.address)
     try:
-        ray.init(settings.address, log_to_driver=show_workers, logging_level="error", **own)
+        ray.init(settings.address, include_dashboard=dashboard, log_to_driver=show_workers, logging_level=logging.ERROR)
     except (RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise RunError(_no_cluster(settings.address, error)) from error
     try:
@@ -116,7 +118,7 @@ def _fitting(resources: dict[str, float], cpus: int, gpus: float) -> int:
 class StoredObject:
     """A package in Ray's object store."""
 
-    ref: ObjectRef
+    ref: ObjectRef[bytes]
 
     def fetch(self) -> bytes:
         packed: bytes = ray.get(self.ref)
@@ -150,21 +152,22 @@ class Cluster:
     def discard(self, package: Package) -> None:
         """Left to Ray, which counts references."""
 
-    def submit(self, function: Callable[..., Any], *arguments: Any) -> ObjectRef:
-        return self._task.remote(self._settings.cpus, function, *arguments)
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> ObjectRef[Any]:
+        task: ObjectRef[Any] = self._task.remote(self._settings.cpus, function, *arguments)
+        return task
 
-    def ended(self, under_way: Sequence[ObjectRef]) -> list[ObjectRef]:
+    def ended(self, under_way: Sequence[ObjectRef[Any]]) -> list[ObjectRef[Any]]:
         """The next task to end; says so where it waits because no node is left."""
-        done: list[ObjectRef] = []
+        done: list[ObjectRef[Any]] = []
         said = False
         while under_way and not done:
-            done, _ = ray.wait(under_way, timeout=PATIENCE)
+            done, _ = ray.wait(list(under_way), timeout=PATIENCE)
             if not done and not said and not slots(self._settings.cpus, self._gpus):
                 self._display.say("no node of the Ray cluster is left that could go on: waiting for one to join")
                 said = True
         return done
 
-    def result(self, task: ObjectRef) -> Any:
+    def result(self, task: ObjectRef[Any]) -> Any:
         try:
             return ray.get(task)
         except RayTaskError as error:

@@ -24,7 +24,8 @@ from joblib.externals import cloudpickle
 
 from csrun.cells.certify import Point, PointCertifier
 from csrun.cells.run import CellRun, waiting
-from csrun.data import ArraySource, DataSet
+from csrun.data import DataSet
+from csrun.data.sources import ArraySource
 from csrun.errors import RunError, first_line
 from csrun.models import ModelSpec
 from csrun.models.precision import require_float32
@@ -50,7 +51,7 @@ class WorkerLostError(Exception):
         )
 
 
-class Package(Protocol):
+class Package(Hashable, Protocol):
     """Bytes that the driver stored once and workers fetch; hashable, and sent to them in their stead."""
 
     def fetch(self) -> bytes: ...
@@ -112,7 +113,7 @@ class Tasks:
         self._waiting = list(cells)
         self._open: dict[CellRun, tuple[Package, int]] = {}  # with the number of points it still misses
         self._batches: deque[tuple[CellRun, list[int]]] = deque()
-        self._trainings: dict[Hashable, tuple[CellRun, ExitStack]] = {}
+        self._trainings: dict[Hashable, tuple[Training, ExitStack]] = {}
         self._points: dict[Hashable, tuple[CellRun, list[int]]] = {}
 
     def carry_out(self) -> None:
@@ -140,30 +141,28 @@ class Tasks:
         Locks are taken in the order of their names, and before any cell's, so that two runs that wait for each other's
         (``wait=true``) cannot both wait for ever.
         """
-        missing = {cell.training: cell for cell in reversed(self._plan.to_train())}
-        first = [cell for cell in self._cells if missing.get(cell.cell_plan.training) is cell.cell_plan]
-        paths = {cell: cell.cell_plan.training.path(self._plan.out) for cell in first}
-        holding = {}
-        for cell, path in sorted(paths.items(), key=lambda item: item[1]):
-            holding[cell] = locks.enter_context(ExitStack())
+        missing = self._plan.to_train()
+        paths = {training: training.path(self._plan.out) for training in missing}
+        holding: dict[Training, ExitStack] = {}
+        for training, path in sorted(paths.items(), key=lambda item: item[1]):
+            holding[training] = locks.enter_context(ExitStack())
             what, say = f"the checkpoint {path.name}", waiting(self._plan, self._display)
-            holding[cell].enter_context(held(path.with_suffix(".lock"), what, say))
+            holding[training].enter_context(held(path.with_suffix(".lock"), what, say))
             if path.is_file():  # another run was faster
-                holding.pop(cell).close()
+                holding.pop(training).close()
         if not holding:
             return
-        to_train = [cell for cell in first if cell in holding]
-        images = _for_training(self._plan.data, to_train[0].cell_plan.training)
-        data = self._back_end.store(pack(images))
-        for cell in to_train:
-            training, spec = cell.cell_plan.training, cell.cell_plan.spec
-            self._trainings[self._back_end.submit(train, training, spec, data)] = cell, holding[cell]
+        to_train = [training for training in missing if training in holding]
+        data = self._back_end.store(pack(_for_training(self._plan.data, to_train[0])))
+        specs = {cell.training: cell.spec for cell in self._plan.cells}
+        for training in to_train:
+            task = self._back_end.submit(train, training, specs[training], data)
+            self._trainings[task] = training, holding[training]
         label = f"{len(to_train)} trainings {self._back_end.name}"
-        self._display.stage(label, sum(_units(cell.cell_plan.training) for cell in to_train))
+        self._display.stage(label, sum(map(_units, to_train)))
 
     def _keep_checkpoint(self, task: Hashable) -> None:
-        cell, lock = self._trainings.pop(task)
-        training = cell.cell_plan.training
+        training, lock = self._trainings.pop(task)
         try:
             state, record = self._back_end.result(task)
         except WorkerLostError as error:
@@ -183,7 +182,7 @@ class Tasks:
     def _next_batch(self) -> tuple[CellRun, list[int]] | None:
         """Of the cells that are open, else of the next one whose checkpoint is there."""
         while not self._batches:
-            training = {cell.cell_plan.training for cell, _ in self._trainings.values()}
+            training = {training for training, _ in self._trainings.values()}
             cell = next((cell for cell in self._waiting if cell.cell_plan.training not in training), None)
             # Who waits for a cell must hold no other, or two runs could wait for each other for ever.
             if cell is None or (self._config.wait and self._open):
@@ -225,13 +224,13 @@ class Tasks:
             cell.close()
 
 
-def _units(training: Training) -> float:
+def _units(training: Training) -> int:
     return TRAINING_WEIGHT * training.epochs * training.images
 
 
 def _for_training(data: DataSet, training: Training) -> DataSet:
     """The images of a run's trainings and one for the shape: in memory, so that workers need no files."""
-    images = ArraySource("train", data.train.take(range(training.images)))
+    images = ArraySource("train", data.training_split.take(range(training.images)))
     return replace(data, train=images, test=ArraySource("test", data.test.take([0])))
 
 
@@ -272,7 +271,8 @@ def train(training: Training, spec: ModelSpec, data: Package) -> tuple[bytes, by
 
 def certify(cell: Package, packed_points: bytes, device: str) -> bytes:
     """On a worker: the results of some points, what there is to say about them, and the batch that fits."""
-    certifier, lines = _certifier(cell, device), []
+    certifier = _certifier(cell, device)
+    lines: list[str] = []
     points: list[Point] = unpack(packed_points, device)
     results = [certifier.certify(point, lambda passes: None, lines.append) for point in points]
     return pack((results, lines, certifier.batch_size))

@@ -12,10 +12,12 @@ file, strictly.
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -145,7 +147,8 @@ class LPIPS(Metric):
 
     def _features_of_block(self, images: Tensor) -> Tensor:
         padding = images.new_zeros((NETWORK_BLOCK - len(images), *images.shape[1:]))
-        return self.network(torch.cat([images, padding]))[: len(images)]
+        features: Tensor = self.network(torch.cat([images, padding]))
+        return features[: len(images)]
 
     def _check(self, images: Tensor) -> None:
         smallest = BACKBONES[self.backbone].smallest
@@ -190,7 +193,8 @@ class _Network(nn.Module):
     def _weighted(self, index: int, activation: Tensor) -> Tensor:
         norms = torch.linalg.vector_norm(activation, dim=1, keepdim=True) + 1e-10
         scale = self.get_buffer(f"root{index}") / math.sqrt(activation.shape[2] * activation.shape[3])
-        return (activation / norms * scale).flatten(1)
+        weighted: Tensor = activation / norms * scale
+        return weighted.flatten(1)
 
 
 class _Layers(nn.Module):
@@ -234,15 +238,14 @@ def _lpips_package() -> ModuleType:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import lpips
+            return import_module("lpips")
     except ImportError as error:
         raise RunError(f"the metric lpips needs its package ({error}): pip install 'centersmooth[lpips]'") from error
-    return lpips
 
 
 def _heads(package: ModuleType, backbone: str) -> list[Tensor]:
     """The channel weights of each layer, ``(C_l,)``, from the package's files."""
-    path = Path(package.__file__).parent / "weights" / f"v{LPIPS.version}" / f"{backbone}.pth"
+    path = Path(inspect.getfile(package)).parent / "weights" / f"v{LPIPS.version}" / f"{backbone}.pth"
     state = torch.load(path, map_location="cpu", weights_only=True)
     heads = [state[name].flatten() for name in sorted(state)]
     if not all(bool((head >= 0).all()) for head in heads):

@@ -23,6 +23,7 @@ from centersmooth.errors import is_out_of_memory
 from csrun.data import DataSet
 from csrun.errors import RunError, first_line
 from csrun.models.autoencoder import Autoencoder, Reconstructor
+from csrun.models.base import BaseModel
 from csrun.models.weights import weights_digest
 
 Weights = Mapping[str, str | None]
@@ -48,35 +49,35 @@ class ModelSpec:
         What ``eps`` and ``sigma`` are measured in, where ``{}`` stands for the unit of the examples.
     """
 
-    build: Callable[[DataSet, Weights], nn.Module]
+    build: Callable[[DataSet, Weights], BaseModel]
     metrics: tuple[str, ...]
     trained: bool = True
     unit: str = "{}"
 
 
-def _autoencoder(data: DataSet, weights: Weights) -> nn.Module:
+def _autoencoder(data: DataSet, weights: Weights) -> BaseModel:
     channels, side, _ = data.shape
     return Autoencoder(channels, side, width=data.model_width)
 
 
-def _reconstructor(data: DataSet, weights: Weights) -> nn.Module:
+def _reconstructor(data: DataSet, weights: Weights) -> BaseModel:
     channels, side, _ = data.shape
     return Reconstructor(channels, side, width=data.model_width)
 
 
-def _mtcnn(data: DataSet, weights: Weights) -> nn.Module:
+def _mtcnn(data: DataSet, weights: Weights) -> BaseModel:
     from csrun.models.faces import FaceDetector
 
     return FaceDetector()
 
 
-def _dcgan(data: DataSet, weights: Weights) -> nn.Module:
+def _dcgan(data: DataSet, weights: Weights) -> BaseModel:
     from csrun.models.generators import load_face_generator
 
     return load_face_generator(weights_path(weights, "dcgan", "dcgan_faces64_generator.pth"))
 
 
-def _biggan(data: DataSet, weights: Weights) -> nn.Module:
+def _biggan(data: DataSet, weights: Weights) -> BaseModel:
     from csrun.models.generators import BIGGAN, load_biggan
 
     model = load_biggan(weights_path(weights, "biggan", BIGGAN) or BIGGAN)
@@ -105,16 +106,13 @@ def weights_path(weights: Weights, name: str, file: str) -> str | None:
     return str(beside_data) if beside_data is not None and beside_data.exists() else None
 
 
-class Custom(nn.Module):
+class Custom(BaseModel):
     """A user's model as the runner needs it: its inputs are the examples as they come."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.function = function
         self.output_range = getattr(function, "output_range", None)
-
-    def inputs(self, examples: Tensor) -> Tensor:
-        return examples
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs = self.function(inputs)
@@ -123,7 +121,7 @@ class Custom(nn.Module):
         return outputs.float() if bfloat16 else outputs
 
 
-def build_model(spec: ModelSpec, data: DataSet, weights: Weights, device: str) -> nn.Module:
+def build_model(spec: ModelSpec, data: DataSet, weights: Weights, device: str) -> BaseModel:
     """A model that comes with its weights, on a device; `evaluating` takes care of its mode."""
     model = spec.build(data, weights)
     try:
@@ -170,7 +168,7 @@ def import_factory(name: str, key: str) -> Callable[[], Any]:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
+        factory: object = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise RunError(f"{key} has '{name}', which cannot be imported ({error}): expected module:factory") from error
     if not callable(factory):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from csrun.models.base import BaseModel
 
-class Autoencoder(nn.Module):
+
+class Autoencoder(BaseModel):
     """Dimensionality reduction through ``latents`` numbers; the noise lives on the image.
 
     Parameters
@@ -39,16 +41,13 @@ class Autoencoder(nn.Module):
         )
         self.decoder = _decoder(channels, width)
 
-    def inputs(self, images: Tensor) -> Tensor:
-        """The images themselves."""
-        return images
-
     def forward(self, images: Tensor) -> Tensor:
         """``(b, C, H, W) -> (b, C, H, W)``."""
-        return self.decoder(self.bottleneck(self.encoder(images)))
+        decoded: Tensor = self.decoder(self.bottleneck(self.encoder(images)))
+        return decoded
 
 
-class Reconstructor(nn.Module):
+class Reconstructor(BaseModel):
     """Reconstruction from ``y = A x``, ``A`` Gaussian with variance ``1/measurements``; the noise lives on ``y``.
 
     The model starts with the pseudo-inverse of ``A`` (not its transpose). Both are buffers: drawn once, saved with
@@ -56,6 +55,8 @@ class Reconstructor(nn.Module):
     """
 
     output_range = (0.0, 1.0)
+    matrix: Tensor
+    inverse: Tensor
 
     def __init__(self, channels: int, side: int, *, width: int = 32, measurements: int = 256) -> None:
         super().__init__()
@@ -72,7 +73,8 @@ class Reconstructor(nn.Module):
 
     def forward(self, measurements: Tensor) -> Tensor:
         """``(b, measurements) -> (b, C, H, W)``."""
-        return self.network((measurements @ self.inverse.T).unflatten(1, self.image_shape))
+        images: Tensor = self.network((measurements @ self.inverse.T).unflatten(1, self.image_shape))
+        return images
 
 
 def _encoder(channels: int, width: int) -> nn.Sequential:

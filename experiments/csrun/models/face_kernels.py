@@ -19,11 +19,10 @@ Integers = NDArray[np.int64]
 
 
 def _compiled(function: Callable[..., None]) -> Any:
-    options = {"nogil": True, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(function)
+        return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
     except RuntimeError:  # nowhere to keep it
-        return numba.njit(**options)(function)
+        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 _inlined = numba.njit(inline="always")

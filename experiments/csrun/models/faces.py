@@ -25,6 +25,7 @@ from torch.nn.functional import prelu
 from torchvision.ops import nms
 
 from csrun.errors import RunError
+from csrun.models.base import BaseModel, channels_last
 
 SMALLEST_FACE = 20
 """Side of the smallest face looked for, in pixels; no smaller image has a pyramid."""
@@ -89,15 +90,16 @@ class _Activation(nn.Module):
         if values.ndim == 2:
             return self._activated(values.contiguous())
         last = values.permute(0, 2, 3, 1).contiguous()
-        return (self._pooled(last) if self.pool else self._activated(last)).permute(0, 3, 1, 2)
+        return (self._pooled(last, self.pool) if self.pool else self._activated(last)).permute(0, 3, 1, 2)
 
     def _activated(self, values: Tensor) -> Tensor:
         _kernels().activate(values.view(-1, values.shape[-1]).numpy(), self.weight.numpy())
         return values
 
-    def _pooled(self, values: Tensor) -> Tensor:
+    def _pooled(self, values: Tensor, pool: nn.MaxPool2d) -> Tensor:
         count, height, width, channels = values.shape
-        size = self.pool.kernel_size
+        size = pool.kernel_size
+        assert isinstance(size, int)
         pooled = values.new_empty(count, (height - size + 1) // 2 + 1, (width - size + 1) // 2 + 1, channels)
         _kernels().activate_and_pool(values.numpy(), self.weight.numpy(), size, pooled.numpy())
         return pooled
@@ -114,7 +116,7 @@ def _fused(network: nn.Module) -> nn.Module:
     return network
 
 
-class FaceDetector(nn.Module):
+class FaceDetector(BaseModel):
     """Largest face of each image, as four corners in pixels; pre-trained, nothing to train.
 
     Raises
@@ -122,8 +124,6 @@ class FaceDetector(nn.Module):
     RunError
         If facenet-pytorch or numba is missing.
     """
-
-    output_range = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -133,12 +133,8 @@ class FaceDetector(nn.Module):
         self.refiner = _fused(package.RNet())
         self.judge = _fused(package.ONet())
         # Channels last: convolutions and poolings of many small pictures take a fraction of the time on a CPU.
-        self.to(memory_format=torch.channels_last)
+        channels_last(self)
         self.eval().requires_grad_(False)
-
-    def inputs(self, images: Tensor) -> Tensor:
-        """The images themselves."""
-        return images
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -286,7 +282,8 @@ def _largest(boxes: Boxes, images: int) -> Tensor:
 
 def _counts(image: Tensor) -> list[int]:
     """How many boxes each image has, of those that have any."""
-    return image.unique_consecutive(return_counts=True)[1].tolist()
+    counts: list[int] = image.unique_consecutive(return_counts=True)[1].tolist()
+    return counts
 
 
 def _moved(boxes: Boxes, unit: int) -> Tensor:

@@ -14,14 +14,17 @@ from __future__ import annotations
 import json
 import textwrap
 import warnings
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from csrun.errors import RunError, first_line
+from csrun.models.base import BaseModel
 from csrun.models.weights import adopt_weights, frozen, read_weights
 
 BIGGAN = "biggan-deep-128"
@@ -33,8 +36,20 @@ BIGGAN_TRUNCATION = 0.5
 MONARCH = 323
 """ImageNet's monarch butterfly; the released code's 'Butterfly' is no ImageNet class."""
 
+if TYPE_CHECKING:  # the package comes without annotations
 
-class FaceGenerator(nn.Module):
+    class BigGANConfig(Protocol):
+        z_dim: int
+        num_classes: int
+        output_dim: int
+
+        def to_json_string(self) -> str: ...
+
+    class BigGAN(nn.Module):
+        config: BigGANConfig
+
+
+class FaceGenerator(BaseModel):
     """DCGAN generator of 64x64 faces.
 
     Transposed convolutions 100-512-256-128-64-3 of kernel 4, the first with stride 1, the others with stride 2, no
@@ -53,13 +68,10 @@ class FaceGenerator(nn.Module):
         last = nn.ConvTranspose2d(widths[-1], 3, 4, 2, 1, bias=False)
         self.network = nn.Sequential(*layers, last, nn.Tanh())
 
-    def inputs(self, latents: Tensor) -> Tensor:
-        """The latents themselves."""
-        return latents
-
     def forward(self, latents: Tensor) -> Tensor:
         """``(b, 100) -> (b, 3, 64, 64)``."""
-        return self.network(latents[:, :, None, None])
+        images: Tensor = self.network(latents[:, :, None, None])
+        return images
 
 
 def _upscaling(before: int, after: int, *, first: bool) -> list[nn.Module]:
@@ -89,7 +101,7 @@ def load_face_generator(path: str | Path | None) -> FaceGenerator:
     return frozen(model)
 
 
-class BigGANImages(nn.Module):
+class BigGANImages(BaseModel):
     """BigGAN for one class at one truncation: ``(b, 128) -> (b, 3, 128, 128)`` for ``biggan-deep-128``.
 
     Its batch norms look up statistics stored for the truncation: outputs do not depend on the batch.
@@ -106,9 +118,10 @@ class BigGANImages(nn.Module):
     """
 
     output_range = (-1.0, 1.0)
+    label: Tensor
 
     def __init__(
-        self, gan: nn.Module, class_index: int = MONARCH, truncation: float = BIGGAN_TRUNCATION, note: str = ""
+        self, gan: BigGAN, class_index: int = MONARCH, truncation: float = BIGGAN_TRUNCATION, note: str = ""
     ) -> None:
         super().__init__()
         self.note = note
@@ -116,18 +129,15 @@ class BigGANImages(nn.Module):
             raise RunError(f"the truncation of biggan is {truncation}: expected a number above 0, at most 1")
         self.gan = gan
         self.truncation = truncation
-        self.latent_dim: int = gan.config.z_dim
+        self.latent_dim = gan.config.z_dim
         label = torch.zeros(1, gan.config.num_classes)
         label[0, class_index] = 1.0
         self.register_buffer("label", label)
 
-    def inputs(self, latents: Tensor) -> Tensor:
-        """The latents themselves."""
-        return latents
-
     def forward(self, latents: Tensor) -> Tensor:
         """``(b, z_dim) -> (b, 3, H, W)``, in [-1, 1]."""
-        return self.gan(latents, self.label.expand(len(latents), -1), self.truncation)
+        images: Tensor = self.gan(latents, self.label.expand(len(latents), -1), self.truncation)
+        return images
 
 
 def load_biggan(name_or_folder: str | Path = BIGGAN, class_index: int | str = MONARCH) -> BigGANImages:
@@ -189,10 +199,9 @@ def _biggan_package() -> ModuleType:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from pytorch_pretrained_biggan import model
+            return import_module("pytorch_pretrained_biggan.model")
     except ImportError as error:
         raise RunError(f"biggan needs pytorch-pretrained-biggan ({error}): pip install 'centersmooth[gan]'") from error
-    return model
 
 
 def _biggan_files(package: ModuleType, source: str) -> tuple[Path, Path]:
@@ -210,7 +219,7 @@ def _biggan_files(package: ModuleType, source: str) -> tuple[Path, Path]:
     return config, weights
 
 
-def _biggan_note(package: ModuleType, source: str, gan: nn.Module) -> str:
+def _biggan_note(package: ModuleType, source: str, gan: BigGAN) -> str:
     """What sets a generator apart from biggan-deep-128 as the package downloads it; empty if it is that."""
     if source == BIGGAN:
         return ""
@@ -236,13 +245,14 @@ def _biggan_download(package: ModuleType, url: str) -> Path:
         ) from error
 
 
-def _empty_biggan(package: ModuleType, config_file: Path) -> nn.Module:
+def _empty_biggan(package: ModuleType, config_file: Path) -> BigGAN:
     try:
         config = package.BigGANConfig.from_json_file(config_file)
         with torch.device("meta"):
-            return package.BigGAN(config)
+            gan: BigGAN = package.BigGAN(config)
     except Exception as error:  # whatever a wrong entry of the file leads to
         raise RunError(
             f"{config_file} is no BigGAN configuration ({first_line(error)}): fetch it again, or set "
             "weights.biggan=FOLDER"
         ) from error
+    return gan

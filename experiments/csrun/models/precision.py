@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from csrun.models.base import BaseModel
 
 
 def require_float32() -> None:
@@ -21,7 +23,7 @@ def require_float32() -> None:
     _allow_tf32(False)
 
 
-def in_precision(model: nn.Module, precision: str) -> nn.Module:
+def in_precision(model: BaseModel, precision: str) -> BaseModel:
     """The model, computed in this precision from now on; its outputs stay float32.
 
     Parameters

@@ -10,7 +10,6 @@ they were found on: the base model's green, the smoothed one blue.
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from csrun.report.plots import METRIC_LABELS, PALETTE, footer_lines, save, style
 from csrun.report.tables import number, of_rule, read_manifest, read_rows
-from csrun.system.files import write_atomically
+from csrun.system.files import archive_of, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,9 +108,7 @@ def _save_panel(
     if not arrays:
         return {}
     stem = f"panel_{source.model.replace(':', '.')}"
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_atomically(folder / f"{stem}.npz", buffer.getvalue())
+    write_atomically(folder / f"{stem}.npz", archive_of(arrays))
     identity = {key: shown[0][key] for key in ("cell", "model", "metric")}
     pair = {key: float(shown[0][key]) for key in ("eps", "h")}
     return {"file": f"{stem}.png", "data": f"{stem}.npz", **identity, **pair, "caption": caption(shown, arrays)}
@@ -287,13 +284,14 @@ def _grid(
     import textwrap
 
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     total = max(3.3, across * (width + 0.1) + 0.3)
     lines = [part for line in small_print for part in textwrap.wrap(line, int(total * 22))]
     below, above = 0.11 * len(lines) + 0.08, 0.2 if legend else 0.0
     whole = down * height + 0.65 + below + above
-    figure = Figure(figsize=(total, whole), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, below / whole, 1, 1 - (below + above) / whole), w_pad=0.03, h_pad=0.03)
+    room = (0, below / whole, 1, 1 - (below + above) / whole)
+    figure = Figure(figsize=(total, whole), layout=ConstrainedLayoutEngine(rect=room, w_pad=0.03, h_pad=0.03))
     figure.text(0.5, 0.04 / whole, "\n".join(lines), ha="center", va="bottom", fontsize=6, color=_GREY, linespacing=1.3)
     axes = figure.subplots(down, across, squeeze=False)
     for ax in axes.flat:

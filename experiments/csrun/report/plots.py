@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 METRIC_LABELS = {
     "tv": "total variation distance",
@@ -92,7 +93,7 @@ _PANEL_WIDTH, _PANEL_HEIGHT = 3.3, 2.45  # inches: one column of a paper
 _LEGEND_LINE, _FOOTER_LINE = 0.135, 0.115
 _PANELS_A_ROW = 4
 _DPI = 200
-_STYLE = {
+_STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.titlesize": 8,
@@ -311,6 +312,7 @@ def _figure(
 ) -> Figure:
     """All panels of one metric, the legend and the footer below them."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = list(lines.groupby(["model", "dataset"], sort=True))
     across = min(len(panels), _PANELS_A_ROW)
@@ -323,8 +325,8 @@ def _figure(
     below = legend_rows * _LEGEND_LINE + len(footer) * _FOOTER_LINE + 0.1
     height = down * _PANEL_HEIGHT + below
 
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.get_layout_engine().set(rect=(0, below / height, 1, 1 - below / height), w_pad=0.05, h_pad=0.04)
+    layout_engine = ConstrainedLayoutEngine(rect=(0, below / height, 1, 1 - below / height), w_pad=0.05, h_pad=0.04)
+    figure = Figure(figsize=(width, height), layout=layout_engine)
     axes = figure.subplots(down, across, squeeze=False)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
@@ -338,14 +340,14 @@ def _figure(
         ax.set_xlabel(f"{layout.xlabel}\nunit of ε: {unit}" if unit else layout.xlabel)
         if index % across == 0:
             ax.set_ylabel(METRIC_LABELS.get(metric, metric))
-    anchor = {"loc": "upper center", "bbox_to_anchor": (0.5, below / height)}
+    anchor: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, below / height)}
     figure.legend(handles=_row_wise(handles, legend_columns), ncols=legend_columns, **anchor, **_LEGEND)
     bottom = 0.04 / height
     figure.text(0.5, bottom, "\n".join(footer), ha="center", va="bottom", fontsize=6, color="#666666", linespacing=1.3)
     return figure
 
 
-_LEGEND = {
+_LEGEND: dict[str, Any] = {
     "frameon": False,
     "borderaxespad": 0.2,
     "labelspacing": 0.3,
@@ -439,7 +441,13 @@ def _baseline_handles(baselines: Sequence[Mapping[str, Any]], layout: Layout) ->
     return [Line2D([], [], **_baseline_look(index), label=label) for index, label in enumerate(labels)]
 
 
-_SLIP_LOOK = {"color": "#8a8a8a", "linewidth": 1.1, "linestyle": (0, (4, 2)), "marker": ".", "zorder": 2}
+_SLIP_LOOK: dict[str, Any] = {
+    "color": "#8a8a8a",
+    "linewidth": 1.1,
+    "linestyle": (0, (4, 2)),
+    "marker": ".",
+    "zorder": 2,
+}
 
 
 def _unit_slip(ax: Axes, slip: pd.DataFrame | None, model: str, dataset: str) -> None:
@@ -503,7 +511,8 @@ def _finite(values: pd.Series) -> np.ndarray:
 def _alone(values: np.ndarray) -> np.ndarray:
     """Where a value has a gap on both sides, so that no line would show it."""
     there = np.pad(np.isfinite(values), 1)
-    return there[1:-1] & ~there[:-2] & ~there[2:]
+    alone: np.ndarray = there[1:-1] & ~there[:-2] & ~there[2:]
+    return alone
 
 
 def _band(ax: Axes, x: np.ndarray, median: np.ndarray, low: pd.Series, high: pd.Series, color: str) -> None:

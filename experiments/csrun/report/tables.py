@@ -48,20 +48,31 @@ OUTCOMES = ("certified", "bad_center", "ratio_exceeded", "infeasible", "failed")
 
 _TEXT = ("cell", "model", "dataset", "metric", "source", "outcome", *RULE, "device", "reason")
 _INTEGERS = ("point", "n0", "n", "m", "seed")
-_FLOATS = ("train_sigma", "eps", "h", "sigma", "r_center", "r_hat", "r_far", "beta", "certified", "error")
+_FLOATS: tuple[str, ...] = (
+    "train_sigma",
+    "eps",
+    "h",
+    "sigma",
+    "r_center",
+    "r_hat",
+    "r_far",
+    "beta",
+    "certified",
+    "error",
+)
 _FLOATS += ("delta", "alpha1", "alpha2", "alpha", "seconds")
 COLUMNS = (*_TEXT, *_INTEGERS, *_FLOATS, "vacuous")
 """What `read_rows` requires, in no order; further columns are kept as text."""
 
-SUMMARY_COLUMNS = (*KEYS, "points", "certified", "abstained", "infeasible", "failed", "vacuous")
+SUMMARY_COLUMNS: tuple[str, ...] = (*KEYS, "points", "certified", "abstained", "infeasible", "failed", "vacuous")
 SUMMARY_COLUMNS += ("radius_median", "radius_q25", "radius_q75", "error_median", "error_q25", "error_q75")
 SUMMARY_COLUMNS += ("error_points", "seconds_median", "status")
 
 _IDENTITY = ["cell", "point", *KEYS]
-_KIND_NAMES = {float: "a number", int: "an integer"}
+_KIND_NAMES: dict[Callable[[str], Any], str] = {float: "a number", int: "an integer"}
 _MANIFEST_TYPES = {"experiment": str, "title": str, "metrics": list, "curve": str, "rule": dict}
 _CURVES = ("h", "sigma", "training", "eps")
-_RULE_ORDER = ("paper", "exact", "doubled", "measured", "local", "global")
+_RULE_ORDER: tuple[str, ...] = ("paper", "exact", "doubled", "measured", "local", "global")
 _RULE_ORDER += ("sample", "free", "certified", "center", "mean")
 _MOST_RULES = 4
 

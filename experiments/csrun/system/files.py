@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 _UNFINISHED = ".unfinished"
 
@@ -21,6 +24,14 @@ def digest_of(content: Mapping[str, Any]) -> str:
     """
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:12]
+
+
+def archive_of(arrays: Mapping[str, np.ndarray], *, compressed: bool = True) -> bytes:
+    """Arrays by name as the content of an ``.npz`` file."""
+    save: Callable[..., None] = np.savez_compressed if compressed else np.savez
+    content = io.BytesIO()
+    save(content, **arrays)
+    return content.getvalue()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

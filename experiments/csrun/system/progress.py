@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    TaskID,
     TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -31,7 +32,7 @@ class Display:
     def __init__(self, console: Console) -> None:
         self.console = console
         self._bars: Progress | None = None
-        self._outer = self._inner = None
+        self._outer = self._inner = TaskID(0)  # once there are bars
         self._total = self._done = 0.0
         self._started = self._last_line = time.monotonic()
         self._label = ""

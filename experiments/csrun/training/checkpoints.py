@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from centersmooth import RandomStream
 from centersmooth.draws import Draws
-from csrun.config import TrainConfig
+from csrun.config import TrainConfig, at_least
 from csrun.data import DataSet
 from csrun.errors import RunError
 from csrun.models import ModelSpec
+from csrun.models.base import BaseModel, channels_last
 from csrun.system.files import digest_of, write_atomically
 from csrun.system.locks import held
 
@@ -68,12 +69,11 @@ def training_of(
     model: str, data: DataSet, schedule: TrainConfig, train_sigma: float, seed: int, device: str
 ) -> Training:
     """The training a configuration asks for; never more images than there are."""
-    for key in ("epochs", "images", "batch_size"):
-        if (value := getattr(schedule, key)) is None or value < 1:
-            raise RunError(f"train.{key} is {value}: expected an integer of at least 1")
-    images = min(schedule.images, len(data.train))
-    digest = data.train.digest(images)
-    return Training(model, data.name, digest, schedule.epochs, images, schedule.batch_size, train_sigma, seed, device)
+    keys = ("epochs", "images", "batch_size")
+    epochs, images, batch_size = (at_least(1, f"train.{key}", getattr(schedule, key)) for key in keys)
+    images = min(images, len(data.training_split))
+    digest = data.training_split.digest(images)
+    return Training(model, data.name, digest, epochs, images, batch_size, train_sigma, seed, device)
 
 
 def obtain(
@@ -83,7 +83,7 @@ def obtain(
     out: Path,
     step_done: Callable[[int], None],
     say: Callable[[str], None] | None = None,
-) -> tuple[nn.Module, str]:
+) -> tuple[BaseModel, str]:
     """The model with the weights of exactly this training, trained and saved if need be, and their digest.
 
     Parameters
@@ -100,17 +100,16 @@ def obtain(
             keep_checkpoint(path, *train_checkpoint(training, spec, data, step_done))
     _load(model, path)
     # A fifth less time on a CPU. Only now: in training it would move the last digits of the weights.
-    model.to(memory_format=torch.channels_last)
-    return model.eval().requires_grad_(False), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return channels_last(model).eval().requires_grad_(False), hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def train(model: nn.Module, training: Training, data: DataSet, step_done: Callable[[int], None]) -> float:
+def train(model: BaseModel, training: Training, data: DataSet, step_done: Callable[[int], None]) -> float:
     """Train in place; returns the mean loss of the last epoch.
 
     The order of the images and their noise come from streams keyed by (seed, epoch, step).
     """
     device = torch.device(training.device)
-    images = data.images(data.train, range(training.images)).to(device)
+    images = data.images(data.training_split, range(training.images)).to(device)
     inputs = torch.cat([model.inputs(part) for part in images.split(1000)])
     optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
     model.train()
@@ -137,7 +136,7 @@ def _with_noise(inputs: Tensor, sigma: float, draws: Draws) -> Tensor:
     return inputs + sigma * draws.normal(tuple(inputs.shape)) if sigma else inputs
 
 
-def _fresh_model(training: Training, spec: ModelSpec, data: DataSet) -> nn.Module:
+def _fresh_model(training: Training, spec: ModelSpec, data: DataSet) -> BaseModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         return spec.build(data, {}).to(training.device)
