@@ -89,6 +89,20 @@ class Budget:
             value = a_number(name, getattr(self, name), low, 0.5, f"{what} strictly between {low:g} and 1/2")
             object.__setattr__(self, name, value)
 
+    @classmethod
+    def quick(cls) -> Budget:
+        """Counts for a first look: seconds with a small model, certificates up to ``h = eps/sigma = 2``.
+
+        >>> Budget.quick()
+        Budget(n=1200, m=2500, delta=0.1, alpha1=0.005, alpha2=0.005, n0=0)
+        """
+        return cls(n=1_200, m=2_500, delta=0.1)
+
+    @classmethod
+    def paper(cls) -> Budget:
+        """The paper's counts, the defaults: 10,000 draws for the center and a million for the radius."""
+        return cls()
+
     def accepts_center(self, inside: int, bounds: Bounds) -> bool:
         """The test of Algorithm 1: whether the ball holds at least ``1/2 - delta``, w.p. ``>= 1 - alpha1/2``.
 
@@ -200,3 +214,13 @@ class Certificate:
     far: FarName | MeanFarName
     reason: str = ""
     center_name: CenterName | Literal["mean"] = "sample"
+
+    def __str__(self) -> str:
+        """One sentence for people; `repr` has every number."""
+        if self.radius is None:
+            return f"no certificate at eps = {self.eps:g}: {self.reason or self.outcome.message}"
+        nothing = ", which is the whole output space" if self.vacuous else ""
+        return (
+            f"for every input within eps = {self.eps:g} the smoothed output stays within {self.radius:.4g} of its "
+            f"center{nothing}, except with probability {self.alpha:.3g}"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -37,8 +38,8 @@ class Smoother:
         The smoothing law, in the unit of the input.
     certifier : Certifier
         What is certified: `Center` or `Mean` of a metric.
-    budget : Budget
-        Draws and failure probabilities.
+    budget : Budget, optional
+        Draws and failure probabilities; by default `Budget.quick`.
     rule : str, optional
         One of ``certifier.rules``; by default the last, which is the sharpest.
     output_range : (float, float), optional
@@ -55,7 +56,7 @@ class Smoother:
         model: Model,
         noise: Noise,
         certifier: Certifier,
-        budget: Budget,
+        budget: Budget | None = None,
         *,
         rule: str | None = None,
         output_range: tuple[float, float] | None = None,
@@ -66,6 +67,7 @@ class Smoother:
             raise RequestError(f"certifier is {certifier!r}: expected one such as Center(L2())")
         if not isinstance(noise, Noise):
             raise RequestError(f"noise is {noise!r}: expected a law such as GaussianNoise(sigma=0.25)")
+        budget = Budget.quick() if budget is None else budget
         if not isinstance(budget, Budget):
             raise RequestError(f"budget is {budget!r}: expected counts such as Budget(n=2_000, m=4_000, delta=0.08)")
         self.certifier = certifier
@@ -76,6 +78,13 @@ class Smoother:
         self._sampler = Sampler(model, noise, forward_block, batch_size, output_range)
         self._setting = Setting(noise, budget, output_range, self._sampler.forward_block)
         self._checked_inputs: set[tuple[object, ...]] = set()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.certifier}, {self.noise}, {self.budget}, rule={self.rule!r})"
+
+    def __call__(self, x: Tensor) -> Tensor | None:
+        """The smoothed output at ``x``, ``(*in) -> (*out)``, by fresh randomness; None where the model abstains."""
+        return self.smooth(x).output
 
     def smooth(self, x: Tensor, *, stream: RandomStream | None = None, progress: Progress | None = None) -> Smoothed:
         """The smoothed output at ``x``: what to ship.
@@ -146,6 +155,28 @@ class Smoother:
         with self._held_fixed(x):
             evidence = gather_one(self._sampler, self.certifier, self.budget, x, stream, progress=progress)
         return [self.certifier.certificate(evidence, e, self.rule, self._setting) for e in radii]
+
+    def certify_all(
+        self,
+        xs: Iterable[Tensor],
+        eps: float | Iterable[float],
+        *,
+        stream: RandomStream | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[list[Certificate]]:
+        """`certify` for each of several inputs, in their order, as soon as each is done.
+
+        Parameters
+        ----------
+        xs : iterable of Tensor, each of shape ``(*in)``
+            A tensor ``(count, *in)`` will do.
+        stream : RandomStream, optional
+            Of the first input; those of the others have the points that follow. By default fresh entropy.
+        """
+        radii = input_radii(eps)
+        for index, x in enumerate(xs):
+            own = None if stream is None else replace(checked_stream(stream), point=stream.point + index)
+            yield self.certify(x, radii, stream=own, progress=progress)
 
     def attack(
         self,

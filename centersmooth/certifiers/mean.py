@@ -21,10 +21,10 @@ from centersmooth.certifiers.expectation import (
     mean_problem,
     reach,
 )
+from centersmooth.contracts import check_own_metric, check_seminorm
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
 from centersmooth.metrics.base import Metric, between, features_of
-from centersmooth.testing import check_own_metric, check_seminorm
 
 
 @dataclass(frozen=True)

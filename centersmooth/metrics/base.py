@@ -178,7 +178,7 @@ class DistanceFunction(Metric):
     ----------
     distance : callable, ``(n, *out), (n, *out) -> (n,)``
         Symmetric, non-negative, 0 on equal outputs; row by row. The triangle inequality is yours to guarantee:
-        `centersmooth.testing.check_metric` looks for violations on your real outputs.
+        `centersmooth.contracts.check_metric` looks for violations on your real outputs.
     power : float
         1 where ``distance`` satisfies the triangle inequality, 2 where its square root does.
     diameter : float

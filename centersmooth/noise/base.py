@@ -6,25 +6,73 @@ either.
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar, Final, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from centersmooth.draws import Draws
 
+_ROUND_UP: Final = 1 + 1e-12
+"""Outward rounding of inverses, as in `centersmooth.bounds`."""
 
-@runtime_checkable
-class Noise(Protocol):
-    """A smoothing law together with its shift bound."""
 
+class Noise(ABC):
+    """A smoothing law together with its shift bound.
+
+    Attributes
+    ----------
+    threat : str
+        What ``eps`` measures, for messages, axes and tables.
+    """
+
+    threat: ClassVar[str]
+
+    @abstractmethod
     def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
         """``count`` noisy copies of ``x``: ``(*in) -> (count, *in)``, on the device and in the type of ``x``."""
-        ...
 
+    @abstractmethod
     def required_mass(self, mass: float, eps: float) -> float:
-        """The mass a set needs under the noise at ``x`` so that it keeps ``mass`` at every ``x'`` within ``eps``."""
-        ...
+        """The mass a set needs under the noise at ``x`` so that it keeps ``mass`` at every ``x'`` within ``eps``.
+
+        Rounded up; 1 where no set keeps it for sure.
+        """
+
+    def kept_mass(self, mass: float, eps: float) -> float:
+        """The mass that a set of ``mass`` at ``x`` keeps at every ``x'`` within ``eps``, rounded down.
+
+        The inverse of `required_mass`, ``sup {p : required_mass(p, eps) <= mass}``, by bisection. Not ``1 -
+        required_mass(1 - mass, eps)``, which is the same for symmetric threats only.
+        """
+        return _largest(lambda kept: self.required_mass(kept, eps) <= mass, 1.0)
+
+    def reach(self, mass: float, kept: float) -> float:
+        """The largest ``eps`` at which a set of ``mass`` keeps ``kept``, rounded down; 0 where it does at none."""
+        if mass >= 1:
+            return math.inf
+        if self.required_mass(kept, 0.0) > mass:
+            return 0.0
+        high = 1.0
+        while self.required_mass(kept, high) <= mass:
+            high *= 2
+        return _largest(lambda eps: self.required_mass(kept, eps) <= mass, high)
+
+
+@runtime_checkable
+class DrawsTogether(Protocol):
+    """A law that bounds shifts of several draws taken together, which free centers ask for."""
 
     def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
-        """The same for sets of ``draws`` independent noisy copies taken together; asked for by ``center="free"``."""
+        """`Noise.required_mass` for sets of ``draws`` independent noisy copies."""
         ...
+
+
+def _largest(holds: Callable[[float], bool], high: float) -> float:
+    """The largest number in (0, ``high``) at which a property holds that holds below some point; 0 if at none."""
+    low = 0.0
+    while low < (middle := (low + high) / 2) < high and high - low > 1e-16 * high:
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low / _ROUND_UP

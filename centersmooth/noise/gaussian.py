@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from scipy.special import ndtr, ndtri
@@ -12,10 +13,11 @@ from torch import Tensor
 from centersmooth.checks import a_number
 from centersmooth.draws import Draws
 from centersmooth.errors import RequestError
+from centersmooth.noise.base import Noise
 
 
 @dataclass(frozen=True)
-class GaussianNoise:
+class GaussianNoise(Noise):
     """Isotropic Gaussian noise ``N(0, sigma^2 I)`` against l2 perturbations.
 
     Parameters
@@ -28,9 +30,13 @@ class GaussianNoise:
     >>> noise = GaussianNoise(sigma=0.5)
     >>> round(noise.required_mass(0.55, eps=0.5), 4)
     0.8698
+    >>> round(noise.kept_mass(0.8698, eps=0.5), 3), round(noise.reach(0.8698, kept=0.55), 3)
+    (0.55, 0.5)
     """
 
     sigma: float
+
+    threat: ClassVar[str] = "l2"
 
     def __post_init__(self) -> None:
         expected = "a positive number, in the unit of the model's input"

@@ -16,8 +16,8 @@ from centersmooth.bounds import BOUNDS, EXACT, Bounds
 from centersmooth.certifiers.center.rules import center_problem, free_problem, radius_problem
 from centersmooth.certifiers.center.search import require_means
 from centersmooth.certifiers.expectation import mean_problem
+from centersmooth.contracts import check_own_metric, check_seminorm
 from centersmooth.sampling import Sampler, evaluating
-from centersmooth.testing import check_own_metric, check_seminorm
 from csrun.cells.cell import Cell
 from csrun.config import Config, GridPoint, at_least, filled, grid_pairs
 from csrun.data import DataSet, load_data

@@ -26,8 +26,8 @@ from centersmooth import (
     TotalVariation,
 )
 from centersmooth.attack import _direction
+from centersmooth.contracts import LinearModel, check_metric
 from centersmooth.sampling import Sampler
-from centersmooth.testing import LinearModel, check_metric
 
 X = torch.tensor([0.3, -1.0, 0.5, 2.0])
 LINEAR = LinearModel(torch.tensor([2.0, -1.0, 0.5, 0.0]))

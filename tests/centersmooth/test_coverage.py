@@ -25,9 +25,9 @@ from centersmooth.certifiers.center import RULES
 from centersmooth.certifiers.center.rules import ROUNDING
 from centersmooth.certifiers.center.search import least_median_center
 from centersmooth.certifiers.distances import DistanceSample
+from centersmooth.contracts import LinearModel
 from centersmooth.draws import Draws
 from centersmooth.sampling import Sampler
-from centersmooth.testing import LinearModel
 
 RUNS, ALPHA = 300, 0.1
 X = torch.tensor([0.3, -1.0, 0.5])

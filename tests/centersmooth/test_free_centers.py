@@ -54,9 +54,9 @@ from centersmooth.certifiers.center.measured import far_ranks, far_ranks_of, mas
 from centersmooth.certifiers.center.quantiles import QuantileTable
 from centersmooth.certifiers.center.rules import ROUNDING, certificate_from, free_problem, measured_radii
 from centersmooth.certifiers.center.search import BLOCK, REFINEMENTS, least_median_center
+from centersmooth.contracts import LinearModel
 from centersmooth.gathering import gather
 from centersmooth.sampling import Sampler
-from centersmooth.testing import LinearModel
 
 LARGE = Budget()
 BUDGETS = [

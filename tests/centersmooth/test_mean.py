@@ -35,6 +35,7 @@ from centersmooth import (
     MeanSmoother,
     Metric,
     ModelError,
+    Noise,
     RandomStream,
     RequestError,
     SquaredL2,
@@ -491,8 +492,10 @@ def test_bad_requests_are_one_line(changes: dict[str, object], expected: str) ->
     assert "\n" not in str(caught.value)
 
 
-class Uniform:
+class Uniform(Noise):
     """Another law; its numbers do not matter here."""
+
+    threat = "l1"
 
     def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
         return x + draws.uniform((count, *x.shape))

@@ -29,8 +29,8 @@ from centersmooth.certifiers.center.measured import FarRanks, far_ranks, masses_
 from centersmooth.certifiers.center.quantiles import QuantileTable, near_ranks, place_ranks, smallest, sorted_by_torch
 from centersmooth.certifiers.center.rules import ROUNDING, far_problem
 from centersmooth.certifiers.center.search import best_candidate, least_median_center
+from centersmooth.contracts import LinearModel
 from centersmooth.sampling import Sampler
-from centersmooth.testing import LinearModel
 
 BUDGETS = [
     Budget(),

@@ -32,8 +32,8 @@ from centersmooth import (
     SquaredL2,
     TotalVariation,
 )
+from centersmooth.contracts import check_metric
 from centersmooth.metrics import base
-from centersmooth.testing import check_metric
 
 METRICS = [L1(), L2(), SquaredL2(), Cosine(), Angular(), TotalVariation(), Jaccard()]
 VECTORS = METRICS[:5]

@@ -21,6 +21,7 @@ from centersmooth import (
     Angular,
     Attack,
     Budget,
+    Center,
     CenterSmoother,
     CenterSmoothError,
     Certificate,
@@ -35,6 +36,7 @@ from centersmooth import (
     Outcome,
     RandomStream,
     RequestError,
+    Smoother,
     SquaredL2,
     TotalVariation,
 )
@@ -743,3 +745,43 @@ def test_an_own_distance_that_only_tells_equal_from_other() -> None:
     smoother = make(lambda x: linear(x).round(), metric=DistanceFunction(lambda a, b: (a != b).any(1), diameter=1.0))
     assert (smoother.distance(X, X), smoother.distance(X, -X)) == (0.0, 1.0)
     assert smoother.certify(X, 0.1, stream=STREAM)[0].outcome is Outcome.CERTIFIED
+
+
+def test_a_smoother_is_called_like_a_model() -> None:
+    """With fresh randomness; None where it abstains."""
+    smoother = make()
+    assert smoother(X).shape == smoother.smooth(X, stream=STREAM).center.shape
+    torn = CenterSmoother(
+        torch.sign, L1(), GaussianNoise(SIGMA), Budget(n=48, m=48, delta=0.13, alpha1=0.1, alpha2=0.1)
+    )
+    assert None in {None if torn(torch.zeros(1)) is None else 0 for _ in range(40)}
+
+
+def test_several_inputs_are_certified_in_order_each_with_its_own_stream() -> None:
+    smoother, inputs = make(), torch.stack([X, X + 1, X - 1])
+    found = list(smoother.certify_all(inputs, [0.1, 0.2], stream=RandomStream(3, point=5)))
+    alone = [smoother.certify(x, [0.1, 0.2], stream=RandomStream(3, point=5 + i)) for i, x in enumerate(inputs)]
+    assert [[one.radius for one in certificates] for certificates in found] == [
+        [one.radius for one in certificates] for certificates in alone
+    ]
+    assert next(iter(smoother.certify_all(iter(inputs), 0.1)))[0].outcome is Outcome.CERTIFIED
+
+
+def test_certificates_and_smoothers_describe_themselves() -> None:
+    smoother = make()
+    (certificate,) = smoother.certify(X, 0.1, stream=STREAM)
+    assert str(certificate) == (
+        f"for every input within eps = 0.1 the smoothed output stays within {certificate.radius:.4g} of its center, "
+        f"except with probability {certificate.alpha:.3g}"
+    )
+    bounded = dataclasses.replace(certificate, vacuous=True)
+    assert ", which is the whole output space, except" in str(bounded)
+    abstained = dataclasses.replace(certificate, radius=None, outcome=Outcome.BAD_CENTER, reason="")
+    assert str(abstained).startswith("no certificate at eps = 0.1: abstained")
+    assert "L2()" in repr(smoother)
+    assert "\n" not in repr(smoother)
+
+
+def test_without_a_budget_it_is_the_quick_one() -> None:
+    assert Smoother(linear, GaussianNoise(SIGMA), Center(L2())).budget == Budget.quick()
+    assert Budget.paper() == Budget(10_000, 1_000_000, 0.05, 0.005, 0.005)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from centersmooth import Budget, CenterSmoother, GaussianNoise, RandomStream, RequestError
-from centersmooth.testing import check_metric
+from centersmooth.contracts import check_metric
 from csrun.data.sources import latents
 from csrun.errors import RunError
 from csrun.metrics import perceptual

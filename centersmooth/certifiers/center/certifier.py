@@ -14,9 +14,10 @@ from centersmooth.certifiers.base import Certifier
 from centersmooth.certifiers.center.evidence import CenterCollector, CenterEvidence
 from centersmooth.certifiers.center.rules import center_problem, certificate_from, free_problem, radius_problem
 from centersmooth.certifiers.center.search import require_means
+from centersmooth.contracts import check_own_metric
 from centersmooth.gathering import Setting, Shared
 from centersmooth.metrics.base import Metric, between, features_of
-from centersmooth.testing import check_own_metric
+from centersmooth.noise import DrawsTogether
 
 RULES: Final[dict[str, tuple[Bounds, FarName]]] = {
     "paper": (PAPER, "doubled"),
@@ -53,8 +54,11 @@ class Center(Certifier):
 
     def problem(self, setting: Setting, rule: str, eps: float | None = None) -> str:
         budget, (bounds, _) = setting.budget, RULES[rule]
-        if self.kind == "free" and (problem := free_problem(budget, self.metric)):
-            return problem
+        if self.kind == "free":
+            if problem := free_problem(budget, self.metric):
+                return problem
+            if not isinstance(setting.noise, DrawsTogether):
+                return f"center is 'free', but {setting.noise} has no bound for several draws together: use 'sample'"
         problem = center_problem(budget, bounds)
         return problem or ("" if eps is None else radius_problem(budget, setting.noise, eps, bounds))
 

@@ -86,7 +86,7 @@ from scipy.special import betainccinv, ndtri
 from centersmooth.bounds import EXACT, half_count
 from centersmooth.certificate import Budget, CenterName
 from centersmooth.certifiers.center.search import BLOCK
-from centersmooth.noise import Noise
+from centersmooth.noise import DrawsTogether, Noise
 
 _ROUND_UP = 1 + 1e-12
 """Outward rounding of masses, as in `centersmooth.bounds`."""
@@ -147,8 +147,10 @@ def far_ranks(budget: Budget, noise: Noise, eps: float, *, block: int = 1, share
     candidate_mass, near_mass = masses_of_a_run(budget, block)
     if block == 1:
         candidate_mass_at_x = noise.required_mass(candidate_mass, eps)
-    else:
+    elif isinstance(noise, DrawsTogether):
         candidate_mass_at_x = noise.required_mass_of_draws(candidate_mass, eps, block)
+    else:
+        raise ValueError(f"{noise} has no bound for several draws together, which means of blocks need")
     masses = (candidate_mass_at_x, noise.required_mass(near_mass, eps), noise.required_mass(0.5 + budget.delta, eps))
     return _far_ranks(budget, block, share, *masses)
 
