@@ -218,13 +218,12 @@ def _flags_first(arguments: list[str]) -> list[str]:
 
 
 def _require_known_experiments(overrides: list[str]) -> None:
-    from csrun.errors import RunError
+    from csrun.registry import require_known
 
     for override in overrides:
         key, _, value = override.partition("=")
-        unknown = [name for name in value.split(",") if name not in experiments()] if key == "experiment" else []
-        if unknown:
-            raise RunError(f"experiment is '{unknown[0]}': expected one of {', '.join(experiments())}")
+        for name in value.split(",") if key == "experiment" else ():
+            require_known("experiment is", name, experiments())
 
 
 def _require_no_folders_of_hydra(overrides: list[str]) -> None:
@@ -293,9 +292,12 @@ def _given(overrides: list[str]) -> dict[str, str]:
 
 
 def _task(raw: Any, console: Console, command: str) -> int:
+    from csrun.config import require_known_names, resolve
+
+    require_known_names(raw)  # before anything that takes seconds to import
+
     import torch
 
-    from csrun.config import resolve
     from csrun.runner import dry_run, run, threads_of
     from csrun.system.progress import Display, duration
     from csrun.system.threads import threads
@@ -327,11 +329,13 @@ def _is_expected(error: Exception) -> bool:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from centersmooth.errors import CenterSmoothError, is_out_of_memory
     from csrun.errors import RunError
 
-    expected = (RunError, CenterSmoothError, HydraException, OmegaConfBaseException, OSError)
-    return isinstance(error, expected) or is_out_of_memory(error)
+    if isinstance(error, (RunError, HydraException, OmegaConfBaseException, OSError)):
+        return True
+    from centersmooth.errors import CenterSmoothError, is_out_of_memory
+
+    return isinstance(error, CenterSmoothError) or is_out_of_memory(error)
 
 
 def _one_line(error: Exception) -> str:
@@ -383,6 +387,8 @@ def _misfit(merging: str, reason: str) -> str:
 
 
 def _is_unexplained_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:  # which takes seconds to import: nothing was computed yet
+        return False
     from centersmooth.errors import CenterSmoothError, is_out_of_memory
 
     return is_out_of_memory(error) and not isinstance(error, CenterSmoothError)
@@ -402,6 +408,7 @@ def experiments() -> dict[str, str]:
 
 
 def _print_help(console: Console) -> None:
+    from csrun import registry
     from csrun.config import KEYS
 
     width = max(map(len, experiments()))
@@ -419,6 +426,15 @@ def _print_help(console: Console) -> None:
         "",
         "Settings (KEY=VALUE)",
         *(f"  {key:<42} {text}" for key, text in KEYS.items()),
+        "",
+        "Models (models), with the metrics they offer",
+        *(f"  {name:<14} {entry.help}: {', '.join(entry.metrics)}" for name, entry in registry.MODELS.items()),
+        "",
+        "Metrics (metrics)",
+        *(f"  {name:<14} {entry.help}" for name, entry in registry.METRICS.items()),
+        "",
+        "Data sets (data.name)",
+        *(f"  {name:<14} {entry.help}" for name, entry in registry.DATA.items()),
         "",
         "Flags",
         f"  {'--dry-run':<42} say cells, forward passes, time and memory, and do nothing",

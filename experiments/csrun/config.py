@@ -16,6 +16,21 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from csrun.errors import RunError
+from csrun.registry import (
+    ATTACKS,
+    BOUNDS,
+    CENTERS,
+    DATA,
+    DEVICES,
+    EXECUTORS,
+    FAR,
+    MODELS,
+    PRECISIONS,
+    SMOOTHINGS,
+    TRAIN_NOISES,
+    require_known,
+    require_metric,
+)
 
 _Value = TypeVar("_Value")
 
@@ -64,10 +79,6 @@ class AttackerConfig:
     restarts: int = 2
     draws: int = 64
     runs: int = 4
-
-
-PRECISIONS = ("float32", "tf32", "bfloat16")
-"""Of the base model's arithmetic; see `csrun.models.precision`."""
 
 
 @dataclass
@@ -143,7 +154,7 @@ _FOLDER_NAME = re.compile(r"(?!checkpoints$)[\w-]+")
 
 KEYS = {
     "budget": "paper, cpu, smoke; auto is paper with CUDA and cpu without",
-    "models, metrics": 'lists, e.g. "models=[autoencoder]" "metrics=[tv,l2]"',
+    "models, metrics": 'lists, e.g. "models=[autoencoder]" "metrics=[tv,l2]"; all are below',
     "grid.eps, grid.h": "input radii, and eps/sigma; or grid.sigma for curves at fixed noise (with grid.h=null)",
     "points.count, points.start": "which test points",
     "n, m, n0, delta": "draws for center, radius, candidates; slack of the center's mass",
@@ -158,6 +169,7 @@ KEYS = {
     "recommend": "true: which sigma, n, m and delta to ask for, from a small pilot on points outside the request",
     "train.epochs, .images, .batch_size, .noise": 'training schedule; "train.noise=[matched,none]" for the ablation',
     "model, metric": "your own: package.module:factory (experiment=custom; docs/custom.md)",
+    "data.name": "one of the data sets below; an experiment names its own",
     "data.path": "folder that holds the data (else $CENTERSMOOTH_DATA, else downloaded); paths are text, commas too",
     "weights.biggan, .dcgan, .vgg": "pre-trained: a folder, and two files (else $CENTERSMOOTH_DATA, else downloaded)",
     "device, seed, out": "auto, cpu or cuda; an integer; the folder of all results (runs)",
@@ -193,25 +205,74 @@ def resolve(raw: Any, cuda: bool) -> Config:
     config.workers = _workers(config.workers, config.device)
     if config.budget == "auto":
         config.budget = "paper" if config.device == "cuda" else "cpu"
-    if config.budget not in config.budgets:
-        raise RunError(
-            f"budget is '{config.budget}': expected one of {', '.join(config.budgets)} for {config.name}, or auto"
-        )
+    require_known("budget is", config.budget, ("auto", *config.budgets))
     chosen = OmegaConf.create({config.budget: config.budgets[config.budget]})[config.budget]
     _fill_nulls(config, chosen)
     if config.far is None:
         config.far = "measured" if config.bounds == "exact" else "doubled"
-    for one, many in (("model", "models"), ("metric", "metrics")):
-        if config[one] is not None:
-            config[many] = [config[one]]
     try:
-        # The schema once more: an interpolation such as grid.eps=${n} brings a value of another type.
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        resolved = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+        resolved = _typed(config)
     except OmegaConfBaseException as error:
         raise RunError(str(error).splitlines()[0]) from error
-    assert isinstance(resolved, Config)
+    _require_known_names(resolved)
     return _validated(resolved)
+
+
+def require_known_names(raw: Any) -> None:
+    """Refuse misspelt names in what Hydra composed; without PyTorch, so that it is said at once.
+
+    Raises
+    ------
+    RunError
+    """
+    try:
+        config = _typed(raw)
+    except OmegaConfBaseException:
+        return  # it may refer to what a budget has yet to fill in: `resolve` looks again
+    _require_known_names(config)
+
+
+def _typed(raw: Any) -> Config:
+    """A request as an object, by the schema once more: grid.eps=${n} brings a value of another type."""
+    asked = raw.copy()
+    for one, many in (("model", "models"), ("metric", "metrics")):
+        if asked[one] is not None:
+            asked[many] = [asked[one]]
+    plain = OmegaConf.to_container(asked, resolve=True, throw_on_missing=True)
+    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    assert isinstance(config, Config)
+    return config
+
+
+def _require_known_names(config: Config) -> None:
+    """Refuse names that nothing has, and combinations of them."""
+    for key in ("models", "metrics"):
+        if not getattr(config, key):
+            raise RunError(f"{key} is empty: expected at least one name, or {key[:-1]}=package.module:factory")
+    for model in config.models:
+        if ":" not in model:
+            require_known("models has", model, MODELS, more=", or package.module:factory")
+    for metric in config.metrics:
+        if ":" not in metric:
+            require_metric(metric, config.models)
+    for noise in config.train.noise:
+        require_known("train.noise has", noise, TRAIN_NOISES)
+    for setting, name, known in (
+        ("data.name", config.data.name, DATA),
+        ("budget", config.budget, ("auto", *config.budgets)),
+        ("device", config.device, DEVICES),
+        ("bounds", config.bounds, BOUNDS),
+        ("center", config.center, CENTERS),
+        ("attack", config.attack, ATTACKS),
+        ("executor", config.executor, EXECUTORS),
+        ("precision", config.precision, PRECISIONS),
+    ):
+        require_known(f"{setting} is", name, known)
+    if config.far not in (None, *(FAR if config.bounds == "exact" else ("doubled",))):
+        raise RunError(f"far is '{config.far}': expected doubled, or measured together with bounds=exact")
+    if tuple(config.smoothing) not in SMOOTHINGS:
+        expected = " or ".join(f"[{','.join(names)}]" for names in SMOOTHINGS)
+        raise RunError(f"smoothing is {','.join(config.smoothing) or 'empty'}: expected {expected}")
 
 
 def filled(key: str, value: _Value | None) -> _Value:
@@ -242,8 +303,6 @@ def at_least(least: int, key: str, value: int | None) -> int:
 def _device(name: str, cuda: bool) -> str:
     if name == "auto":
         return "cuda" if cuda else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise RunError(f"device is '{name}': expected auto, cpu or cuda")
     if name == "cuda" and not cuda:
         raise RunError("device is 'cuda' but PyTorch sees no CUDA device: use device=cpu or device=auto")
     return name
@@ -284,35 +343,15 @@ def _validated(config: Config) -> Config:
         raise RunError(f"seed is {config.seed}: expected an integer below 2**63")
     if not _FOLDER_NAME.fullmatch(config.name):
         raise RunError(f"name is '{config.name}': expected letters, digits, - and _, for it names the results' folder")
-    if config.bounds not in ("paper", "exact"):
-        raise RunError(f"bounds is '{config.bounds}': expected paper or exact")
-    if config.far not in (("doubled", "measured") if config.bounds == "exact" else ("doubled",)):
-        raise RunError(f"far is '{config.far}': expected doubled, or measured together with bounds=exact")
-    if config.precision not in PRECISIONS:
-        raise RunError(f"precision is '{config.precision}': expected {', '.join(PRECISIONS)}")
     if config.precision == "tf32" and config.device == "cpu":
         raise RunError("precision is 'tf32' with device=cpu, which has none: expected float32 or bfloat16")
     if config.recommend and (config.center, config.smoothing, config.attack) != ("sample", ["center"], "none"):
         raise RunError(
             "recommend is true, which is about centers of the sample: leave out center, smoothing and attack"
         )
-    if config.center not in ("sample", "free"):
-        raise RunError(f"center is '{config.center}': expected sample or free")
-    if config.smoothing not in (["center"], ["center", "mean"]):
-        raise RunError(f"smoothing is {','.join(config.smoothing) or 'empty'}: expected [center] or [center,mean]")
-    if config.attack not in ("none", "pgd", "search"):
-        raise RunError(f"attack is '{config.attack}': expected none, pgd or search")
-    if config.executor not in ("local", "ray"):
-        raise RunError(f"executor is '{config.executor}': expected local or ray")
     if config.wait and config.executor == "ray":
         raise RunError("wait is true with executor=ray, which holds all its cells at once: expected wait=false")
     validate_ray(config.ray, config.device)
-    for key in ("models", "metrics"):
-        if not getattr(config, key):
-            raise RunError(f"{key} is empty: expected at least one name, or {key[:-1]}=package.module:factory")
-    for noise in config.train.noise:
-        if noise not in ("matched", "none"):
-            raise RunError(f"train.noise has '{noise}': expected matched or none")
     grid_pairs(config.grid)
     return config
 

@@ -23,7 +23,7 @@ from csrun.config import Config, GridPoint, at_least, filled, grid_pairs
 from csrun.data import DataSet, load_data
 from csrun.data.sources import ArraySource
 from csrun.errors import RunError
-from csrun.metrics import build_metrics, check_metric_names
+from csrun.metrics import build_metrics
 from csrun.models import ModelSpec, in_type_of, model_spec
 from csrun.models.base import BaseModel
 from csrun.training.checkpoints import Training, training_of
@@ -162,8 +162,6 @@ def make_plan(config: Config) -> Plan:
         One line: an unknown name, more points than there are, counts that no certificate can come from.
     """
     specs = {name: model_spec(name) for name in config.models}
-    for name, spec in specs.items():
-        check_metric_names(config.metrics, spec.metrics, name)
     budget = _budget(config)
     _require_centers(config, budget)
     pairs = grid_pairs(config.grid)

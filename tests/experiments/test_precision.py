@@ -63,7 +63,7 @@ def test_a_run_in_bfloat16_has_cells_of_its_own(run_small):
 
 
 def test_another_precision_is_refused():
-    with pytest.raises(RunError, match="precision is 'float16': expected float32, tf32, bfloat16"):
+    with pytest.raises(RunError, match="precision is 'float16': expected float32, tf32 or bfloat16"):
         compose("precision=float16")
     with pytest.raises(RunError, match="precision is 'tf32' with device=cpu, which has none"):
         compose("precision=tf32")

@@ -29,3 +29,25 @@ def test_plots_need_no_torch():
 def test_the_library_and_the_runner_import_no_optional_package():
     heavy = imported_by("import centersmooth, csrun.models, csrun.metrics")
     assert heavy <= {"torch", "scipy"}
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "experiment=tv_digit",
+        "models=[autoencodr]",
+        "metrics=[tvv]",
+        "metrics=[lpips]",
+        "data.name=digit",
+        "smoothing=[center,men]",
+        "center=fre",
+        "bounds=exat",
+        "far=measurd",
+        "attack=pdg",
+        "executor=rai",
+        "precision=float16",
+        "nope=1",
+    ],
+)
+def test_a_misspelt_name_is_refused_before_anything_heavy_is_imported(setting):
+    assert imported_by(f"from csrun import cli; cli.main(['{setting}'])") == set()

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from centersmooth import Budget, Center, Mean, Metric, ModelError, Noise, RandomStream, RequestError
+from centersmooth import Budget, Metric, ModelError, Noise, RandomStream, RequestError
 from centersmooth.certifiers import Certifier
 from centersmooth.errors import is_out_of_memory
 from centersmooth.gathering import Setting, gather, passes
 from centersmooth.sampling import Progress, Sampler, evaluating
 from csrun.models.base import BaseModel
+from csrun.registry import CERTIFIERS
 from csrun.system.memory import smaller_batch
 
 OF_THE_POINT = (ModelError, RequestError)
@@ -25,9 +26,9 @@ OF_THE_POINT = (ModelError, RequestError)
 
 def certifiers_of(metrics: Mapping[str, Metric], setting: Setting) -> dict[str, Certifier]:
     """All certifiers that a cell can have, by key, ``<certifier>.<metric>``."""
-    kinds: list[tuple[str, Certifier]] = []
-    for name, metric in metrics.items():
-        kinds += [(name, Center(metric)), (name, Center(metric, "free")), (name, Mean(metric))]
+    kinds: list[tuple[str, Certifier]] = [
+        (name, entry.build(metric)) for name, metric in metrics.items() for entry in CERTIFIERS.values()
+    ]
     return {f"{one.name}.{name}": one for name, one in kinds if not one.problem(setting, one.rules[-1])}
 
 

@@ -7,7 +7,7 @@ to). Images stay bytes until they are used; pixels in [0, 1] are ``bytes / scale
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from csrun.data.sources import SUFFIXES, ArraySource, FileSource, LatentSource, Source, read_idx
 from csrun.errors import RunError, first_line
+from csrun.registry import DATA, require_known
 
 PIXELS = "pixels in [0, 1]"
 
@@ -92,12 +93,12 @@ def load_data(name: str, path: str | None, seed: int = 0) -> DataSet:
     RunError
         One line naming the file that is missing, where it was looked for and the option that points elsewhere.
     """
-    if name not in DATA:
-        raise RunError(f"data.name is '{name}': expected one of {', '.join(DATA)}")
-    return DATA[name](path, seed)
+    require_known("data.name is", name, DATA)
+    data: DataSet = DATA[name].build(path, seed)
+    return data
 
 
-def _digits(path: str | None, seed: int) -> DataSet:
+def digits(path: str | None, seed: int) -> DataSet:
     """scikit-learn's built-in 8x8 digits: the last 500 of 1,797 are the test split."""
     from sklearn.datasets import load_digits
 
@@ -106,7 +107,7 @@ def _digits(path: str | None, seed: int) -> DataSet:
     return DataSet("digits", test, train, scale=16.0, model_width=8)
 
 
-def _mnist(path: str | None, seed: int) -> DataSet:
+def mnist(path: str | None, seed: int) -> DataSet:
     folder = _folder(path) or _download("MNIST")
     train, test = (
         ArraySource(split, read_idx(_find_idx(folder, f"{prefix}-images-idx3-ubyte")))
@@ -115,7 +116,7 @@ def _mnist(path: str | None, seed: int) -> DataSet:
     return DataSet("mnist", test, train)
 
 
-def _cifar10(path: str | None, seed: int) -> DataSet:
+def cifar10(path: str | None, seed: int) -> DataSet:
     """The original batches where torchvision left them, else one folder or archive of images a split."""
     folder = _folder(path) or _download("CIFAR10")
     if (folder / "cifar-10-batches-py").is_dir():
@@ -140,7 +141,7 @@ def _cifar10_batches(folder: Path, train: bool) -> Tensor:
         ) from error
 
 
-def _celeba(path: str | None, seed: int) -> DataSet:
+def celeba(path: str | None, seed: int) -> DataSet:
     """Aligned CelebA faces, 178x218: the test split, from a folder, an archive, or torchvision's download."""
     folder = _folder(path) or _download("CelebA")
     whole = folder / "celeba" / "img_align_celeba"
@@ -163,7 +164,7 @@ CELEBA_FIRST_TEST_IMAGE = "182638"
 """CelebA's own split, by file number."""
 
 
-def _astronaut(path: str | None, seed: int) -> DataSet:
+def astronaut(path: str | None, seed: int) -> DataSet:
     """One photograph in the public domain, which comes inside scikit-image: a face of CelebA's size anywhere."""
     try:
         from skimage.data import astronaut
@@ -181,19 +182,19 @@ ASTRONAUT_CROP = (slice(0, 218), slice(135, 313))
 """Rows and columns of the photograph, 178 wide and 218 high; nothing is resized."""
 
 
-def _dcgan_latents(path: str | None, seed: int) -> DataSet:
+def latents100(path: str | None, seed: int) -> DataSet:
     note = "a small DCGAN of synthetic faces stands in for BigGAN"
     return DataSet("latents100", LatentSource(100, seed, None), scale=1.0, note=note, unit="latent coordinates")
 
 
-def _biggan_latents(path: str | None, seed: int) -> DataSet:
+def latents128(path: str | None, seed: int) -> DataSet:
     return DataSet("latents128", LatentSource(128, seed, 0.5), scale=1.0, unit="latent coordinates")
 
 
 CIFAR10_PLACES = ("cifar10_{split}", "cifar10_jpeg_{split}", "{split}")
 
 
-def _files(path: str | None, seed: int) -> DataSet:
+def files(path: str | None, seed: int) -> DataSet:
     """Anybody's inputs: a folder or archive of images, or an array ``(count, *in)`` saved as ``.npy``."""
     place = _folder(path)
     if place is None:
@@ -264,18 +265,6 @@ def _read_array(path: Path) -> Tensor:
     if not bool(torch.isfinite(numbers).all()):
         raise RunError(f"{path} holds NaN, infinity or numbers beyond {numbers.dtype}: expected finite inputs")
     return numbers
-
-
-DATA: dict[str, Callable[[str | None, int], DataSet]] = {
-    "digits": _digits,
-    "mnist": _mnist,
-    "cifar10": _cifar10,
-    "celeba": _celeba,
-    "astronaut": _astronaut,
-    "latents100": _dcgan_latents,
-    "latents128": _biggan_latents,
-    "files": _files,
-}
 
 
 def _folder(path: str | None) -> Path | None:

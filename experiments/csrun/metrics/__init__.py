@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
-from centersmooth import L1, L2, Angular, Cosine, DistanceFunction, Jaccard, Metric, SquaredL2, TotalVariation
-from csrun.errors import RunError
+from centersmooth import DistanceFunction, Metric
 from csrun.models import Weights, call_factory, import_factory, weights_path
+from csrun.registry import METRICS
 
 
-def _lpips(weights: Weights, device: str) -> Metric:
+def lpips(weights: Weights, device: str) -> Metric:
+    """LPIPS on VGG-16."""
     from csrun.metrics.perceptual import LPIPS
 
     return LPIPS(weights_path(weights, "vgg", "vgg16_features.pth"), device=device)
-
-
-METRICS: dict[str, Callable[[Weights, str], Metric]] = {
-    "tv": lambda weights, device: TotalVariation(),
-    "l1": lambda weights, device: L1(),
-    "l2": lambda weights, device: L2(),
-    "sql2": lambda weights, device: SquaredL2(),
-    "cosine": lambda weights, device: Cosine(),
-    "angular": lambda weights, device: Angular(),
-    "jaccard": lambda weights, device: Jaccard(),
-    "lpips": _lpips,
-}
 
 
 def build_metrics(names: Iterable[str], weights: Weights, device: str) -> dict[str, Metric]:
@@ -37,7 +26,9 @@ def build_metrics(names: Iterable[str], weights: Weights, device: str) -> dict[s
 
 def _build(name: str, weights: Weights, device: str) -> Metric:
     if ":" not in name:
-        return METRICS[name](weights, device)
+        made = METRICS[name].load()
+        registered: Metric = made() if isinstance(made, type) else made(weights, device)
+        return registered
     made = call_factory(import_factory(name, "metrics"), name, "a Metric or a function of two batches", Metric)
     return made if isinstance(made, Metric) else DistanceFunction(made)
 
@@ -66,12 +57,3 @@ def fingerprint(metrics: Mapping[str, Metric], outputs: Tensor, output_range: tu
         if metric.source.has_means and outputs.is_floating_point():
             content.update(metric.means(outputs[None]).cpu().numpy().tobytes())
     return content.hexdigest()[:16]
-
-
-def check_metric_names(names: Iterable[str], offered: tuple[str, ...], model: str) -> None:
-    """Refuse a metric the model's outputs are not measured in; a model that offers none takes any."""
-    for name in names:
-        if ":" not in name and name not in (offered or METRICS):
-            raise RunError(
-                f"metrics has '{name}': expected one of {', '.join(offered or METRICS)} for the model {model}"
-            )

@@ -20,16 +20,14 @@ import torch
 from torch import Tensor, nn
 
 from centersmooth.errors import is_out_of_memory
+from csrun import registry
 from csrun.data import DataSet
 from csrun.errors import RunError, first_line
-from csrun.models.autoencoder import Autoencoder, Reconstructor
 from csrun.models.base import BaseModel
 from csrun.models.weights import weights_digest
 
 Weights = Mapping[str, str | None]
 """Paths of pre-trained weights by the names of ``weights.<name>``."""
-
-IMAGE_METRICS = ("tv", "l1", "l2", "sql2", "cosine", "angular")
 
 
 @dataclass(frozen=True)
@@ -55,45 +53,8 @@ class ModelSpec:
     unit: str = "{}"
 
 
-def _autoencoder(data: DataSet, weights: Weights) -> BaseModel:
-    channels, side, _ = data.shape
-    return Autoencoder(channels, side, width=data.model_width)
-
-
-def _reconstructor(data: DataSet, weights: Weights) -> BaseModel:
-    channels, side, _ = data.shape
-    return Reconstructor(channels, side, width=data.model_width)
-
-
-def _mtcnn(data: DataSet, weights: Weights) -> BaseModel:
-    from csrun.models.faces import FaceDetector
-
-    return FaceDetector()
-
-
-def _dcgan(data: DataSet, weights: Weights) -> BaseModel:
-    from csrun.models.generators import load_face_generator
-
-    return load_face_generator(weights_path(weights, "dcgan", "dcgan_faces64_generator.pth"))
-
-
-def _biggan(data: DataSet, weights: Weights) -> BaseModel:
-    from csrun.models.generators import BIGGAN, load_biggan
-
-    model = load_biggan(weights_path(weights, "biggan", BIGGAN) or BIGGAN)
-    if data.shape != (model.latent_dim,):
-        raise RunError(
-            f"weights.biggan is a generator of {model.latent_dim} latents: expected {data.shape[0]}, as {data.name} has"
-        )
-    return model
-
-
-MODELS: dict[str, ModelSpec] = {
-    "autoencoder": ModelSpec(_autoencoder, IMAGE_METRICS),
-    "reconstructor": ModelSpec(_reconstructor, IMAGE_METRICS, unit="measurements of {}"),
-    "mtcnn": ModelSpec(_mtcnn, ("jaccard",), trained=False),
-    "dcgan": ModelSpec(_dcgan, ("lpips",), trained=False),
-    "biggan": ModelSpec(_biggan, ("lpips",), trained=False),
+MODELS = {
+    name: ModelSpec(entry.build, entry.metrics, entry.trained, entry.unit) for name, entry in registry.MODELS.items()
 }
 
 
@@ -157,8 +118,7 @@ def model_spec(name: str) -> ModelSpec:
     if ":" in name:
         factory = import_factory(name, "models")
         return ModelSpec(lambda data, weights: Custom(call_factory(factory, name)), (), trained=False)
-    if name not in MODELS:
-        raise RunError(f"models has '{name}': expected one of {', '.join(MODELS)}, or package.module:factory")
+    registry.require_known("models has", name, MODELS, more=", or package.module:factory")
     return MODELS[name]
 
 

@@ -29,7 +29,7 @@ def in_precision(model: BaseModel, precision: str) -> BaseModel:
     Parameters
     ----------
     precision : str
-        One of `config.PRECISIONS`. ``tf32`` is float32 where there is no CUDA device; ``bfloat16`` is autocast:
+        One of `registry.PRECISIONS`. ``tf32`` is float32 where there is no CUDA device; ``bfloat16`` is autocast:
         matrix products and convolutions, not what needs more digits.
     """
     if precision == "float32":

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from csrun.registry import METRICS
 from csrun.report.tables import (
     FREE_RULE,
     KEYS,
@@ -42,16 +43,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
 
-METRIC_LABELS = {
-    "tv": "total variation distance",
-    "l1": "l1 distance",
-    "l2": "l2 distance",
-    "sql2": "squared l2 distance",
-    "cosine": "cosine distance",
-    "angular": "angular distance (fraction of π)",
-    "jaccard": "Jaccard distance (1 − IoU)",
-    "lpips": "LPIPS distance",
-}
+METRIC_LABELS = {name: metric.help for name, metric in METRICS.items()}
 _NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA", "mtcnn": "MTCNN", "biggan": "BigGAN"}
 _NAMES |= {"dcgan": "DCGAN"}
 

@@ -12,13 +12,9 @@ from typing import Any
 
 import torch
 
+from csrun.registry import packages_of
+
 _PACKAGES = ("centersmooth", "torch", "torchvision", "numpy", "scipy", "pandas", "hydra-core", "scikit-learn")
-_PACKAGES_OF = {
-    "mtcnn": ("facenet-pytorch",),
-    "biggan": ("pytorch-pretrained-biggan",),
-    "lpips": ("lpips",),
-    "astronaut": ("scikit-image",),
-}
 
 
 def provenance(device: str, used: Iterable[str] = ()) -> dict[str, Any]:
@@ -29,7 +25,7 @@ def provenance(device: str, used: Iterable[str] = ()) -> dict[str, Any]:
     used : iterable of str
         Models, metrics and data sets of the run: the versions of their packages are recorded too.
     """
-    packages = (*_PACKAGES, *(package for name in used for package in _PACKAGES_OF.get(name, ())))
+    packages = (*_PACKAGES, *packages_of(used))
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in packages},
         "commit": _commit(),

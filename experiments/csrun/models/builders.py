@@ -1,0 +1,42 @@
+"""Base models as the registry builds them: from a data set and the paths of weights."""
+
+from __future__ import annotations
+
+from csrun.data import DataSet
+from csrun.errors import RunError
+from csrun.models import Weights, weights_path
+from csrun.models.autoencoder import Autoencoder, Reconstructor
+from csrun.models.base import BaseModel
+
+
+def autoencoder(data: DataSet, weights: Weights) -> BaseModel:
+    channels, side, _ = data.shape
+    return Autoencoder(channels, side, width=data.model_width)
+
+
+def reconstructor(data: DataSet, weights: Weights) -> BaseModel:
+    channels, side, _ = data.shape
+    return Reconstructor(channels, side, width=data.model_width)
+
+
+def mtcnn(data: DataSet, weights: Weights) -> BaseModel:
+    from csrun.models.faces import FaceDetector
+
+    return FaceDetector()
+
+
+def dcgan(data: DataSet, weights: Weights) -> BaseModel:
+    from csrun.models.generators import load_face_generator
+
+    return load_face_generator(weights_path(weights, "dcgan", "dcgan_faces64_generator.pth"))
+
+
+def biggan(data: DataSet, weights: Weights) -> BaseModel:
+    from csrun.models.generators import BIGGAN, load_biggan
+
+    model = load_biggan(weights_path(weights, "biggan", BIGGAN) or BIGGAN)
+    if data.shape != (model.latent_dim,):
+        raise RunError(
+            f"weights.biggan is a generator of {model.latent_dim} latents: expected {data.shape[0]}, as {data.name} has"
+        )
+    return model

@@ -1,0 +1,194 @@
+"""Every name a request may use, declared once: what it names, where that is built, a line of help.
+
+Imports nothing that takes time, so that `cs-run` can list names and refuse misspelt ones at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from csrun.errors import RunError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a name stands for.
+
+    Attributes
+    ----------
+    where : str
+        ``module:attribute`` of the class or function that builds it.
+    help : str
+        One line; of a metric, the label of its axis.
+    packages : tuple of str
+        Distributions it needs beside those of every run; results record their versions.
+    arguments : tuple
+        Arguments of `where`, after those a caller gives.
+    """
+
+    where: str
+    help: str
+    packages: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+
+    def load(self) -> Any:
+        """The class or function, imported."""
+        module, _, attribute = self.where.partition(":")
+        return getattr(import_module(module), attribute)
+
+    def build(self, *arguments: object) -> Any:
+        """What the name stands for, from the arguments of its kind."""
+        return self.load()(*arguments, *self.arguments)
+
+
+@dataclass(frozen=True)
+class ModelEntry(Entry):
+    """A base model.
+
+    Attributes
+    ----------
+    metrics : tuple of str
+        The metrics its outputs are measured in.
+    trained : bool
+        Whether it is trained here; else it comes with its weights.
+    unit : str
+        What ``eps`` and ``sigma`` are measured in, where ``{}`` stands for the unit of the examples.
+    """
+
+    metrics: tuple[str, ...] = ()
+    trained: bool = False
+    unit: str = "{}"
+
+
+_IMAGE_METRICS = ("tv", "l1", "l2", "sql2", "cosine", "angular")
+
+MODELS = {
+    "autoencoder": ModelEntry(
+        "csrun.models.builders:autoencoder",
+        "the paper's autoencoder of images, trained here",
+        metrics=_IMAGE_METRICS,
+        trained=True,
+    ),
+    "reconstructor": ModelEntry(
+        "csrun.models.builders:reconstructor",
+        "images from 256 random linear measurements, trained here",
+        metrics=_IMAGE_METRICS,
+        trained=True,
+        unit="measurements of {}",
+    ),
+    "mtcnn": ModelEntry(
+        "csrun.models.builders:mtcnn",
+        "the largest face's bounding box, pre-trained",
+        ("facenet-pytorch",),
+        metrics=("jaccard",),
+    ),
+    "dcgan": ModelEntry("csrun.models.builders:dcgan", "64x64 faces from latents, weights.dcgan", metrics=("lpips",)),
+    "biggan": ModelEntry(
+        "csrun.models.builders:biggan",
+        "128x128 butterflies from latents, weights.biggan",
+        ("pytorch-pretrained-biggan",),
+        metrics=("lpips",),
+    ),
+}
+"""Built from a `DataSet` and the paths of weights; see `csrun.models.ModelSpec`."""
+
+METRICS = {
+    "tv": Entry("centersmooth:TotalVariation", "total variation distance"),
+    "l1": Entry("centersmooth:L1", "l1 distance"),
+    "l2": Entry("centersmooth:L2", "l2 distance"),
+    "sql2": Entry("centersmooth:SquaredL2", "squared l2 distance"),
+    "cosine": Entry("centersmooth:Cosine", "cosine distance"),
+    "angular": Entry("centersmooth:Angular", "angular distance (fraction of π)"),
+    "jaccard": Entry("centersmooth:Jaccard", "Jaccard distance (1 − IoU)"),
+    "lpips": Entry("csrun.metrics:lpips", "LPIPS distance", ("lpips",)),
+}
+"""Classes without arguments, or functions of the paths of weights and the device."""
+
+DATA = {
+    "digits": Entry("csrun.data:digits", "scikit-learn's 8x8 digits, built in"),
+    "mnist": Entry("csrun.data:mnist", "MNIST, 28x28 grey"),
+    "cifar10": Entry("csrun.data:cifar10", "CIFAR-10, 32x32 colour"),
+    "celeba": Entry("csrun.data:celeba", "aligned CelebA faces, 178x218"),
+    "astronaut": Entry("csrun.data:astronaut", "one photograph in the public domain, 178x218", ("scikit-image",)),
+    "latents100": Entry("csrun.data:latents100", "latents of dcgan, drawn from the seed"),
+    "latents128": Entry("csrun.data:latents128", "latents of biggan, drawn from the seed"),
+    "files": Entry("csrun.data:files", "your own: images, or an array in a .npy file, at data.path"),
+}
+"""Built from ``data.path`` and the seed."""
+
+CERTIFIERS = {
+    "center": Entry("centersmooth:Center", "the output around which most others lie, one of a sample"),
+    "center_free": Entry("centersmooth:Center", "the same, where means of outputs may be centers", arguments=("free",)),
+    "mean": Entry("centersmooth:Mean", "the mean of the noisy outputs"),
+}
+"""Built from a metric; the names are those of `centersmooth.certifiers.Certifier`."""
+
+NOISES = {"gaussian": Entry("centersmooth:GaussianNoise", "independent normal noise, certified in l2")}
+"""Built from ``sigma``."""
+
+DEVICES = ("auto", "cpu", "cuda")
+BOUNDS = ("paper", "exact")
+FAR = ("doubled", "measured")
+CENTERS = ("sample", "free")
+SMOOTHINGS = (("center",), ("center", "mean"))
+ATTACKS = ("none", "pgd", "search")
+EXECUTORS = ("local", "ray")
+PRECISIONS = ("float32", "tf32", "bfloat16")
+TRAIN_NOISES = ("matched", "none")
+
+
+def require_known(setting: str, name: str, known: Iterable[str], *, more: str = "") -> None:
+    """Refuse a name that is not known.
+
+    Parameters
+    ----------
+    setting : str
+        What is said before the name, as in "attack is".
+    more : str
+        What is said after the names that are known.
+
+    Raises
+    ------
+    RunError
+        One line with the names there are, and the one that may have been meant.
+
+    Examples
+    --------
+    >>> require_known("attack is", "pdg", ATTACKS)
+    Traceback (most recent call last):
+    csrun.errors.RunError: attack is 'pdg': expected none, pgd or search; did you mean pgd?
+    """
+    names = list(known)
+    if name not in names:
+        alike = get_close_matches(str(name), names, 1)
+        advice = f"; did you mean {alike[0]}?" if alike else ""
+        raise RunError(f"{setting} '{name}': expected {_listed(names)}{more}{advice}")
+
+
+def _listed(names: list[str]) -> str:
+    """Names as a sentence lists them."""
+    if len(names) > 3:
+        return f"one of {', '.join(names)}"
+    return " or ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def require_metric(name: str, models: Iterable[str]) -> None:
+    """Refuse a metric in which the outputs of a model are not measured; those of a user's own are in any.
+
+    Raises
+    ------
+    RunError
+    """
+    for model in models:
+        offered = MODELS[model].metrics if model in MODELS else METRICS
+        require_known("metrics has", name, offered, more=f" for the model {model}")
+
+
+def packages_of(names: Iterable[str]) -> list[str]:
+    """Distributions that models, metrics and data sets of these names need beside those of every run."""
+    kinds: tuple[Mapping[str, Entry], ...] = (MODELS, METRICS, DATA)
+    return [package for name in names for kind in kinds if name in kind for package in kind[name].packages]
