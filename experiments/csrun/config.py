@@ -161,7 +161,7 @@ KEYS = {
     "alpha1, alpha2": "failure probabilities of the smoothed output and of the radius",
     "bounds, far": "paper (doubled), or exact (measured, or doubled): the rule that table and figures lead with",
     "center": "free: means of outputs may be centers as well, in rows of their own, which lead with far=measured",
-    "smoothing": "[center,mean]: certify the mean of the noisy outputs as well, for l1, l2 and tv (another pass)",
+    "smoothing": "[center,mean]: certify the mean of the noisy outputs as well, for l1, l2 and tv, from the same draws",
     "unit_slip": "true: report what the released code's unit slip would give, as no certificate",
     "attack": "pgd or search: move certified outputs as far as possible, beside the certificates in table and figure",
     "attacker.points, .steps, .restarts, .draws": "first points; gradient steps or queries, starts, draws of each",
