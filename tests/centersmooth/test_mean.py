@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -539,6 +539,9 @@ class Halved(L2):
 
     def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
         return super().pairwise(a, b) / 2
+
+    def self_rows(self, features: Tensor) -> Iterator[Tensor]:
+        return (tile / 2 for tile in super().self_rows(features))
 
 
 @pytest.mark.parametrize(
