@@ -241,9 +241,7 @@ def test_a_driver_that_dies_leaves_what_is_written_and_no_port_was_open_to_other
     assert addresses
     assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
     before = {path: path.stat().st_mtime_ns for path in done}
-    result = run_in(
-        tmp_path / "runs", "points.count=4", "wait=true"
-    )  # its threads may hold locks a while
+    result = run_in(tmp_path / "runs", "points.count=4", "wait=true")  # its threads may hold locks a while
     local = run_in(tmp_path / "local", "points.count=4")
     assert rows_without_seconds(result.folder) == rows_without_seconds(local.folder)
     assert before == {path: path.stat().st_mtime_ns for path in before}
