@@ -32,7 +32,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class Setting:
-    """What every certifier is told of the request.
+    """Facts of a request that every certifier is told.
 
     Attributes
     ----------

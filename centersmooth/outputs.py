@@ -17,7 +17,7 @@ REAL_TYPES: Final = frozenset(
         *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
     }
 )
-"""What PyTorch calculates with; other types (8-bit floats, long unsigned integers) can only be stored and converted."""
+"""Types PyTorch calculates with; others (8-bit floats, long unsigned integers) can only be stored and converted."""
 
 _SHOWN = 4
 

@@ -1,4 +1,4 @@
-"""What a certifier has to provide, and evidence as arrays.
+"""The base class of certifiers, and evidence as arrays.
 
 A certifier holds its own parameters (a metric, say) and knows how to turn draws of ``f(x + noise)`` into evidence, and
 evidence into an answer and certificates. Which draws are made, and for how many certifiers at once, is for

@@ -135,7 +135,7 @@ class MeanCollector:
 
 
 def _of_band(distances: np.ndarray) -> DistanceSample:
-    """Those of the ranks the band has."""
+    """Order statistics of the ranks the band has."""
     ranks = band_ranks(len(distances))
     return DistanceSample(len(distances), ranks, np.sort(distances)[ranks - 1])
 

@@ -28,7 +28,7 @@ _OWN_BITS = 61
 
 
 def exact_floats(outputs: Tensor) -> Tensor:
-    """The same numbers as floating-point ones of float32 at least, in which they and their differences are exact.
+    """Outputs as floating-point numbers of float32 at least, in which they and their differences are exact.
 
     Raises
     ------

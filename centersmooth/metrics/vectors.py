@@ -114,7 +114,7 @@ def _l1_of_pairs(features: Tensor) -> Tensor:
 
 
 def _l1_on_device(a: Tensor, b: Tensor) -> Tensor:
-    """The same between two lists, ``(n, D), (m, D) -> (n, m)``, where there is no ``pdist`` to gain from."""
+    """Distances between two lists, ``(n, D), (m, D) -> (n, m)``, where there is no ``pdist`` to gain from."""
     total = a.new_zeros((len(a), len(b)), dtype=torch.float64)
     for part_a, part_b in zip(torch.split(a, _CHUNK, 1), torch.split(b, _CHUNK, 1), strict=True):
         total += torch.cdist(part_a.contiguous(), part_b.contiguous(), p=1)
@@ -127,7 +127,7 @@ def _groups(count: int) -> list[slice]:
 
 @lru_cache(maxsize=64)
 def _across(size: int, others: int) -> Tensor:
-    """Of the pairs of ``size + others`` rows, as ``pdist`` orders them, the indices of those between the two parts."""
+    """Indices of the pairs between ``size`` and ``others`` rows, among all pairs as ``pdist`` orders them."""
     first, second = torch.triu_indices(size + others, size + others, 1)
     indices: Tensor = ((first < size) & (second >= size)).nonzero()[:, 0]
     return indices

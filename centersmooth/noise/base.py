@@ -1,4 +1,4 @@
-"""What a smoothing law has to provide.
+"""The base class of smoothing laws.
 
 A law owns its unit: its parameters and every `eps` are in the unit of the model's input, and nothing here rescales
 either.

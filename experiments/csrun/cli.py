@@ -365,7 +365,7 @@ _NO_ROOM = {
     errno.EDQUOT: "make room",
     errno.EFBIG: "raise the limit on the size of a file (ulimit -f)",
 }
-"""What to do where a file cannot be written for want of room, by the system's error."""
+"""Remedies where a file cannot be written for want of room, by the system's error."""
 
 _WANTED = {
     "is not a ListConfig": 'a list, as in "{key}=[{value}]"',

@@ -108,7 +108,7 @@ def _centers_of_attacks(plan: Plan, cell: CellPlan, probe: _Probe) -> float:
 
 
 def _evidence_bytes(plan: Plan, cell: CellPlan, probe: _Probe) -> int:
-    """Of all points and certifiers: kept distances, a center and a base output; centers.npz repeats the outputs."""
+    """Bytes of all points and certifiers: kept distances, center and base output; centers.npz repeats the outputs."""
     certifiers = (len(cell.spec.metrics) or len(plan.config.metrics)) * len(plan.certifiers)
     budget = plan.budget
     table = len(near_ranks(budget.n)) * len(place_ranks(budget.n0 or budget.n)) * 4
@@ -171,7 +171,7 @@ def _draws(sampler: Sampler, x: Tensor) -> tuple[Tensor, float]:
 
 
 def _distance_seconds(metric: Metric, outputs: Tensor) -> float:
-    """Of an output's features and its distance to one other, in the company of a block."""
+    """Seconds of an output's features and its distance to one other, in the company of a block."""
     reference = metric.features(outputs[:1])
     size, seconds = _timed(
         lambda size: outputs[:size],
@@ -182,7 +182,7 @@ def _distance_seconds(metric: Metric, outputs: Tensor) -> float:
 
 
 def _center_seconds(metric: Metric, outputs: Tensor, budget: Budget) -> float:
-    """Of finding the center of one sample: from as many outputs as a moment allows, by the number of pairs."""
+    """Seconds of finding the center of one sample: from as many outputs as a moment allows, by the number of pairs."""
     most = min(len(outputs), budget.n)
     if budget.n0:
         candidates = metric.features(outputs[: min(budget.n0, _PROBE_CANDIDATES)])

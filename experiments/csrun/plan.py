@@ -101,7 +101,7 @@ class Plan:
 
     @property
     def units(self) -> dict[str, str]:
-        """What ``eps`` and ``sigma`` are measured in, for each model."""
+        """The unit of ``eps`` and ``sigma``, for each model."""
         return {cell.model: cell.spec.unit.format(self.data.unit) for cell in self.cells}
 
     @property
@@ -137,7 +137,7 @@ class Plan:
         return self.inputs(model, [point])[0]
 
     def inputs(self, model: BaseModel, points: Sequence[int]) -> Tensor:
-        """The same for several, ``(len(points), *in)``."""
+        """Inputs of several test points, ``(len(points), *in)``."""
         images = self.data.images(self.data.test, points).to(self.config.device)
         with torch.no_grad():
             return model.inputs(in_type_of(model, images))

@@ -16,7 +16,7 @@ from csrun.errors import RunError
 
 @dataclass(frozen=True)
 class Entry:
-    """What a name stands for.
+    """The thing a name stands for.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class Entry:
         return getattr(import_module(module), attribute)
 
     def build(self, *arguments: object) -> Any:
-        """What the name stands for, from the arguments of its kind."""
+        """The thing itself, from the arguments of its kind."""
         return self.load()(*arguments, *self.arguments)
 
 

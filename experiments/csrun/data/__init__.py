@@ -230,7 +230,7 @@ _CHANNELS = {
     "L": "the images are all stored grey and read as one channel: for a model of three, store them as RGB",
     "RGB": "the images are read as three channels: for a model of one, store all of them grey",
 }
-"""What to do where a model wants another number of channels, by Pillow's mode."""
+"""Remedies where a model wants another number of channels, by Pillow's mode."""
 
 _CONVERSIONS = {
     ".npz": "convert it by numpy.save('inputs.npy', numpy.load('{name}')['NAME'])",

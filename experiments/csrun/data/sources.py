@@ -127,7 +127,7 @@ class FileSource:
         return cls(path, tuple(sorted(images, key=lambda name: (Path(name).name, name))))
 
     def as_stored(self) -> FileSource:
-        """The same images with one channel, if every one of them is stored grey."""
+        """This source with one channel, if every image of it is stored grey."""
         grey = all(_is_grey(content) for _, content in self._contents(range(len(self))))
         return replace(self, mode="L") if grey else self
 

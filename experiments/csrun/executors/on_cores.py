@@ -172,7 +172,7 @@ class Workers:
 
 
 def _loss(task: _Task) -> BrokenProcessPool | None:
-    """What a task ended with whose worker was lost."""
+    """Errors of a task whose worker was lost."""
     error = task.future.exception() if task.future.done() else None
     return error if isinstance(error, BrokenProcessPool) else None
 

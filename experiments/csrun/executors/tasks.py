@@ -89,7 +89,7 @@ class BackEnd(Protocol):
         ...
 
     def result(self, task: Any) -> Any:
-        """What an ended task returned; its own error as it was raised there.
+        """The value of an ended task; its own error as it was raised there.
 
         Raises
         ------
@@ -253,7 +253,7 @@ def pack(content: object) -> bytes:
 
 
 def unpack(packed: bytes, device: str) -> Any:
-    """What was packed, its tensors on ``device``. The bytes come from the same run, whose code is run here anyway."""
+    """The content of what was packed, its tensors on ``device``. The bytes come from the same run, whose code is run here anyway."""
     return torch.load(io.BytesIO(packed), map_location=device, weights_only=False)
 
 

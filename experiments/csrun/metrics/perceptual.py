@@ -160,7 +160,7 @@ class LPIPS(Metric):
 
 
 def _sum_of_squares(differences: Tensor) -> Tensor:
-    """Of each row, ``(n, columns) -> (n,)`` float64; squares replace the differences."""
+    """The sum of each row, ``(n, columns) -> (n,)`` float64; squares replace the differences."""
     squares = differences.square_()
     if rest := squares.shape[1] % SUM:
         squares = nn.functional.pad(squares, (0, SUM - rest))

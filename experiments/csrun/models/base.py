@@ -1,4 +1,4 @@
-"""What every base model of the runner has."""
+"""The base class of the runner's models."""
 
 from __future__ import annotations
 
