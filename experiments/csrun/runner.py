@@ -59,7 +59,7 @@ def run(config: Config, display: Display, command: str) -> RunResult:
 
 
 def threads_of(config: Config) -> int:
-    """Threads of this process: one, as in a worker, or those of a task on Ray. What it computes of a cell depends on them."""
+    """Threads of this process: one, as in a worker, or those of a task on Ray. Digits of a cell depend on them."""
     return config.ray.cpus if config.executor == "ray" else 1
 
 

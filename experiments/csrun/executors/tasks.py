@@ -253,7 +253,10 @@ def pack(content: object) -> bytes:
 
 
 def unpack(packed: bytes, device: str) -> Any:
-    """The content of what was packed, its tensors on ``device``. The bytes come from the same run, whose code is run here anyway."""
+    """The content that was packed, its tensors on ``device``.
+
+    The bytes come from the same run, whose code is run here anyway.
+    """
     return torch.load(io.BytesIO(packed), map_location=device, weights_only=False)
 
 
