@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
 import os
 import re
@@ -30,7 +31,11 @@ from csrun.models.precision import in_precision
 from csrun.runner import run
 from csrun.system.progress import Display
 
-pytestmark = pytest.mark.xdist_group("ray")  # one cluster at a time
+# One cluster at a time. Ray leaves handles of processes it has killed without waiting for them.
+pytestmark = [
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
+]
 
 executors.confine_ray("local")  # the cluster of these tests, too, listens on the loopback alone
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'centersmooth[ray]'")
@@ -73,6 +78,13 @@ def model():
 def rows_without_seconds(folder: Path) -> list[dict[str, str]]:
     with open(folder / "certificates.csv", newline="") as file:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(autouse=True)
+def no_handle_outlives_its_test() -> Iterator[None]:
+    """Collected here, where the warning of Ray's handles is ignored, and in no test of another file."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
