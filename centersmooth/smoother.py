@@ -209,12 +209,12 @@ class Smoother:
             The certificate has no radius, or gradients are asked of a model that has none.
         """
         attack, runs, center = what_to_attack(certificate, attack, runs, self._center_name)
-        stream, sampler, rules = checked_stream(stream), self._sampler, RULES
+        stream, sampler = checked_stream(stream), self._sampler
         with self._held_fixed(x):
             found = attack.perturb(sampler, self.certifier, x, center, certificate.eps, stream.named("attack"))
             streams = [stream.named(f"run {run}") for run in range(runs)]
             judged = [judge(sampler, self.certifier, self.budget, found, center, one) for one in streams]
-        bounds = rules[self.rule][0] if self.rule in rules else BOUNDS["exact"]
+        bounds = RULES[self.rule][0] if self.rule in RULES else BOUNDS["exact"]  # a mean always answers
         moved = tuple(run.movement for run in judged if self.budget.accepts_center(run.inside, bounds))
         return Attacked(found, moved, len(judged) - len(moved))
 

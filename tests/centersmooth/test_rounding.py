@@ -364,3 +364,10 @@ def test_total_variation_of_single_pixels_is_refused() -> None:
     smoother = MeanSmoother(model, TotalVariation(), GaussianNoise(1.0), counts, output_range=limits)
     with pytest.raises(RequestError, match="images of 1x1 pixels: expected neighbours, or use L1"):
         smoother.certify(torch.zeros(1), 0.1)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0)])
+def test_total_variation_of_images_without_pixels_is_refused(shape: tuple[int, int]) -> None:
+    """Their diameter would be negative."""
+    with pytest.raises(RequestError, match=f"images of {shape[0]}x{shape[1]} pixels: expected neighbours, or use L1"):
+        TotalVariation().features(torch.zeros(2, 1, *shape))
