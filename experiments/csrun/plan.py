@@ -198,8 +198,8 @@ def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, sigma:
         return [None]
     if data.train is None:
         raise RunError(f"models has '{name}', which is trained, but {data.name} has no training split")
-    train_sigmas = [sigma if noise == "matched" else 0.0 for noise in dict.fromkeys(config.train.noise)]
-    return [training_of(name, data, config.train, s, config.seed, config.device) for s in train_sigmas]
+    methods = ["augment" if noise == "matched" else "none" for noise in dict.fromkeys(config.train.noise)]
+    return [training_of(name, data, config.train, method, sigma, config.seed, config.device) for method in methods]
 
 
 def _infeasible(cell: CellPlan, budget: Budget) -> str:

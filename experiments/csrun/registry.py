@@ -130,6 +130,12 @@ CERTIFIERS = {
 NOISES = {"gaussian": Entry("centersmooth:GaussianNoise", "independent normal noise, certified in l2")}
 """Built from ``sigma``."""
 
+METHODS = {
+    "none": Entry("csrun.training.methods.plain:Plain", "squared error of what is made of clean inputs"),
+    "augment": Entry("csrun.training.methods.augment:Augment", "squared error of what is made of noisy inputs"),
+}
+"""Training methods, classes without arguments; see `csrun.training.methods.Method`."""
+
 DEVICES = ("auto", "cpu", "cuda")
 BOUNDS = ("paper", "exact")
 FAR = ("doubled", "measured")

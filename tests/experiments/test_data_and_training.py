@@ -59,8 +59,8 @@ def test_digits_split():
     assert (len(data.train), len(data.test), data.shape) == (1297, 500, (1, 8, 8))
 
 
-def training(seed: int = 0, sigma: float = 0.4, epochs: int = 2, model: str = "autoencoder"):
-    return training_of(model, load_data("digits", None), TrainConfig(epochs, 200, 50), sigma, seed, "cpu")
+def training(seed: int = 0, sigma: float = 0.4, epochs: int = 2, model: str = "autoencoder", method: str = "augment"):
+    return training_of(model, load_data("digits", None), TrainConfig(epochs, 200, 50), method, sigma, seed, "cpu")
 
 
 def test_a_checkpoint_is_found_again_and_training_is_repeatable(tmp_path):
@@ -74,7 +74,9 @@ def test_a_checkpoint_is_found_again_and_training_is_repeatable(tmp_path):
     assert not first[0].training
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"sigma": 0.5}, {"epochs": 3}, {"model": "reconstructor"}])
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"sigma": 0.5}, {"epochs": 3}, {"model": "reconstructor"}, {"method": "none"}]
+)
 def test_another_training_is_another_checkpoint(tmp_path, other):
     assert training().path(tmp_path) != training(**other).path(tmp_path)
 

@@ -19,6 +19,8 @@ from csrun.metrics import build_metrics
 from csrun.models import build_model, model_spec
 from csrun.models.base import BaseModel
 from csrun.models.generators import FaceGenerator
+from csrun.training.checkpoints import build_method
+from csrun.training.methods import Method
 
 CHOICES = {
     "device": registry.DEVICES,
@@ -34,7 +36,7 @@ DEFAULTS = {"sample", "none"}
 """What a setting is without a word from the user."""
 
 
-@pytest.mark.parametrize("kind", ["MODELS", "METRICS", "DATA", "CERTIFIERS", "NOISES"])
+@pytest.mark.parametrize("kind", ["MODELS", "METRICS", "DATA", "CERTIFIERS", "NOISES", "METHODS"])
 def test_every_entry_can_be_imported_and_is_told_in_one_line(kind):
     for entry in getattr(registry, kind).values():
         assert callable(entry.load())
@@ -105,6 +107,11 @@ def test_every_noise_is_built_from_sigma(name):
     noise = registry.NOISES[name].build(0.5)
     assert isinstance(noise, Noise)
     assert noise.sigma == 0.5
+
+
+@pytest.mark.parametrize("name", registry.METHODS)
+def test_every_training_method_is_built(name):
+    assert isinstance(build_method(name), Method)
 
 
 def test_models_offer_registered_metrics_only():

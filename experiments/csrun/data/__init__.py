@@ -1,22 +1,22 @@
 """Data sets: where their files are looked for, and how they become tensors.
 
 A loader takes a folder or archive (``data.path``, else ``$CENTERSMOOTH_DATA``, else a cache that torchvision downloads
-to). Images stay bytes until they are used; pixels in [0, 1] are ``bytes / scale``.
+to). Images stay bytes until they are used; pixels in [0, 1] are ``bytes / scale``. Labels are read when asked for.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from csrun.data.sources import SUFFIXES, ArraySource, FileSource, LatentSource, Source, read_idx
+from csrun.data.sources import SUFFIXES, ArraySource, FileSource, LatentSource, Source, checked_labels, read_idx
 from csrun.errors import RunError, first_line
 from csrun.registry import DATA, require_known
 
@@ -44,6 +44,8 @@ class DataSet:
         What ``eps`` and ``sigma`` are measured in, for models that take the examples as they are.
     advice : str
         What to look at where a model fails on the examples.
+    classes : tuple of str
+        Names of the classes 0, 1, ...; empty where the examples have no labels.
     """
 
     name: str
@@ -55,11 +57,25 @@ class DataSet:
     publishable: bool = True
     unit: str = PIXELS
     advice: str = ""
+    classes: tuple[str, ...] = ()
 
     def images(self, source: Source, indices: Sequence[int]) -> Tensor:
         """Pixels as float32 in [0, 1], numbers in their own floating-point type: ``(len(indices), *shape)``."""
         examples = source.take(indices)
         return (examples if examples.is_floating_point() else examples.float()) / self.scale
+
+    def targets(self, source: Source, indices: Sequence[int]) -> Tensor:
+        """Class labels, numbers of `classes`, of the same examples as `images`: int64, ``(len(indices),)``.
+
+        Raises
+        ------
+        RunError
+            There are none, their file is missing or damaged, or they do not fit the examples.
+        """
+        labels = source.labels
+        if labels is None:
+            raise RunError(f"{self.name} has no class labels: set data.name to a data set that has them")
+        return labels[list(indices)]
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -102,43 +118,66 @@ def digits(path: str | None, seed: int) -> DataSet:
     """scikit-learn's built-in 8x8 digits: the last 500 of 1,797 are the test split."""
     from sklearn.datasets import load_digits
 
-    images = torch.from_numpy(load_digits().images.astype(np.uint8))[:, None]
-    train, test = ArraySource("train", images[:-500]), ArraySource("test", images[-500:])
-    return DataSet("digits", test, train, scale=16.0, model_width=8)
+    content = load_digits()
+    images, labels = torch.from_numpy(content.images.astype(np.uint8))[:, None], torch.from_numpy(content.target)
+    train, test = (
+        ArraySource(split, images[part], labels[part].long)
+        for split, part in (("train", slice(-500)), ("test", slice(-500, None)))
+    )
+    return DataSet("digits", test, train, scale=16.0, model_width=8, classes=TEN_DIGITS)
+
+
+TEN_DIGITS = tuple("0123456789")
 
 
 def mnist(path: str | None, seed: int) -> DataSet:
     folder = _folder(path) or _download("MNIST")
-    train, test = (
-        ArraySource(split, read_idx(_find_idx(folder, f"{prefix}-images-idx3-ubyte")))
-        for split, prefix in (("train", "train"), ("test", "t10k"))
-    )
-    return DataSet("mnist", test, train)
+    train, test = (_mnist_split(folder, *names) for names in (("train", "train"), ("test", "t10k")))
+    return DataSet("mnist", test, train, classes=TEN_DIGITS)
+
+
+def _mnist_split(folder: Path, split: str, prefix: str) -> ArraySource:
+    images = read_idx(_find_idx(folder, f"{prefix}-images-idx3-ubyte"), 3, "images")[:, None]
+
+    def labels() -> Tensor:
+        path = _find_idx(folder, f"{prefix}-labels-idx1-ubyte")
+        return checked_labels(read_idx(path, 1, "labels"), len(images), 10, path)
+
+    return ArraySource(split, images, labels)
 
 
 def cifar10(path: str | None, seed: int) -> DataSet:
     """The original batches where torchvision left them, else one folder or archive of images a split."""
     folder = _folder(path) or _download("CIFAR10")
     if (folder / "cifar-10-batches-py").is_dir():
-        train, test = (ArraySource(split, _cifar10_batches(folder, split == "train")) for split in ("train", "test"))
-        return DataSet("cifar10", test, train)
-    train_files, test_files = (_find_images(folder, "CIFAR-10", CIFAR10_PLACES, s) for s in ("train", "test"))
+        train, test = (_cifar10_batches(folder, split) for split in ("train", "test"))
+        return DataSet("cifar10", test, train, classes=CIFAR10_CLASSES)
+    train_files, test_files = (
+        replace(_find_images(folder, "CIFAR-10", CIFAR10_PLACES, split), classes=CIFAR10_CLASSES)
+        for split in ("train", "test")
+    )
     note = (
         "CIFAR-10 images from image files (re-compressed where these are JPEG): close to the original pixels, not equal"
     )
-    return DataSet("cifar10", test_files, train_files, note=note)
+    return DataSet("cifar10", test_files, train_files, note=note, classes=CIFAR10_CLASSES)
 
 
-def _cifar10_batches(folder: Path, train: bool) -> Tensor:
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+"""In the order of the original labels."""
+
+
+def _cifar10_batches(folder: Path, split: str) -> ArraySource:
     from torchvision.datasets import CIFAR10
 
     try:
-        return torch.from_numpy(CIFAR10(folder, train=train).data).permute(0, 3, 1, 2)
+        content = CIFAR10(folder, train=split == "train")
     except (OSError, RuntimeError, EOFError) as error:
         raise RunError(
             f"{folder / 'cifar-10-batches-py'} is incomplete or damaged ({first_line(error)}): fetch it again, or set "
             "data.path to a good copy"
         ) from error
+    images, labels = torch.from_numpy(content.data).permute(0, 3, 1, 2), torch.tensor(content.targets)
+    return ArraySource(split, images, partial(checked_labels, labels, len(images), len(CIFAR10_CLASSES), folder))
 
 
 def celeba(path: str | None, seed: int) -> DataSet:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import math
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +51,12 @@ class Source(Protocol):
         ...
 
     def digest(self, count: int) -> str:
-        """Identity of the first ``count`` examples, sixteen hexadecimal digits."""
+        """Identity of the first ``count`` examples, sixteen hexadecimal digits; labels are not in it."""
+        ...
+
+    @property
+    def labels(self) -> Tensor | None:
+        """Class labels of all examples, int64 of shape ``(len(self),)``, read when asked for; None without any."""
         ...
 
 
@@ -63,10 +69,13 @@ class ArraySource:
     split : str
     images : Tensor, shape ``(count, *shape)``
         Pixels as uint8, or numbers in floating point.
+    read_labels : callable, optional
+        Reads the class labels of all examples.
     """
 
     split: str
     images: Tensor
+    read_labels: Callable[[], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,6 +92,10 @@ class ArraySource:
         content.update(images.contiguous().numpy().tobytes())
         return content.hexdigest()[:16]
 
+    @cached_property
+    def labels(self) -> Tensor | None:
+        return None if self.read_labels is None else self.read_labels()
+
 
 @dataclass(frozen=True)
 class FileSource:
@@ -94,11 +107,22 @@ class FileSource:
 
     The order is by file name, then folder: where each class has a folder of its own, the first files hold all classes
     in turn. The same files give the same order and digest from a folder and from an archive.
+
+    Attributes
+    ----------
+    path : Path
+    names : tuple of str
+        Paths of the images inside the folder or archive.
+    mode : str
+        Pillow's mode that they are converted to.
+    classes : tuple of str
+        Names of the folders that stand for the labels 0, 1, ...; empty where images have no labels.
     """
 
     path: Path
     names: tuple[str, ...]
     mode: str = "RGB"
+    classes: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, path: Path) -> FileSource:
@@ -157,6 +181,20 @@ class FileSource:
         for index, raw in self._contents(range(min(count, len(self)))):
             content.update(f"{Path(self.names[index]).name}/{len(raw)}/".encode() + raw)
         return content.hexdigest()[:16]
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        if not self.classes:
+            return None
+        numbers = {folder: label for label, folder in enumerate(self.classes)}
+        folders = [Path(name).parent.name for name in self.names]
+        for name, folder in zip(self.names, folders, strict=True):
+            if folder not in numbers:
+                raise RunError(
+                    f"{name} in {self.path} has no label: expected images in folders named after their class, "
+                    f"{', '.join(self.classes)}"
+                )
+        return torch.tensor([numbers[folder] for folder in folders])
 
     def _contents(self, indices: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         try:
@@ -221,8 +259,17 @@ def _size(shape: Sequence[int]) -> str:
     return f"{shape[-1]}x{shape[-2]}"
 
 
-def read_idx(path: Path) -> Tensor:
-    """Images of an IDX file, gzipped or not: a header of big-endian integers, then bytes."""
+def read_idx(path: Path, axes: int, what: str) -> Tensor:
+    """Bytes of an IDX file, gzipped or not, in the shape that its header of big-endian integers declares.
+
+    Parameters
+    ----------
+    path : Path
+    axes : int
+        Number of axes: 3 for images, 1 for labels.
+    what : str
+        What the file is expected to hold, for messages.
+    """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             raw = file.read(MOST_BYTES + 1)
@@ -230,11 +277,33 @@ def read_idx(path: Path) -> Tensor:
         raise RunError(f"{path} cannot be read ({error}): fetch it again, or set data.path to a good copy") from error
     if len(raw) > MOST_BYTES:
         raise RunError(f"{path} unpacks to more than {MOST_BYTES:,} bytes: fetch it again, or set data.path")
-    magic, count, rows, columns = np.frombuffer(raw[:16].ljust(16, b"\0"), dtype=">i4").tolist()
-    if magic != 2051 or len(raw) != 16 + count * rows * columns:
-        raise RunError(f"{path} is no complete IDX image file: fetch it again, or set data.path to a good copy")
-    images = np.frombuffer(raw, dtype=np.uint8, offset=16).reshape(count, 1, rows, columns)
-    return torch.from_numpy(images.copy())
+    header = 4 + 4 * axes
+    magic, *shape = np.frombuffer(raw[:header].ljust(header, b"\0"), dtype=">u4").tolist()
+    if magic != _IDX_OF_BYTES + axes or len(raw) != header + math.prod(shape):
+        raise RunError(f"{path} is no complete IDX file of {what}: fetch it again, or set data.path to a good copy")
+    return torch.from_numpy(np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape).copy())
+
+
+_IDX_OF_BYTES = 0x0800
+"""First number of an IDX file of unsigned bytes, to which the number of axes is added."""
+
+
+def checked_labels(labels: Tensor, count: int, classes: int, where: object) -> Tensor:
+    """Labels as int64, one for each of ``count`` examples and all in ``0, ..., classes - 1``.
+
+    Raises
+    ------
+    RunError
+        One line naming ``where`` they were read.
+    """
+    advice = "fetch it again, or set data.path to a good copy"
+    if len(labels) != count:
+        raise RunError(f"{where} holds {len(labels):,} labels for {count:,} examples: {advice}")
+    labels = labels.long()
+    outside = labels[(labels < 0) | (labels >= classes)]
+    if len(outside):
+        raise RunError(f"{where} holds the label {int(outside[0])}: expected 0 to {classes - 1}; {advice}")
+    return labels
 
 
 LATENT_BOUND = 2.0
@@ -299,3 +368,7 @@ class LatentSource:
 
     def digest(self, count: int) -> str:
         return hashlib.sha256(f"latents {self.dim} {self.seed} {self.truncation}".encode()).hexdigest()[:16]
+
+    @property
+    def labels(self) -> None:
+        return None

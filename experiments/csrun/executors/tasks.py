@@ -33,7 +33,7 @@ from csrun.plan import TRAINING_WEIGHT
 from csrun.system.locks import held
 from csrun.system.memory import keep_freed_memory
 from csrun.system.progress import Display
-from csrun.training.checkpoints import Training, keep_checkpoint, train_checkpoint
+from csrun.training.checkpoints import Training, build_method, keep_checkpoint, train_checkpoint
 
 RETRIES = 3
 """How often a task is begun again after its worker was lost, before its points count as failed."""
@@ -153,7 +153,7 @@ class Tasks:
         if not holding:
             return
         to_train = [training for training in missing if training in holding]
-        data = self._back_end.store(pack(_for_training(self._plan.data, to_train[0])))
+        data = self._back_end.store(pack(_for_training(self._plan.data, to_train)))
         specs = {cell.training: cell.spec for cell in self._plan.cells}
         for training in to_train:
             task = self._back_end.submit(train, training, specs[training], data)
@@ -228,10 +228,12 @@ def _units(training: Training) -> int:
     return TRAINING_WEIGHT * training.epochs * training.images
 
 
-def _for_training(data: DataSet, training: Training) -> DataSet:
-    """The images of a run's trainings and one for the shape: in memory, so that workers need no files."""
-    images = ArraySource("train", data.training_split.take(range(training.images)))
-    return replace(data, train=images, test=ArraySource("test", data.test.take([0])))
+def _for_training(data: DataSet, trainings: Sequence[Training]) -> DataSet:
+    """The examples of a run's trainings and one for the shape: in memory, so that workers need no files."""
+    used, split = range(trainings[0].images), data.training_split
+    labelled = any(build_method(training.method).target == "labels" for training in trainings)
+    train = ArraySource("train", split.take(used), data.targets(split, used).clone if labelled else None)
+    return replace(data, train=train, test=ArraySource("test", data.test.take([0])))
 
 
 def pack(content: object) -> bytes:

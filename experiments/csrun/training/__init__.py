@@ -1,1 +1,1 @@
-"""Training of base models, with checkpoints."""
+"""Training of base models: methods, a file each, and the loop with its checkpoints."""

@@ -1,8 +1,7 @@
-"""Noise-augmented training, and the checkpoints it leaves.
+"""Training by one of the methods, and the checkpoints it leaves.
 
-Adam at 1e-3 on the mean squared error between the output for a noisy input and the clean image (section 5 of the
-paper). A checkpoint is found again by the digest of everything that shaped it, so the same request never trains twice
-and another request never gets the wrong weights.
+Adam at 1e-3 on the loss of the method. A checkpoint is found again by the digest of everything that shaped it, so the
+same request never trains twice and another request never gets the wrong weights.
 """
 
 from __future__ import annotations
@@ -21,26 +20,45 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from centersmooth import RandomStream
-from centersmooth.draws import Draws
+from centersmooth import GaussianNoise, RandomStream
 from csrun.config import TrainConfig, at_least
 from csrun.data import DataSet
 from csrun.errors import RunError
 from csrun.models import ModelSpec
 from csrun.models.base import BaseModel, channels_last
+from csrun.registry import METHODS
 from csrun.system.files import digest_of, write_atomically
 from csrun.system.locks import held
+from csrun.training.methods import Method
 
 LEARNING_RATE = 1e-3
 
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that shapes the weights of a model."""
+    """Everything that shapes the weights of a model.
+
+    Attributes
+    ----------
+    model, dataset : str
+    data_digest : str
+        Identity of the training examples, and of their labels where the method uses them.
+    method : str
+        A name of `csrun.registry.METHODS`.
+    epochs, images, batch_size : int
+    train_sigma : float
+        Standard deviation of the noise in training; 0 for a method without noise.
+    seed : int
+    device : str
+    learning_rate : float
+    version : int
+        Raised where the same request gives other weights.
+    """
 
     model: str
     dataset: str
     data_digest: str
+    method: str
     epochs: int
     images: int
     batch_size: int
@@ -60,20 +78,41 @@ class Training:
         return self.epochs * -(-self.images // self.batch_size)
 
     def path(self, out: Path) -> Path:
-        """The checkpoint, ``<out>/checkpoints/<model>-<dataset>-s<train_sigma>-<digest>.safetensors``."""
-        name = f"{self.model}-{self.dataset}-s{self.train_sigma:.4g}-{self.digest}.safetensors"
+        """The checkpoint, ``<out>/checkpoints/<model>-<dataset>-<method>-s<train_sigma>-<digest>.safetensors``."""
+        name = f"{self.model}-{self.dataset}-{self.method}-s{self.train_sigma:.4g}-{self.digest}.safetensors"
         return out / "checkpoints" / name
 
 
 def training_of(
-    model: str, data: DataSet, schedule: TrainConfig, train_sigma: float, seed: int, device: str
+    model: str, data: DataSet, schedule: TrainConfig, method: str, sigma: float, seed: int, device: str
 ) -> Training:
-    """The training a configuration asks for; never more images than there are."""
+    """The training a configuration asks for; never more images than there are.
+
+    Parameters
+    ----------
+    sigma : float
+        Standard deviation of the smoothing noise; only a noisy method uses it.
+
+    Raises
+    ------
+    RunError
+        The method learns from labels, and the data set has none or damaged ones.
+    """
     keys = ("epochs", "images", "batch_size")
     epochs, images, batch_size = (at_least(1, f"train.{key}", getattr(schedule, key)) for key in keys)
     images = min(images, len(data.training_split))
-    digest = data.training_split.digest(images)
-    return Training(model, data.name, digest, epochs, images, batch_size, train_sigma, seed, device)
+    digest, kind = data.training_split.digest(images), build_method(method)
+    if kind.target == "labels":
+        labels = data.targets(data.training_split, range(images))
+        digest = digest_of({"examples": digest, "labels": labels.tolist()})
+    train_sigma = sigma if kind.noisy else 0.0
+    return Training(model, data.name, digest, method, epochs, images, batch_size, train_sigma, seed, device)
+
+
+def build_method(name: str) -> Method:
+    """The training method of a registered name."""
+    method: Method = METHODS[name].build()
+    return method
 
 
 def obtain(
@@ -108,8 +147,10 @@ def train(model: BaseModel, training: Training, data: DataSet, step_done: Callab
 
     The order of the images and their noise come from streams keyed by (seed, epoch, step).
     """
-    device = torch.device(training.device)
-    images = data.images(data.training_split, range(training.images)).to(device)
+    device, method, used = torch.device(training.device), build_method(training.method), range(training.images)
+    noise = GaussianNoise(training.train_sigma) if method.noisy else None
+    images = data.images(data.training_split, used).to(device)
+    targets = data.targets(data.training_split, used).to(device) if method.target == "labels" else images
     inputs = torch.cat([model.inputs(part) for part in images.split(1000)])
     optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
     model.train()
@@ -119,8 +160,8 @@ def train(model: BaseModel, training: Training, data: DataSet, step_done: Callab
         order = stream.draws("order", 0, images.cpu()).permutation(len(images)).to(device)
         losses = []
         for step, batch in enumerate(order.split(training.batch_size)):
-            noisy = _with_noise(inputs[batch], training.train_sigma, stream.draws("training noise", step, inputs))
-            loss = nn.functional.mse_loss(model(noisy), images[batch])
+            draws = stream.draws("training noise", step, inputs)
+            loss = method.loss(model, inputs[batch], targets[batch], noise, draws, epoch)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -130,10 +171,6 @@ def train(model: BaseModel, training: Training, data: DataSet, step_done: Callab
     if not final < float("inf"):
         raise RunError(f"training {training.model} at sigma {training.train_sigma:g} diverged (loss {final})")
     return final
-
-
-def _with_noise(inputs: Tensor, sigma: float, draws: Draws) -> Tensor:
-    return inputs + sigma * draws.normal(tuple(inputs.shape)) if sigma else inputs
 
 
 def _fresh_model(training: Training, spec: ModelSpec, data: DataSet) -> BaseModel:
