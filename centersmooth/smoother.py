@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from centersmooth.metrics.base import Metric
 from centersmooth.noise import Noise
 from centersmooth.outputs import described, unplain
 from centersmooth.sampling import Model, Progress, RandomStream, Sampler, evaluating
+
+Number: TypeAlias = float | np.number[Any]
+"""A number of Python or numpy."""
 
 
 class Smoother:
@@ -111,15 +115,25 @@ class Smoother:
             )
         return self.certifier.answer(evidence, self._setting, self.rule)
 
+    @overload
+    def certify(
+        self, x: Tensor, eps: Number, *, stream: RandomStream | None = None, progress: Progress | None = None
+    ) -> Certificate: ...
+
+    @overload
+    def certify(
+        self, x: Tensor, eps: Iterable[Number], *, stream: RandomStream | None = None, progress: Progress | None = None
+    ) -> list[Certificate]: ...
+
     def certify(
         self,
         x: Tensor,
-        eps: float | Iterable[float],
+        eps: Number | Iterable[Number],
         *,
         stream: RandomStream | None = None,
         progress: Progress | None = None,
-    ) -> list[Certificate]:
-        """One certificate for each ``eps``, all from one set of draws.
+    ) -> Certificate | list[Certificate]:
+        """The certificate at ``eps``, or one for each of several, all from one set of draws.
 
         It says: with probability at least ``1 - alpha2`` over the draws made here, for every ``x'`` with
         ``|x' - x|_2 <= eps`` a fresh run of `smooth` at ``x'`` answers with a center farther than ``radius`` from
@@ -132,12 +146,18 @@ class Smoother:
         x : Tensor, shape ``(*in)``
             One input, without a batch dimension.
         eps : float or iterable of floats
-            l2 radii in the unit of the input, each at least 0.
+            l2 radii in the unit of the input, each at least 0. A numpy scalar or a tensor without dimensions is a
+            number.
+        stream : RandomStream, optional
+            For a repeatable experiment; by default fresh entropy.
+        progress : callable, optional
+            Called with the number of forward passes done since its last call.
 
         Returns
         -------
-        list of Certificate
-            In the order of ``eps``; those the budget cannot serve have the outcome ``infeasible``.
+        Certificate or list of Certificate
+            One for a number. A list for an iterable, in its order; those the budget cannot serve have the outcome
+            ``infeasible``.
 
         Raises
         ------
@@ -154,29 +174,68 @@ class Smoother:
         stream = checked_stream(stream)
         with self._held_fixed(x):
             evidence = gather_one(self._sampler, self.certifier, self.budget, x, stream, progress=progress)
-        return [self.certifier.certificate(evidence, e, self.rule, self._setting) for e in radii]
+        certificates = [self.certifier.certificate(evidence, e, self.rule, self._setting) for e in radii]
+        return certificates if is_iterable(eps) else certificates[0]
+
+    @overload
+    def certify_all(
+        self,
+        xs: Iterable[Tensor],
+        eps: Number,
+        *,
+        stream: RandomStream | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[Certificate]: ...
+
+    @overload
+    def certify_all(
+        self,
+        xs: Iterable[Tensor],
+        eps: Iterable[Number],
+        *,
+        stream: RandomStream | None = None,
+        progress: Progress | None = None,
+    ) -> Iterator[list[Certificate]]: ...
 
     def certify_all(
         self,
         xs: Iterable[Tensor],
-        eps: float | Iterable[float],
+        eps: Number | Iterable[Number],
         *,
         stream: RandomStream | None = None,
         progress: Progress | None = None,
-    ) -> Iterator[list[Certificate]]:
-        """`certify` for each of several inputs, in their order, as soon as each is done.
+    ) -> Iterator[Certificate | list[Certificate]]:
+        """What `certify` returns, for each of several inputs, in their order, as soon as each is done.
 
         Parameters
         ----------
         xs : iterable of Tensor, each of shape ``(*in)``
-            A tensor ``(count, *in)`` will do.
+            A batch ``(count, *in)`` is one.
+        eps : float or iterable of floats
+            As for `certify`.
         stream : RandomStream, optional
-            Of the first input; those of the others have the points that follow. By default fresh entropy.
+            The stream of the first input; those of the others have the points that follow. By default fresh entropy
+            for each.
+        progress : callable, optional
+            Called with the number of forward passes done since its last call, over all inputs.
+
+        Raises
+        ------
+        RequestError
+            At the call, for ``xs``, ``eps`` or ``stream``; what `certify` raises comes with the input concerned.
         """
-        radii = input_radii(eps)
-        for index, x in enumerate(xs):
-            own = None if stream is None else replace(checked_stream(stream), point=stream.point + index)
-            yield self.certify(x, radii, stream=own, progress=progress)
+        if not is_iterable(xs):
+            raise RequestError(f"xs is {described(xs)}: expected several inputs, as a list or as a batch")
+        if stream is not None:
+            checked_stream(stream)
+        radii = input_radii(eps)  # an iterator of them serves the first input only
+        one_or_many = radii if is_iterable(eps) else radii[0]
+
+        def certify(index: int, x: Tensor) -> Certificate | list[Certificate]:
+            stream_of_x = None if stream is None else replace(stream, point=stream.point + index)
+            return self.certify(x, one_or_many, stream=stream_of_x, progress=progress)
+
+        return (certify(index, x) for index, x in enumerate(xs))
 
     def attack(
         self,
@@ -302,7 +361,7 @@ class CenterSmoother(Smoother):
 
     >>> from centersmooth import Budget, CenterSmoother, GaussianNoise, L2, RandomStream
     >>> smoother = CenterSmoother(lambda x: 2 * x, L2(), GaussianNoise(0.5), Budget(n=1_000, m=1_000, delta=0.1))
-    >>> certificate, = smoother.certify(torch.zeros(1), eps=0.5, stream=RandomStream(seed=0))
+    >>> certificate = smoother.certify(torch.zeros(1), eps=0.5, stream=RandomStream(seed=0))
     >>> certificate.outcome.value, certificate.radius > 2 * 0.5
     ('certified', True)
     """
@@ -381,7 +440,7 @@ class MeanSmoother(Smoother):
     >>> from centersmooth import Budget, GaussianNoise, L2, MeanSmoother, RandomStream
     >>> budget = Budget(n=1_000, m=4_000)
     >>> smoother = MeanSmoother(torch.sigmoid, L2(), GaussianNoise(0.5), budget, output_range=(0.0, 1.0))
-    >>> certificate, = smoother.certify(torch.zeros(1), eps=0.5, stream=RandomStream(seed=0))
+    >>> certificate = smoother.certify(torch.zeros(1), eps=0.5, stream=RandomStream(seed=0))
     >>> certificate.outcome.value, 0.1 < certificate.radius < 0.2
     ('certified', True)
     """
@@ -470,14 +529,18 @@ def what_to_attack(certificate: Certificate, attack: Attack | None, runs: int, n
     return attack if attack is not None else Attack(), an_integer("runs", runs, 1), certificate.center
 
 
-def input_radii(eps: float | Iterable[float]) -> list[float]:
+def is_iterable(values: object) -> bool:
+    """Whether there are several values; an array or a tensor without dimensions is one value."""
+    return isinstance(values, Iterable) and getattr(values, "ndim", None) != 0
+
+
+def input_radii(eps: Number | Iterable[Number]) -> list[float]:
     """One number or many, of any numeric type, as floats."""
     error = RequestError(f"eps is {eps!r}: expected an l2 radius, or a list of them")
     if isinstance(eps, str):
         raise error
     try:
-        values = list(eps) if isinstance(eps, Iterable) and getattr(eps, "ndim", None) != 0 else [eps]
-        radii = [float(value) for value in values]  # type: ignore[arg-type]
+        radii = [float(value) for value in (eps if is_iterable(eps) else [eps])]  # type: ignore[union-attr, arg-type]
     except (TypeError, ValueError):
         raise error from None
     if not radii:

@@ -41,7 +41,7 @@ def smoother_of(model, metric, budget=BUDGET, sigma=SIGMA) -> CenterSmoother:
 
 
 def attacked(smoother, attack, x=X, eps=EPS, seed=0, runs=4):
-    (certificate,) = smoother.certify(x, eps, stream=RandomStream(seed))
+    certificate = smoother.certify(x, eps, stream=RandomStream(seed))
     return certificate, smoother.attack(x, certificate, attack, runs=runs, stream=RandomStream(seed))
 
 
@@ -181,7 +181,7 @@ def test_certificate_attack_and_judges_share_no_draw():
     noise = Listening(SIGMA)
     object.__setattr__(noise, "seen", [])
     smoother = CenterSmoother(LINEAR, L2(), noise, BUDGET)
-    (certificate,) = smoother.certify(X, EPS, stream=RandomStream(0))
+    certificate = smoother.certify(X, EPS, stream=RandomStream(0))
     certified = set(noise.seen)
     noise.seen.clear()
     smoother.attack(X, certificate, replace(ATTACKS[0], restarts=2), runs=3, stream=RandomStream(0))
@@ -206,7 +206,7 @@ def test_an_attack_repeats_itself_and_leaves_the_model_as_it_came():
 def test_runs_that_abstain_are_counted_and_have_not_moved():
     """Two far atoms of equal mass at every input: no ball is trusted, so the certificate is made up."""
     smoother = smoother_of(LINEAR, L2())
-    (certificate,) = smoother.certify(X, EPS, stream=RandomStream(0))
+    certificate = smoother.certify(X, EPS, stream=RandomStream(0))
     smoother.budget = replace(BUDGET, delta=1e-9)
     found = smoother.attack(X, certificate, ATTACKS[0], stream=RandomStream(0))
     assert (found.abstained, found.movements) == (4, ())
@@ -214,7 +214,7 @@ def test_runs_that_abstain_are_counted_and_have_not_moved():
 
 def test_what_cannot_be_attacked_is_refused():
     smoother = smoother_of(LINEAR, L2())
-    (certificate,) = smoother.certify(X, EPS, stream=RandomStream(0))
+    certificate = smoother.certify(X, EPS, stream=RandomStream(0))
     with pytest.raises(RequestError, match="nothing to attack"):
         smoother.attack(X, replace(certificate, radius=None))
     for wrong in ({"kind": "fgsm"}, {"steps": 0}, {"draws": 0}, {"restarts": -1}):
@@ -224,7 +224,7 @@ def test_what_cannot_be_attacked_is_refused():
 
 def test_an_input_that_the_model_cannot_take_is_refused_before_the_attack():
     smoother = smoother_of(LINEAR, L2())
-    (certificate,) = smoother.certify(X, EPS, stream=RandomStream(0))
+    certificate = smoother.certify(X, EPS, stream=RandomStream(0))
     with pytest.raises(RequestError, match=r"the model failed on a batch of shape \(128, 5\)"):
         smoother.attack(torch.zeros(5), certificate, ATTACKS[1])
 
@@ -239,7 +239,7 @@ def test_a_model_of_one_batch_size_is_attacked_in_its_blocks(kind):
         return LINEAR(x)
 
     smoother = smoother_of(engine, L2())
-    (certificate,) = smoother.certify(X, EPS, stream=RandomStream(0))
+    certificate = smoother.certify(X, EPS, stream=RandomStream(0))
     with pytest.raises(RequestError, match=r"built for 128 inputs; .* multiple of forward_block, 128$"):
         smoother.attack(X, certificate, Attack(kind, steps=2, draws=64))
     found = smoother.attack(X, certificate, Attack(kind, steps=2, draws=256), runs=1, stream=RandomStream(1))
@@ -248,7 +248,7 @@ def test_a_model_of_one_batch_size_is_attacked_in_its_blocks(kind):
 
 def test_a_model_without_gradients_is_sent_to_search():
     smoother = smoother_of(lambda x: torch.from_numpy(x.numpy().copy()), L2())
-    (certificate,) = smoother.certify(X, EPS, stream=RandomStream(0))
+    certificate = smoother.certify(X, EPS, stream=RandomStream(0))
     with pytest.raises(RequestError, match=r"needs gradients .* search needs none"):
         smoother.attack(X, certificate, Attack("pgd", steps=2))
 

@@ -225,7 +225,7 @@ def test_boxes_have_free_centers() -> None:
         CenterSmoother(boxes_or_none, Jaccard(), GaussianNoise(0.5), Budget(n=400, m=1_000, delta=0.2), center=center)
         for center in ("free", "sample")
     ]
-    free, sample = (smoother.certify(torch.zeros(3), 0.1, stream=RandomStream(1))[0] for smoother in pair)
+    free, sample = (smoother.certify(torch.zeros(3), 0.1, stream=RandomStream(1)) for smoother in pair)
     assert free.radius < 1.01 * sample.radius
     assert free.r_center < sample.r_center
     assert (free.center[2:] > free.center[:2]).all()
@@ -424,7 +424,7 @@ def test_smoothing_and_certificate_have_one_center() -> None:
     """`smooth` and `certify` answer with the same mean, which is none of the outputs that were drawn."""
     smoother = linear_smoother(L1())
     answer = smoother.smooth(X, stream=RandomStream(4))
-    (certificate,) = smoother.certify(X, 0.1, stream=RandomStream(4))
+    certificate = smoother.certify(X, 0.1, stream=RandomStream(4))
     assert torch.equal(answer.output, certificate.center)
     assert answer.radius == certificate.r_center
     sample = linear_smoother(L1(), "sample").smooth(X, stream=RandomStream(4))
@@ -440,7 +440,7 @@ def test_smoothed_output_moves_no_further_than_certified(law: str, shift: float)
     smoother = CenterSmoother(model, with_means(metric), UNIT, SMOOTH, center="free", forward_block=200)
     moved, answered = 0, 0
     for seed in range(RUNS):
-        (certificate,) = smoother.certify(torch.zeros(1), H, stream=RandomStream(seed))
+        certificate = smoother.certify(torch.zeros(1), H, stream=RandomStream(seed))
         answer = smoother.smooth(torch.tensor([shift]), stream=RandomStream(seed, point=1)).output
         if certificate.radius is not None and answer is not None:
             answered += 1
@@ -452,7 +452,7 @@ def test_smoothed_output_moves_no_further_than_certified(law: str, shift: float)
 def test_attacks_on_a_linear_model_stay_within_the_certificate() -> None:
     """In closed form the movement is eps |w|; an attack comes close to it, and not beyond the radius."""
     smoother = linear_smoother(L1())
-    (certificate,) = smoother.certify(X, EPS, stream=RandomStream(0))
+    certificate = smoother.certify(X, EPS, stream=RandomStream(0))
     attacked = smoother.attack(X, certificate, Attack(steps=8), runs=8, stream=RandomStream(1))
     assert len(attacked.movements) == 8
     assert 0.8 * LINEAR.movement(EPS) < max(attacked.movements) <= certificate.radius

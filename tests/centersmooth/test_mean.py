@@ -287,7 +287,7 @@ def moved_too_far(h: float, threshold: float, **changes: object) -> int:
     smoother = MeanSmoother(step_at(threshold), L1(), UNIT, budget, output_range=(0.0, 1.0), forward_block=400)
     far = 0
     for seed in range(RUNS):
-        (certificate,) = smoother.certify(ORIGIN, h, stream=RandomStream(seed))
+        certificate = smoother.certify(ORIGIN, h, stream=RandomStream(seed))
         answer = smoother.smooth(ORIGIN + h, stream=RandomStream(seed, point=1)).output
         far += smoother.distance(answer, certificate.center) > certificate.radius
     return far
@@ -313,7 +313,7 @@ def test_radius_is_put_together_from_its_shares_of_alpha(far: str, eps: float) -
     budget = Budget(n=300, m=2_000, alpha1=0.01, alpha2=0.04)
     smoother = MeanSmoother(blurry, metric, noise, budget, far=far, output_range=(0.0, 1.0))
     stream, h = RandomStream(0), eps / noise.sigma
-    (certificate,) = smoother.certify(IMAGE, eps, stream=stream)
+    certificate = smoother.certify(IMAGE, eps, stream=stream)
     one = gather_means(Sampler(blurry, noise, 128, 1_024, (0.0, 1.0)), {"": metric}, budget, IMAGE, stream)
     band = Band.of(one[""].distances, one[""].reach, 0.02)
     movement = global_movement(math.sqrt(30), h)
@@ -410,14 +410,14 @@ def test_where_the_draws_tell_nothing_the_bound_is_the_global_one() -> None:
     """And the certificate says so."""
     budget = Budget(n=10_000, m=1)
     smoother = MeanSmoother(step_at(0.5), L1(), UNIT, budget, output_range=(0.0, 1.0))
-    (certificate,) = smoother.certify(ORIGIN, 0.5, stream=RandomStream(0))
+    certificate = smoother.certify(ORIGIN, 0.5, stream=RandomStream(0))
     assert "bounded as for any model: m = 1 draws tell too little" in certificate.reason
 
 
 def test_an_attack_moves_the_mean_and_stays_below() -> None:
     """Further than chance does, less than certified; each run answers."""
     smoother = smoother_of(L2())
-    (certificate,) = smoother.certify(IMAGE, 0.5, stream=RandomStream(0))
+    certificate = smoother.certify(IMAGE, 0.5, stream=RandomStream(0))
     attacked = smoother.attack(IMAGE, certificate, Attack(steps=10), stream=RandomStream(1))
     still = smoother.distance(smoother.smooth(IMAGE, stream=RandomStream(2)).output, certificate.center)
     assert (len(set(attacked.movements)), attacked.abstained) == (4, 0)
@@ -432,7 +432,7 @@ def test_what_is_attacked_is_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(Attack, "perturb", lambda self, sampler, certifier, *rest: asked.append(certifier) or IMAGE)
     smoother = smoother_of(L2())
-    (certificate,) = smoother.certify(IMAGE, 0.5, stream=RandomStream(0))
+    certificate = smoother.certify(IMAGE, 0.5, stream=RandomStream(0))
     smoother.attack(IMAGE, certificate)
     assert [type(one) for one in asked] == [Mean]
     outputs = torch.stack([IMAGE, IMAGE + 2])
@@ -460,7 +460,7 @@ def test_both_smoothers_call_the_model_alike() -> None:
 def test_an_attack_on_the_mean_finds_the_worst_direction() -> None:
     """A step at h/2 in the plane: the mean moves most along its normal, by 2 Phi(1/2) - 1."""
     smoother = MeanSmoother(step_at(0.5), L2(), UNIT, Budget(n=4_000, m=4_000), output_range=(0.0, 1.0))
-    (certificate,) = smoother.certify(torch.zeros(2), 1.0, stream=RandomStream(0))
+    certificate = smoother.certify(torch.zeros(2), 1.0, stream=RandomStream(0))
     search = Attack("search", steps=60, restarts=2, draws=512)
     attacked = smoother.attack(torch.zeros(2), certificate, search, stream=RandomStream(1))
     assert max(attacked.movements) > 0.9 * (2 * ndtr(0.5) - 1)

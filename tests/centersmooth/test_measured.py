@@ -404,7 +404,7 @@ def test_smoothed_output_moves_no_further_than_certified(law: str, shift: float,
     model, metric = LAWS[law]
     smoother, moved, measured = CenterSmoother(model, metric, UNIT, budget, forward_block=200), 0, 0
     for seed in range(RUNS):
-        (certificate,) = smoother.certify(torch.zeros(1), H, stream=RandomStream(seed))
+        certificate = smoother.certify(torch.zeros(1), H, stream=RandomStream(seed))
         answer = smoother.smooth(torch.tensor([shift]), stream=RandomStream(seed, point=1)).output
         if certificate.radius is not None and answer is not None:
             measured += certificate.beta is None
@@ -427,7 +427,7 @@ def test_falls_back_to_doubled_before_any_draw() -> None:
     """At an eps for which the candidates are too few the certificate is the doubled one, to the last digit."""
     budget = Budget(n=100, m=2_000, delta=0.2, alpha1=0.1, alpha2=0.1)
     pair = [CenterSmoother(LINEAR, L1(), GaussianNoise(SIGMA), budget, far=far) for far in ("measured", "doubled")]
-    ours, doubled = (smoother.certify(X, 2 * SIGMA, stream=RandomStream(0))[0] for smoother in pair)
+    ours, doubled = (smoother.certify(X, 2 * SIGMA, stream=RandomStream(0)) for smoother in pair)
     assert (ours.radius, ours.r_hat, ours.beta) == (doubled.radius, doubled.r_hat, 2.0)
     assert "doubled, not measured" in ours.reason
     assert doubled.reason == ""

@@ -238,7 +238,7 @@ def test_boxes_in_another_format_are_refused_and_certified_once_converted(form: 
     with pytest.raises(ModelError, match="box_convert"):
         CenterSmoother(other, Jaccard(), noise, budget).certify(x, 0.25, stream=RandomStream(0))
     back = lambda x: box_convert(other(x), form, "xyxy")  # noqa: E731
-    (certificate,) = CenterSmoother(back, Jaccard(), noise, budget).certify(x, 0.25, stream=RandomStream(0))
+    certificate = CenterSmoother(back, Jaccard(), noise, budget).certify(x, 0.25, stream=RandomStream(0))
     assert certificate.radius > float(measure(Jaccard(), corners(x[None]), corners(x[None] + 0.25)))
 
 

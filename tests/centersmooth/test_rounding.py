@@ -94,7 +94,7 @@ def moved_beyond(seeds: range) -> int:
     smoother = CenterSmoother(colourful, L1(), GaussianNoise(1.0), budget, far="doubled", forward_block=64)
     beyond = 0
     for seed in seeds:
-        (certificate,) = smoother.certify(torch.zeros(1), H, stream=RandomStream(seed))
+        certificate = smoother.certify(torch.zeros(1), H, stream=RandomStream(seed))
         answer = smoother.smooth(torch.tensor([H]), stream=RandomStream(seed, point=1))
         if certificate.radius is not None and answer.output is not None:
             moved = float((certificate.center.double() - answer.output.double()).abs().sum())
@@ -123,7 +123,7 @@ def two_clusters(x: Tensor) -> Tensor:
 def with_far_cluster(metric: Metric, free: bool) -> float:
     budget, center = Budget(n=4_000, m=4_000, alpha1=0.2, alpha2=0.2), "free" if free else "sample"
     smoother = CenterSmoother(two_clusters, metric, GaussianNoise(1.0), budget, center=center, forward_block=500)
-    (certificate,) = smoother.certify(torch.zeros(9, dtype=torch.float64), 0.02, stream=RandomStream(0))
+    certificate = smoother.certify(torch.zeros(9, dtype=torch.float64), 0.02, stream=RandomStream(0))
     return certificate.radius
 
 
@@ -241,7 +241,7 @@ def test_a_certificate_of_bytes_is_that_of_their_numbers() -> None:
             lambda x, dtype=dtype: (100 + 50 * x.clamp(-2, 2)).round().to(dtype),
             squared, GaussianNoise(1.0), Budget(n=200, m=400, delta=0.2), forward_block=50,
         )  # fmt: skip
-        radii.append(smoother.certify(torch.zeros(1), 0.5, stream=RandomStream(0))[0].radius)
+        radii.append(smoother.certify(torch.zeros(1), 0.5, stream=RandomStream(0)).radius)
     assert radii[0] == radii[1]
 
 
@@ -296,7 +296,7 @@ def test_features_in_a_buffer_are_those_of_each_output(kind: str) -> None:
             CenterSmoother(
                 lambda x: torch.where(x > 0.6, 1000.0, 0.0) + x,
                 metric, GaussianNoise(0.5), Budget(n=400, m=400, delta=0.2), center=kind,
-            ).certify(torch.zeros(1), 0.1, stream=RandomStream(seed))[0].center.item()
+            ).certify(torch.zeros(1), 0.1, stream=RandomStream(seed)).center.item()
             for seed in range(4)
         ]
         for metric in metrics

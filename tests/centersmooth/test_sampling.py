@@ -182,13 +182,13 @@ def test_modules_of_other_kinds_are_smoothed(kind: str, wrapped: bool) -> None:
     model = nn.Sequential(nn.Dropout(0.5), model, nn.BatchNorm1d(3)) if wrapped else model
     before = {m: m.training for m in model.modules() if hasattr(m, "training")}
     smoother = CenterSmoother(model, L2(), NOISE, Budget(n=100, m=300, delta=0.3), forward_block=8)
-    (certificate,) = smoother.certify(X, 0.1, stream=RandomStream(0))
+    certificate = smoother.certify(X, 0.1, stream=RandomStream(0))
     if kind == "quantised":  # which is another function
         assert certificate.radius > 0
     else:
         other = nn.Sequential(nn.Dropout(0.5), net(), nn.BatchNorm1d(3)) if wrapped else net()
         expected = CenterSmoother(other, L2(), NOISE, Budget(n=100, m=300, delta=0.3), forward_block=8)
-        assert certificate.radius == pytest.approx(expected.certify(X, 0.1, stream=RandomStream(0))[0].radius, rel=1e-4)
+        assert certificate.radius == pytest.approx(expected.certify(X, 0.1, stream=RandomStream(0)).radius, rel=1e-4)
     assert {m: m.training for m in before} == before
 
 
@@ -249,7 +249,7 @@ def test_no_pass_of_any_thread_sees_a_module_in_train_mode() -> None:
     model.register_forward_pre_hook(lambda module, inputs: seen.append(any(m.training for m in module.modules())))
     smoother = CenterSmoother(model, L2(), NOISE, Budget(n=100, m=300, delta=0.3), forward_block=8)
     with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda seed: smoother.certify(X, 0.1, stream=RandomStream(seed % 2))[0], range(24)))
+        found = list(pool.map(lambda seed: smoother.certify(X, 0.1, stream=RandomStream(seed % 2)), range(24)))
     assert len(seen) > 1_000
     assert not any(seen)
     assert all(m.training for m in model.modules())
@@ -433,7 +433,7 @@ def test_a_buffer_that_is_used_again_moves_no_certificate() -> None:
     noise, budget = GaussianNoise(0.5), Budget(n=300, m=600, delta=0.3)
     for model in (step, lambda x: buffer.copy_(step(x))):
         smoother = CenterSmoother(model, L2(), noise, budget, forward_block=1)
-        radii = [smoother.certify(torch.tensor([0.1]), 0.1, stream=RandomStream(s))[0].radius for s in range(5)]
+        radii = [smoother.certify(torch.tensor([0.1]), 0.1, stream=RandomStream(s)).radius for s in range(5)]
         assert all(radius is None or radius >= 2 for radius in radii)
         assert not all(radius is None for radius in radii)
 

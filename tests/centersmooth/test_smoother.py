@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
@@ -100,7 +101,7 @@ def test_many_eps_are_as_good_as_one_by_one(bounds: str, n0: int) -> None:
 
 def test_batch_size_changes_no_certificate() -> None:
     """1, 7 and 256 outputs at a time."""
-    certificates = [make(batch_size=size).certify(X, 0.25, stream=STREAM)[0] for size in (1, 7, 256)]
+    certificates = [make(batch_size=size).certify(X, 0.25, stream=STREAM) for size in (1, 7, 256)]
     assert content(certificates[0]) == content(certificates[1]) == content(certificates[2])
 
 
@@ -109,7 +110,7 @@ def test_smooth_and_certify_agree_under_one_stream(n0: int) -> None:
     """The certificate is about the output that `smooth` gives."""
     smoother = make(budget=dataclasses.replace(BUDGET, n0=n0))
     smoothed = smoother.smooth(X, stream=STREAM)
-    (certificate,) = smoother.certify(X, 0.1, stream=STREAM)
+    certificate = smoother.certify(X, 0.1, stream=STREAM)
     assert torch.equal(smoothed.output, certificate.center)
     assert smoothed.radius == certificate.r_center
     assert torch.allclose(smoothed.base, linear(X))
@@ -126,7 +127,7 @@ def test_smooth_uses_fresh_entropy_by_default() -> None:
 def test_certify_uses_fresh_entropy_by_default() -> None:
     """The same for the radius."""
     smoother = make()
-    assert smoother.certify(X, 0.1)[0].r_hat != smoother.certify(X, 0.1)[0].r_hat
+    assert smoother.certify(X, 0.1).r_hat != smoother.certify(X, 0.1).r_hat
 
 
 @pytest.mark.parametrize(("n", "m"), [(200, 300), (300, 200)])
@@ -166,7 +167,7 @@ def test_metrics_share_draws_without_changing_each_other() -> None:
 def test_a_constant_model_is_certified_at_0(metric: Metric, bounds: str) -> None:
     """It cannot move, and every bound has to say so exactly."""
     smoother = make(lambda x: x.new_full((len(x), 3), 0.1), metric, bounds=bounds)
-    (certificate,) = smoother.certify(X, 0.1, stream=STREAM)
+    certificate = smoother.certify(X, 0.1, stream=STREAM)
     assert (certificate.radius, certificate.r_center, certificate.vacuous) == (0, 0, False)
 
 
@@ -174,7 +175,7 @@ def test_a_constant_model_is_certified_at_0(metric: Metric, bounds: str) -> None
 def test_one_draw_for_the_center(n0: int) -> None:
     """n = 1 is feasible at delta near 1/2: the center is that draw, its radius 0 (Smooth)."""
     budget = Budget(n=1, m=4_000, delta=0.498, alpha1=0.005, n0=n0)
-    certificate, *_ = make(lambda x: x[:, :1] * 0 + 3, L1(), budget).certify(X, 0.0, stream=STREAM)
+    certificate = make(lambda x: x[:, :1] * 0 + 3, L1(), budget).certify(X, 0.0, stream=STREAM)
     assert certificate.outcome is Outcome.CERTIFIED
     assert certificate.center.tolist() == [3]
 
@@ -192,13 +193,13 @@ def test_few_points(metric: Metric, n: int) -> None:
 @pytest.mark.parametrize("forward_block", [1, 64, 1_000])
 def test_blocks_larger_than_the_sample(forward_block: int) -> None:
     """n = 200 and m = 600 in blocks of 1,000: the rest of a block goes unused."""
-    (certificate,) = make(forward_block=forward_block, batch_size=4_096).certify(X, 0.1, stream=STREAM)
+    certificate = make(forward_block=forward_block, batch_size=4_096).certify(X, 0.1, stream=STREAM)
     assert certificate.outcome is Outcome.CERTIFIED
 
 
 def test_eps_0_needs_no_more_than_the_margin() -> None:
     """R_hat at eps = 0 is the order statistic for mass 1/2 + delta."""
-    (certificate,) = make(far="doubled").certify(X, 0, stream=STREAM)
+    certificate = make(far="doubled").certify(X, 0, stream=STREAM)
     sample = gather_centers(Sampler(linear, GaussianNoise(SIGMA), 64, 64), {"d": L2()}, BUDGET, X, STREAM)["d"].far
     assert certificate.r_hat == sample.at_rank(EXACT.upper_rank(600, 0.75, 0.1))
 
@@ -206,7 +207,7 @@ def test_eps_0_needs_no_more_than_the_margin() -> None:
 @pytest.mark.parametrize("metric", [L1(), L2(), SquaredL2()], ids=lambda m: m.name)
 def test_float64_inputs(metric: Metric) -> None:
     """Other draws, in double precision: the center keeps its type, the radius about its value."""
-    single, double = (make(linear, metric).certify(x, 0.1, stream=STREAM)[0] for x in (X, X.double()))
+    single, double = (make(linear, metric).certify(x, 0.1, stream=STREAM) for x in (X, X.double()))
     assert double.center.dtype is torch.float64
     assert single.radius == pytest.approx(double.radius, rel=0.1)
 
@@ -235,9 +236,7 @@ def test_an_atom_of_more_than_half_is_the_center(metric: Metric, scale: float) -
 
 def test_model_with_one_number_an_output() -> None:
     """Outputs of shape (b,) are certified as those of shape (b, 1)."""
-    flat, column = (
-        make(m).certify(X, 0.1, stream=STREAM)[0] for m in (lambda x: x.sum(1), lambda x: x.sum(1)[:, None])
-    )
+    flat, column = (make(m).certify(X, 0.1, stream=STREAM) for m in (lambda x: x.sum(1), lambda x: x.sum(1)[:, None]))
     assert flat.radius == column.radius
 
 
@@ -262,7 +261,7 @@ def test_train_mode_changes_nothing_and_comes_back() -> None:
     trained, evaluated = batch_norm_net().train(), batch_norm_net().eval()
     trained[2].eval()
     flags, state = [m.training for m in trained.modules()], trained[1].running_mean.clone()
-    ours, theirs = (make(net).certify(X, 0.1, stream=STREAM)[0] for net in (trained, evaluated))
+    ours, theirs = (make(net).certify(X, 0.1, stream=STREAM) for net in (trained, evaluated))
     assert content(ours) == content(theirs)
     assert [m.training for m in trained.modules()] == flags
     assert torch.equal(trained[1].running_mean, state)
@@ -285,7 +284,7 @@ def test_abstains_where_two_modes_hold_half_each() -> None:
     abstained = 0
     for seed in range(30):
         smoothed = smoother.smooth(torch.zeros(1), stream=RandomStream(seed))
-        (certificate,) = smoother.certify(torch.zeros(1), 0.0, stream=RandomStream(seed))
+        certificate = smoother.certify(torch.zeros(1), 0.0, stream=RandomStream(seed))
         assert (certificate.outcome is Outcome.BAD_CENTER) is smoothed.abstained is (smoothed.output is None)
         if smoothed.abstained:
             abstained += 1
@@ -303,7 +302,7 @@ def test_an_abstention_saves_the_remaining_draws() -> None:
     smoother = make(model, L1(), budget, forward_block=48, batch_size=48)
     streams = [s for s in map(RandomStream, range(30)) if smoother.smooth(torch.zeros(1), stream=s).abstained]
     model.calls = 0
-    (certificate,) = smoother.certify(torch.zeros(1), 0.0, stream=streams[0])
+    certificate = smoother.certify(torch.zeros(1), 0.0, stream=streams[0])
     assert certificate.outcome is Outcome.BAD_CENTER
     assert model.calls == 3  # the base output, the sample, the test of the center
 
@@ -311,7 +310,7 @@ def test_an_abstention_saves_the_remaining_draws() -> None:
 def test_vacuous_radii_are_capped_and_flagged() -> None:
     """Three times a radius of 2 in a space of diameter 2 says nothing; without a range nobody can tell."""
     model, budget = (lambda x: torch.sign(x[:, :1])), Budget(n=200, m=400, delta=0.2, alpha1=0.1, alpha2=0.1)
-    (capped,), (equal,), (open_,) = (
+    capped, equal, open_ = (
         make(model, L1(), budget, bounds="paper", output_range=limits).certify(torch.zeros(1), 0.1, stream=STREAM)
         for limits in ((-1.0, 1.0), (-3.0, 3.0), None)
     )
@@ -375,7 +374,7 @@ def test_an_eps_far_above_sigma_is_refused() -> None:
 def test_alpha_counts_missed_candidates(n0: int, bounds) -> None:
     """Smooth-HD fails also where none of its n0 candidates is in the half-mass ball."""
     budget = dataclasses.replace(BUDGET, n0=n0)
-    (certificate,) = make(budget=budget, bounds=bounds.name).certify(X, 0.1, stream=STREAM)
+    certificate = make(budget=budget, bounds=bounds.name).certify(X, 0.1, stream=STREAM)
     missed = (0.5 - bounds.center_margin(200, 0.05)) ** n0 if n0 else 0.0
     assert certificate.alpha == spent_alpha(budget, bounds) == pytest.approx(0.2 + missed)
 
@@ -506,8 +505,8 @@ def test_user_errors_are_one_line(fault: str) -> None:
     "eps", [np.float32(0.25), np.float64(0.25), torch.tensor(0.25)], ids=["float32", "float64", "tensor"]
 )
 def test_eps_may_be_any_number(eps: object) -> None:
-    """One number of numpy or torch is one eps."""
-    (certificate,) = make().certify(X, eps, stream=STREAM)
+    """One number of numpy or torch is one eps, and has one certificate."""
+    certificate = make().certify(X, eps, stream=STREAM)
     assert (certificate.eps, certificate.outcome) == (0.25, Outcome.CERTIFIED)
 
 
@@ -588,7 +587,7 @@ def test_a_model_that_changes_its_input_in_place_is_judged_by_its_answers() -> N
     smoother = CenterSmoother(
         lambda x: x.sub_(0.5).mul_(2), L2(), GaussianNoise(0.5), Budget(n=1000, m=1000, delta=0.1)
     )
-    assert smoother.certify(torch.zeros(2), 0.5, stream=RandomStream(0))[0].outcome is Outcome.CERTIFIED
+    assert smoother.certify(torch.zeros(2), 0.5, stream=RandomStream(0)).outcome is Outcome.CERTIFIED
 
 
 def test_a_budget_exactly_at_its_margin_is_served() -> None:
@@ -646,7 +645,7 @@ def test_a_power_is_doubled_as_its_root_is(power: float) -> None:
     """The root at most doubles, so the distance grows 2**power times; 2 * power is that for 1 and 2 only."""
     metric = DistanceFunction(lambda a, b: (a - b).norm(dim=1) ** power, power=power)
     for bounds, gamma in (("paper", 2 ** (power - 1)), ("exact", None)):
-        (certificate,) = make(metric=metric, bounds=bounds, far="doubled").certify(X, 0.1, stream=STREAM)
+        certificate = make(metric=metric, bounds=bounds, far="doubled").certify(X, 0.1, stream=STREAM)
         assert certificate.beta == 2**power
         assert certificate.r_far == pytest.approx(2**power * certificate.r_hat)
         factor = gamma * (1 + 2**power) if gamma else 3**power * (1 + ROUNDING)
@@ -667,15 +666,15 @@ def test_numbers_of_any_type_are_taken() -> None:
     """numpy's, in places where a plain one is expected."""
     budget = Budget(n=np.int64(200), m=np.int32(600), delta=np.float32(0.25), alpha1=0.1, alpha2=0.1)
     limits = (np.float32(-9), 9)
-    (certificate,) = make(budget=budget, output_range=limits).certify(X, np.float64(0.1), stream=STREAM)
-    assert content(certificate) == content(make(output_range=(-9.0, 9.0)).certify(X, 0.1, stream=STREAM)[0])
+    certificate = make(budget=budget, output_range=limits).certify(X, np.float64(0.1), stream=STREAM)
+    assert content(certificate) == content(make(output_range=(-9.0, 9.0)).certify(X, 0.1, stream=STREAM))
     assert GaussianNoise(np.float32(0.25)) == GaussianNoise(0.25)
     assert (type(budget.n), type(GaussianNoise(np.float32(0.25)).sigma)) == (int, float)
 
 
 def test_integer_outputs_have_centers() -> None:
     """Though no means."""
-    (certificate,) = make(lambda x: linear(x).round().long()).certify(X, 0.1, stream=STREAM)
+    certificate = make(lambda x: linear(x).round().long()).certify(X, 0.1, stream=STREAM)
     assert (certificate.outcome, certificate.center.dtype) == (Outcome.CERTIFIED, torch.int64)
 
 
@@ -683,7 +682,7 @@ def test_integer_outputs_have_centers() -> None:
 def test_an_attack_is_judged_by_runs_of_the_smoothed_model_it_is_about(center: str) -> None:
     """As anybody would who ran `smooth` on the streams of the runs."""
     smoother = make(center=center)
-    (certificate,) = smoother.certify(X, 0.1, stream=STREAM)
+    certificate = smoother.certify(X, 0.1, stream=STREAM)
     attacked = smoother.attack(X, certificate, runs=3, stream=STREAM)
     runs = [smoother.smooth(attacked.perturbed, stream=STREAM.named(f"run {run}")) for run in range(3)]
     expected = [smoother.distance(run.center, certificate.center) for run in runs if not run.abstained]
@@ -699,7 +698,7 @@ def test_only_certificates_of_the_same_smoothed_model_are_attacked() -> None:
             lambda x: linear(x).tanh(), L2(), GaussianNoise(SIGMA), BUDGET, output_range=(-1.0, 1.0), forward_block=64
         ),
     }
-    certificates = {name: smoother.certify(X, 0.1, stream=STREAM)[0] for name, smoother in smoothers.items()}
+    certificates = {name: smoother.certify(X, 0.1, stream=STREAM) for name, smoother in smoothers.items()}
     for name, smoother in smoothers.items():
         for other, certificate in certificates.items():
             if other == name:
@@ -744,7 +743,7 @@ def test_an_own_distance_that_only_tells_equal_from_other() -> None:
     """Its values are bools."""
     smoother = make(lambda x: linear(x).round(), metric=DistanceFunction(lambda a, b: (a != b).any(1), diameter=1.0))
     assert (smoother.distance(X, X), smoother.distance(X, -X)) == (0.0, 1.0)
-    assert smoother.certify(X, 0.1, stream=STREAM)[0].outcome is Outcome.CERTIFIED
+    assert smoother.certify(X, 0.1, stream=STREAM).outcome is Outcome.CERTIFIED
 
 
 def test_a_smoother_is_called_like_a_model() -> None:
@@ -757,19 +756,59 @@ def test_a_smoother_is_called_like_a_model() -> None:
     assert None in {None if torn(torch.zeros(1)) is None else 0 for _ in range(40)}
 
 
-def test_several_inputs_are_certified_in_order_each_with_its_own_stream() -> None:
+@pytest.mark.parametrize("many", [[0.25], (0.25, 0.1), np.array([0.25, 0.1]), torch.tensor([0.25])], ids=str)
+def test_several_eps_have_a_list_of_certificates_in_their_order(many: Iterable[float]) -> None:
+    """Also where they are only one."""
+    certificates = make().certify(X, many, stream=STREAM)
+    assert isinstance(certificates, list)
+    assert [certificate.eps for certificate in certificates] == [float(eps) for eps in many]
+    assert content(certificates[0])["radius"] == make().certify(X, 0.25, stream=STREAM).radius
+
+
+def test_an_iterator_of_eps_serves_every_input() -> None:
+    certificates = make().certify_all([X, X], iter([0.25, 0.1]), stream=STREAM)
+    assert [[one.eps for one in row] for row in certificates] == [[0.25, 0.1], [0.25, 0.1]]
+
+
+@pytest.mark.parametrize("eps", [0.1, [0.1, 0.2]], ids=["one", "several"])
+def test_several_inputs_are_certified_in_order_each_with_its_own_stream(eps: float | list[float]) -> None:
     smoother, inputs = make(), torch.stack([X, X + 1, X - 1])
-    found = list(smoother.certify_all(inputs, [0.1, 0.2], stream=RandomStream(3, point=5)))
-    alone = [smoother.certify(x, [0.1, 0.2], stream=RandomStream(3, point=5 + i)) for i, x in enumerate(inputs)]
-    assert [[one.radius for one in certificates] for certificates in found] == [
-        [one.radius for one in certificates] for certificates in alone
-    ]
-    assert next(iter(smoother.certify_all(iter(inputs), 0.1)))[0].outcome is Outcome.CERTIFIED
+    together = list(smoother.certify_all(inputs, eps, stream=RandomStream(3, point=5)))
+    alone = [smoother.certify(x, eps, stream=RandomStream(3, point=5 + i)) for i, x in enumerate(inputs)]
+    contents = [[content(one) for one in (c if isinstance(c, list) else [c])] for c in (*together, *alone)]
+    assert contents[:3] == contents[3:]
+    assert all(isinstance(one, list) == isinstance(eps, list) for one in together)
+
+
+def test_several_inputs_are_certified_as_soon_as_each_is_asked_for() -> None:
+    """An endless supply of inputs will do, and progress is counted over all of them."""
+    seen: list[int] = []
+    certificates = make().certify_all(itertools.repeat(X), 0.1, stream=STREAM, progress=seen.append)
+    assert seen == []
+    for done in (1, 2, 3):
+        assert next(certificates).outcome is Outcome.CERTIFIED
+        assert sum(seen) == done * (BUDGET.passes - 1)
+
+
+@pytest.mark.parametrize(
+    ("xs", "eps", "stream", "message"),
+    [
+        (0.5, 0.1, None, "xs is float: expected several inputs"),
+        (torch.tensor(0.5), 0.1, None, "xs is a tensor of torch.float32: expected several inputs"),
+        ([X], -0.1, None, "eps is -0.1"),
+        ([X], 0.1, 0, "stream is 0"),
+    ],
+)
+def test_a_bad_request_for_several_inputs_is_refused_at_the_call(
+    xs: object, eps: float, stream: object, message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        make().certify_all(xs, eps, stream=stream)
 
 
 def test_certificates_and_smoothers_describe_themselves() -> None:
     smoother = make()
-    (certificate,) = smoother.certify(X, 0.1, stream=STREAM)
+    certificate = smoother.certify(X, 0.1, stream=STREAM)
     assert str(certificate) == (
         f"for every input within eps = 0.1 the smoothed output stays within {certificate.radius:.4g} of its center, "
         f"except with probability {certificate.alpha:.3g}"

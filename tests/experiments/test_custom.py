@@ -157,7 +157,7 @@ def test_the_numbers_are_the_librarys_in_the_type_of_the_model(networks, monkeyp
     assert len(rows) == 2
     for point, row in enumerate(rows):
         x = torch.from_numpy(inputs[point]).to(dtype)
-        (certificate,) = smoother.certify(x, eps=[0.25], stream=RandomStream(0, point))
+        certificate = smoother.certify(x, eps=0.25, stream=RandomStream(0, point))
         assert row["certified"] == repr(certificate.radius)
         assert certificate.center.dtype == dtype
         assert np.array_equal(kept[point], certificate.center.numpy())

@@ -312,6 +312,6 @@ def test_center_smoothing_under_it(metric):
         output_range=(-1.0, 1.0),
         forward_block=32,
     )
-    (certificate,) = smoother.certify(torch.ones(4), 0.05, stream=RandomStream(0))
+    certificate = smoother.certify(torch.ones(4), 0.05, stream=RandomStream(0))
     assert certificate.outcome.value == "certified"
     assert 0 < certificate.radius < metric.diameter((3, 31, 31), None)
