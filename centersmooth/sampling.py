@@ -204,9 +204,7 @@ class Sampler:
             One line on what differs and what usually causes it.
         """
         size = self.forward_block
-        draws = RandomStream(0).draws("check", 0, x)
-        count = -(-_JUDGED_BY // size)
-        blocks = self.noise.sample(x, size * count, draws).chunk(count)
+        blocks = self._blocks_to_judge_by(x)
         # The model may write into its input, so every call has one of its own.
         batch = [self.call(block.clone()) for block in blocks]
         for outputs in batch:
@@ -233,6 +231,37 @@ class Sampler:
             )
         self._check_values(batch, "a noisy input")
         return torch.cat(batch)
+
+    def answers_rows(self, x: Tensor, outputs: Tensor) -> bool:
+        """Whether the model treats ``x`` as a batch: row ``i`` of its output is its output for ``x[i]``.
+
+        One call of the model, on one row of each noisy input, and none where the shapes rule it out. A single row is
+        no batch: the output is then the same but for one dimension. A vector is none either, as every function of
+        single coordinates would treat it so.
+
+        Parameters
+        ----------
+        x : Tensor, shape ``(rows, *in)``
+        outputs : Tensor, shape ``(b, *out)``
+            The noisy outputs that `check_model` returned for it.
+        """
+        if x.ndim < 2 or len(x) < 2 or outputs.ndim < 2 or outputs.shape[1] != len(x):
+            return False
+        # From the last row on: a causal model answers the first row of a sequence as if it were alone.
+        inputs = torch.arange(len(outputs), device=x.device)
+        rows = len(x) - 1 - inputs % len(x)
+        expected, size = outputs[inputs, rows], self.forward_block
+        try:
+            answers = self.call(self._blocks_to_judge_by(x)[0][inputs[:size], rows[:size]])
+        except (RequestError, ForwardMemoryError):  # x[i] is not an input of this model
+            return False
+        return _Agreement.of(expected).between(expected[:size], answers)
+
+    def _blocks_to_judge_by(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Noisy inputs, the same ones at every call, in blocks of ``forward_block``."""
+        count = -(-_JUDGED_BY // self.forward_block)
+        draws = RandomStream(0).draws("check", 0, x)
+        return self.noise.sample(x, self.forward_block * count, draws).chunk(count)
 
     def call(self, inputs: Tensor) -> Tensor:
         """The model's outputs for a batch, in memory of their own.

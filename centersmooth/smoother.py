@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -304,9 +305,20 @@ class Smoother:
         with evaluating(self._sampler.model):
             signature = (x.shape, x.dtype, x.device)
             if signature not in self._checked_inputs:
-                self.certifier.check(self._setting, self._sampler.check_model(x))
+                outputs = self._sampler.check_model(x)
+                self.certifier.check(self._setting, outputs)
+                self._warn_of_a_batch(x, outputs)
                 self._checked_inputs.add(signature)
             yield
+
+    def _warn_of_a_batch(self, x: Tensor, outputs: Tensor) -> None:
+        """Warn where the model takes ``x`` for a batch; it may still be one input, such as a sequence of vectors."""
+        if self._sampler.answers_rows(x, outputs):
+            warnings.warn(
+                f"x is accepted as one input of shape {tuple(x.shape)}, and so is x[0], with the same outputs: if x is "
+                f"a batch of {len(x)} inputs, use certify_all(x, eps), which certifies each",
+                stacklevel=5,  # the caller of smooth, certify or attack
+            )
 
     def _check_input(self, x: Tensor) -> None:
         plain = unplain(x) if isinstance(x, Tensor) else None

@@ -806,6 +806,96 @@ def test_a_bad_request_for_several_inputs_is_refused_at_the_call(
         make().certify_all(xs, eps, stream=stream)
 
 
+# --- a batch in place of one input -----------------------------------------------------------------------------------
+
+
+def seeded(make_model: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make_model()
+
+
+MLP = seeded(lambda: nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 3)))
+CONV = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 3, padding=1)))
+GRAY_CONV = seeded(lambda: nn.Conv2d(1, 1, 3, padding=1))
+DEPTHWISE = seeded(lambda: nn.Conv2d(3, 3, 3, padding=1, groups=3))
+FLAT = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(40, 5)))
+ATTENTION = seeded(lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True))
+RECURRENT = seeded(lambda: nn.LSTM(8, 4, batch_first=True))
+
+BATCHES = {
+    "vectors": (MLP, (5, 8)),
+    "two vectors": (MLP, (2, 8)),
+    "their classes": (lambda x: MLP(x).argmax(-1), (5, 8)),
+    "sequences": (MLP, (4, 5, 8)),
+    "images, coordinate by coordinate": (torch.sigmoid, (4, 3, 8, 8)),
+}
+
+SINGLE_INPUTS = {
+    "a vector": (MLP, (8,)),
+    "a vector, coordinate by coordinate": (torch.sigmoid, (8,)),
+    "one row": (MLP, (1, 8)),
+    "a gray image, coordinate by coordinate": (torch.sigmoid, (1, 8, 8)),
+    "a gray image": (GRAY_CONV, (1, 8, 8)),
+    "a colour image": (CONV, (3, 8, 8)),
+    "a colour image, channel by channel": (DEPTHWISE, (3, 8, 8)),
+    "a matrix, flattened": (FLAT, (5, 8)),
+    "a sequence under attention": (ATTENTION, (5, 8)),
+    "a sequence, recurrently": (lambda x: RECURRENT(x)[0], (5, 8)),
+    "running sums": (lambda x: x.cumsum(dim=-2) if x.ndim > 2 else x, (5, 8)),
+    "rows that are not the model's": (lambda x: x.flatten(1)[:, :5], (5, 8)),
+}
+
+
+def smooth_of_zeros(model: Callable, shape: tuple[int, ...], forward_block: int) -> None:
+    make(model, forward_block=forward_block).smooth(torch.zeros(shape), stream=STREAM)
+
+
+@pytest.mark.parametrize("forward_block", [1, 3, 64])
+@pytest.mark.parametrize("name", BATCHES)
+def test_a_batch_in_place_of_one_input_is_noticed(name: str, forward_block: int) -> None:
+    model, shape = BATCHES[name]
+    expected = f"x is accepted as one input of shape {shape}, and so is x[0]"
+    with pytest.warns(UserWarning, match=re.escape(expected)) as caught:
+        smooth_of_zeros(model, shape, forward_block)
+    assert "use certify_all(x, eps)" in str(caught[0].message)
+    assert "\n" not in str(caught[0].message)
+
+
+@pytest.mark.parametrize("forward_block", [1, 3, 5, 64])
+@pytest.mark.parametrize("name", SINGLE_INPUTS)
+def test_single_inputs_raise_no_alarm(name: str, forward_block: int) -> None:
+    """Also where PyTorch's layers take a block of ``x[0]`` for one input without a batch; warnings are errors here."""
+    smooth_of_zeros(*SINGLE_INPUTS[name], forward_block)
+
+
+def test_a_batch_is_warned_of_once_a_shape_in_the_line_of_the_caller() -> None:
+    smoother, five, four = make(MLP), torch.zeros(5, 8), torch.zeros(4, 8)
+    with pytest.warns(UserWarning, match=r"shape \(5, 8\), and so is x") as of_five:
+        certificate = smoother.certify(five, 0.1, stream=STREAM)
+    smoother.smooth(five)
+    smoother.attack(five, certificate, Attack(steps=1), runs=1)
+    with pytest.warns(UserWarning, match=r"shape \(4, 8\), and so is x") as of_four:
+        smoother.smooth(four)
+    assert [w.filename for w in (*of_five, *of_four)] == [__file__, __file__]
+
+
+@pytest.mark.parametrize(("shape", "calls"), [((5, 8), 1), ((4, 5), 0), ((8,), 0)])
+def test_looking_for_a_batch_costs_one_call_at_most_and_only_once(shape: tuple[int, ...], calls: int) -> None:
+    """None where the output has no row for each of ``x``, so that it cannot be a batch."""
+    model = Counting(lambda x: x.flatten(1)[:, :5])
+    sampler, x = Sampler(model, NOISE, 64, 64), torch.zeros(shape)
+    outputs = sampler.check_model(x)
+    before = model.calls
+    sampler.answers_rows(x, outputs)
+    assert model.calls - before == calls
+    smoother = make(model)
+    smoother.smooth(x, stream=STREAM)
+    model.calls = 0
+    smoother.smooth(x, stream=STREAM)
+    assert model.calls == 1 + 2 * -(-BUDGET.n // 64)
+
+
 def test_certificates_and_smoothers_describe_themselves() -> None:
     smoother = make()
     certificate = smoother.certify(X, 0.1, stream=STREAM)
