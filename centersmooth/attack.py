@@ -32,6 +32,7 @@ from centersmooth.checks import an_integer
 from centersmooth.draws import Draws
 from centersmooth.errors import RequestError, is_out_of_memory
 from centersmooth.gathering import gather_one
+from centersmooth.outputs import brief_repr
 from centersmooth.sampling import Progress, RandomStream, Sampler
 
 AttackName = Literal["pgd", "search"]
@@ -174,6 +175,9 @@ class Attacked:
     perturbed: Tensor
     movements: tuple[float, ...]
     abstained: int
+
+    def __repr__(self) -> str:
+        return brief_repr(self)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""Naming what came where one plain tensor was expected, and how to make one of it."""
+"""Values in a few words: in messages, with the way to make one plain tensor of them, and in the `repr` of objects."""
 
 from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.masked import MaskedTensor
 
 REAL_TYPES: Final = frozenset(
@@ -63,6 +63,35 @@ def described(value: object) -> str:
         return f"{name} of {len(value)} ({_elements(value)})" if value else f"empty {name}"
     fields = _tensor_fields(value)
     return f"{name} with tensors in {_listed(fields)}" if fields else name
+
+
+class _Brief(reprlib.Repr):
+    """One line for any value: arrays by shape and type, functions and modules by name, long values abbreviated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxother = self.maxlong = 160
+
+    def repr1(self, x: Any, level: int) -> str:
+        if isinstance(x, (Tensor, np.ndarray)):
+            return f"<{type(x).__name__} {tuple(x.shape)}, {x.dtype}>"
+        if isinstance(x, nn.Module):
+            return type(x).__name__
+        if callable(x) and hasattr(x, "__name__"):
+            return str(x.__name__)
+        return " ".join(super().repr1(x, level).split())
+
+
+def brief_repr(value: object, **attributes: object) -> str:
+    """The `repr` of an object in one line, from these attributes or else from all its public ones.
+
+    >>> from types import SimpleNamespace
+    >>> brief_repr(SimpleNamespace(x=torch.zeros(2, 3), eps=0.5, distance=torch.dist))
+    'SimpleNamespace(x=<Tensor (2, 3), torch.float32>, eps=0.5, distance=dist)'
+    """
+    shown = attributes or {name: held for name, held in vars(value).items() if not name.startswith("_")}
+    brief = _Brief()
+    return f"{type(value).__name__}({', '.join(f'{name}={brief.repr(held)}' for name, held in shown.items())})"
 
 
 def advice(output: object, inputs: int) -> str:

@@ -25,7 +25,7 @@ from centersmooth.errors import InfeasibleError, RequestError
 from centersmooth.gathering import Setting, gather_one
 from centersmooth.metrics.base import Metric
 from centersmooth.noise import Noise
-from centersmooth.outputs import described, unplain
+from centersmooth.outputs import brief_repr, described, unplain
 from centersmooth.sampling import Model, Progress, RandomStream, Sampler, evaluating
 
 Number: TypeAlias = float | np.number[Any]
@@ -85,7 +85,14 @@ class Smoother:
         self._checked_inputs: set[tuple[object, ...]] = set()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.certifier}, {self.noise}, {self.budget}, rule={self.rule!r})"
+        return brief_repr(
+            self,
+            model=self._sampler.model,
+            certifier=self.certifier,
+            noise=self.noise,
+            budget=self.budget,
+            rule=self.rule,
+        )
 
     def __call__(self, x: Tensor) -> Tensor | None:
         """The smoothed output at ``x``, ``(*in) -> (*out)``, by fresh randomness; None where the model abstains."""

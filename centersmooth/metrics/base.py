@@ -15,6 +15,7 @@ from torch import Tensor
 
 from centersmooth.checks import is_number
 from centersmooth.errors import RequestError, is_out_of_memory
+from centersmooth.outputs import brief_repr
 
 TILE_ENTRIES = 2**23
 """Entries of one tile of a distance matrix: 64 MiB in float64."""
@@ -84,7 +85,7 @@ class Metric(ABC):
         return type(self).__name__
 
     def __repr__(self) -> str:
-        return f"{self.name}()"
+        return brief_repr(self)
 
     @property
     def gamma(self) -> float:
@@ -211,6 +212,9 @@ class DistanceFunction(Metric):
     @property
     def name(self) -> str:
         return getattr(self.distance, "__name__", type(self.distance).__name__)
+
+    def __repr__(self) -> str:
+        return brief_repr(self, distance=self.distance, power=self.power, diameter=self._diameter)
 
     def diameter(self, output_shape: tuple[int, ...], output_range: tuple[float, float] | None) -> float:
         return self._diameter

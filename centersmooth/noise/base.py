@@ -14,6 +14,7 @@ from typing import ClassVar, Final, Protocol, runtime_checkable
 from torch import Tensor
 
 from centersmooth.draws import Draws
+from centersmooth.outputs import brief_repr
 
 _ROUND_UP: Final = 1 + 1e-12
 """Outward rounding of inverses, as in `centersmooth.bounds`."""
@@ -29,6 +30,9 @@ class Noise(ABC):
     """
 
     threat: ClassVar[str]
+
+    def __repr__(self) -> str:
+        return brief_repr(self)
 
     @abstractmethod
     def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:

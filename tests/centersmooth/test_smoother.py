@@ -896,7 +896,7 @@ def test_looking_for_a_batch_costs_one_call_at_most_and_only_once(shape: tuple[i
     assert model.calls == 1 + 2 * -(-BUDGET.n // 64)
 
 
-def test_certificates_and_smoothers_describe_themselves() -> None:
+def test_a_certificate_is_a_sentence() -> None:
     smoother = make()
     certificate = smoother.certify(X, 0.1, stream=STREAM)
     assert str(certificate) == (
@@ -907,8 +907,6 @@ def test_certificates_and_smoothers_describe_themselves() -> None:
     assert ", which is the whole output space, except" in str(bounded)
     abstained = dataclasses.replace(certificate, radius=None, outcome=Outcome.BAD_CENTER, reason="")
     assert str(abstained).startswith("no certificate at eps = 0.1: abstained")
-    assert "L2()" in repr(smoother)
-    assert "\n" not in repr(smoother)
 
 
 def test_without_a_budget_it_is_the_quick_one() -> None:

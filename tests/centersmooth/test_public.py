@@ -1,0 +1,148 @@
+"""The names the library offers: what each of them looks like at a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import centersmooth
+from centersmooth import (
+    L1,
+    L2,
+    Angular,
+    Attack,
+    Attacked,
+    Budget,
+    Center,
+    CenterSmoother,
+    CenterSmoothError,
+    Cosine,
+    DistanceFunction,
+    GaussianNoise,
+    InfeasibleError,
+    Jaccard,
+    Mean,
+    MeanSmoother,
+    Metric,
+    ModelError,
+    Noise,
+    Outcome,
+    RandomStream,
+    RequestError,
+    Smoother,
+    SquaredL2,
+    TotalVariation,
+)
+from centersmooth.draws import Draws
+
+BUDGET = Budget(n=200, m=600, delta=0.25)
+NOISE = GaussianNoise(0.5)
+IMAGE = torch.rand(3, 32, 32)
+
+
+class Hamming(Metric):
+    """A metric of one's own, with a parameter."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self.weight = weight
+
+    def features(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
+        return ((a[:, None] != b) * self.weight).sum(-1)
+
+
+class Shaped(Noise):
+    """A law of one's own, with a parameter."""
+
+    def __init__(self, scales: Tensor) -> None:
+        self.scales = scales
+
+    def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
+        return x + self.scales * draws.normal((count, *x.shape))
+
+    def required_mass(self, mass: float, eps: float) -> float:
+        return 1.0
+
+
+SETTING = (
+    "noise=GaussianNoise(sigma=0.5), budget=Budget(n=200, m=600, delta=0.25, alpha1=0.005, alpha2=0.005, n0=0), rule="
+)
+
+PUBLIC: dict[str, tuple[object, str]] = {
+    "L1": (L1(), "L1()"),
+    "L2": (L2(), "L2()"),
+    "Angular": (Angular(), "Angular()"),
+    "Attack": (Attack(), "Attack(kind='pgd', steps=20, restarts=2, draws=64)"),
+    "Attacked": (
+        Attacked(IMAGE, (0.25, 0.5), 1),
+        "Attacked(perturbed=<Tensor (3, 32, 32), torch.float32>, movements=(0.25, 0.5), abstained=1)",
+    ),
+    "Budget": (BUDGET, "Budget(n=200, m=600, delta=0.25, alpha1=0.005, alpha2=0.005, n0=0)"),
+    "Center": (Center(L2()), "Center(metric=L2(), kind='sample')"),
+    "CenterSmoothError": (CenterSmoothError("why"), "CenterSmoothError('why')"),
+    "CenterSmoother": (
+        CenterSmoother(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), L2(), NOISE, BUDGET),
+        f"CenterSmoother(model=Sequential, certifier=Center(metric=L2(), kind='sample'), {SETTING}'measured')",
+    ),
+    "Cosine": (Cosine(), "Cosine()"),
+    "DistanceFunction": (
+        DistanceFunction(lambda a, b: (a - b).norm(dim=1)),
+        "DistanceFunction(distance=<lambda>, power=1.0, diameter=inf)",
+    ),
+    "GaussianNoise": (NOISE, "GaussianNoise(sigma=0.5)"),
+    "InfeasibleError": (InfeasibleError("why"), "InfeasibleError('why')"),
+    "Jaccard": (Jaccard(), "Jaccard()"),
+    "Mean": (Mean(TotalVariation()), "Mean(metric=TotalVariation())"),
+    "MeanSmoother": (
+        MeanSmoother(torch.sigmoid, L1(), NOISE, BUDGET, output_range=(0.0, 1.0)),
+        f"MeanSmoother(model=sigmoid, certifier=Mean(metric=L1()), {SETTING}'local')",
+    ),
+    "Metric": (Hamming(torch.rand(99, 99)), "Hamming(weight=<Tensor (99, 99), torch.float32>)"),
+    "ModelError": (ModelError("why"), "ModelError('why')"),
+    "Noise": (Shaped(torch.rand(99, 99)), "Shaped(scales=<Tensor (99, 99), torch.float32>)"),
+    "Outcome": (Outcome.CERTIFIED, "<Outcome.CERTIFIED: 'certified'>"),
+    "RandomStream": (RandomStream(3), "RandomStream(seed=3, point=0)"),
+    "RequestError": (RequestError("why"), "RequestError('why')"),
+    "Smoother": (
+        Smoother(torch.sigmoid, NOISE, Center(L2(), "free"), BUDGET),
+        f"Smoother(model=sigmoid, certifier=Center(metric=L2(), kind='free'), {SETTING}'measured')",
+    ),
+    "SquaredL2": (SquaredL2(), "SquaredL2()"),
+    "TotalVariation": (TotalVariation(), "TotalVariation()"),
+    "__version__": (centersmooth.__version__, repr(centersmooth.__version__)),
+}
+
+
+@pytest.mark.parametrize("name", centersmooth.__all__)
+def test_a_public_object_is_shown_in_one_short_line(name: str) -> None:
+    """Tensors by shape and type: an image would fill the screen."""
+    shown, expected = PUBLIC[name]
+    assert isinstance(shown, getattr(centersmooth, name) if name != "__version__" else str)
+    assert repr(shown) == expected
+    assert len(expected) < 240
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (nn.Linear(2, 2), "Linear"),
+        (lambda x: x, "<lambda>"),
+        (nn.functional.relu, "relu"),
+        (nn.Linear(2, 2).forward, "forward"),
+    ],
+    ids=["module", "lambda", "function", "method"],
+)
+def test_a_smoother_names_its_model(model: Callable, name: str) -> None:
+    assert repr(Smoother(model, NOISE, Center(L2()))).startswith(f"Smoother(model={name}, ")
+
+
+def test_a_long_attack_is_abbreviated() -> None:
+    attacked = Attacked(torch.zeros(2), (0.5,) * 10_000, 0)
+    assert repr(attacked) == (
+        "Attacked(perturbed=<Tensor (2,), torch.float32>, movements=(0.5, 0.5, 0.5, 0.5, 0.5, 0.5, ...), abstained=0)"
+    )
