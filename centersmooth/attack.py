@@ -7,9 +7,9 @@ failure probabilities allow, would show the certificate wrong. Movements that st
 What is climbed is the mean distance of ``f(x' + noise)`` to the center at ``x``, over noise of the attack's own stream;
 or, where the smoothed output is a mean, the distance of their mean.
 
-- ``pgd``: projected gradient ascent in the l2 ball from random starts on its surface (Madry et al. 2018), with fresh
+- ``pgd``: projected gradient ascent within the threat from random starts of full size (Madry et al. 2018), with fresh
   noise at each step (expectation over transformation, Athalye et al. 2018). For models that can be differentiated.
-- ``search``: random search on the sphere from queries alone, keeping what is better: patches of one value, as in the
+- ``search``: random search from queries alone, keeping what is better: patches of one value, as in the
   Square Attack (Andriushchenko et al. 2020), where the input is an image, Gaussian directions elsewhere; the length
   of the steps follows the one-fifth rule. The same noise at each query, so that two of them can be compared.
 
@@ -29,9 +29,9 @@ from torch import Tensor
 from centersmooth.certificate import Budget
 from centersmooth.certifiers.base import Certifier
 from centersmooth.checks import an_integer
-from centersmooth.draws import Draws
 from centersmooth.errors import RequestError, is_out_of_memory
-from centersmooth.gathering import gather_one
+from centersmooth.gathering import Setting, gather_one
+from centersmooth.noise import Threat
 from centersmooth.outputs import brief_repr
 from centersmooth.sampling import Progress, RandomStream, Sampler
 
@@ -41,10 +41,10 @@ GRADIENT_WEIGHT: Final = 3
 """A gradient counts as this many forward passes."""
 
 _PATH = 2.5
-"""Length of all gradient steps together, in radii of the ball; they get shorter, as each gradient is noisy."""
+"""Length of all gradient steps together, in sizes of the threat; they get shorter, as each gradient is noisy."""
 
 _FARTHEST = 2.0
-"""The longest step of a search, in radii: to the other side of the ball."""
+"""The longest step of a search, in sizes of the threat: to its other side."""
 
 _LONGER, _SHORTER = 1.5, 0.9
 """Factors of the step after success and failure: about balanced where one query in five succeeds."""
@@ -93,7 +93,7 @@ class Attack:
         """
         objective = certifier.objective(sampler.base_output(x))
         target = _Target(sampler, objective, x, 1.0, RandomStream(0), self.draws)
-        look = target.gradient if self.kind == "pgd" else target.score
+        look = target.steepest if self.kind == "pgd" else target.score
         look(torch.zeros_like(x), "attack check")
 
     def perturb(
@@ -101,22 +101,22 @@ class Attack:
         sampler: Sampler,
         certifier: Certifier,
         x: Tensor,
-        center: Tensor,
+        answer: Tensor,
         eps: float,
         stream: RandomStream,
         *,
         progress: Progress | None = None,
     ) -> Tensor:
-        """The ``x'`` found, ``(*in) -> (*in)``; ``|x' - x| <= eps`` in float64.
+        """The ``x'`` found, ``(*in) -> (*in)``; within ``eps`` after all rounding.
 
         Parameters
         ----------
-        center : Tensor, shape ``(*out)``
+        answer : Tensor, shape ``(*out)``
             The smoothed output at ``x``.
         stream : RandomStream
             The attack's own: neither that of the certificate nor one it is judged on.
         """
-        target = _Target(sampler, certifier.objective(center), x, eps, stream, self.draws)
+        target = _Target(sampler, certifier.objective(answer), x, eps, stream, self.draws)
         climb = _ascend if self.kind == "pgd" else _search
         ends = []
         for restart in range(self.restarts):
@@ -124,7 +124,7 @@ class Attack:
             ends.append((target.score(shift, "attack choice"), restart, shift))
             if progress is not None:
                 progress(self.passes // self.restarts)
-        return _within_ball(x, max(ends)[2], eps)
+        return sampler.noise.threat.perturbed(x, max(ends)[2], eps)
 
 
 @dataclass(frozen=True)
@@ -134,13 +134,13 @@ class Judged:
     Attributes
     ----------
     movement : float
-        Distance of its center to the one at ``x``.
-    inside : int
-        How many of its fresh draws fell around its center: whether it answers, `Budget.accepts_center`.
+        Distance of what its draws chose to the answer at ``x``.
+    answers : tuple of str
+        The rules under which it answers, and does not abstain.
     """
 
     movement: float
-    inside: int
+    answers: tuple[str, ...]
 
 
 def judge(
@@ -148,15 +148,23 @@ def judge(
     certifier: Certifier,
     budget: Budget,
     perturbed: Tensor,
-    center: Tensor,
+    answer: Tensor,
     stream: RandomStream,
     *,
     progress: Progress | None = None,
 ) -> Judged:
-    """Run the smoothed model at ``perturbed``, as deployed, on a stream the attack did not see."""
+    """Run the smoothed model at ``perturbed``, as deployed, on a stream the attack did not see.
+
+    Parameters
+    ----------
+    answer : Tensor, shape ``(*out)``
+        The smoothed output at ``x``.
+    """
     evidence = gather_one(sampler, certifier, budget, perturbed, stream, radius=False, progress=progress)
-    inside: int = getattr(evidence, "inside", budget.n)  # a mean always answers
-    return Judged(certifier.distance(evidence.center, center), inside)
+    setting = Setting.of(sampler, budget)
+    found = {rule: certifier.answer(evidence, setting, rule) for rule in certifier.rules}
+    movement = certifier.distance(found[certifier.rules[-1]].answer, answer)
+    return Judged(movement, tuple(rule for rule, one in found.items() if not one.abstained))
 
 
 @dataclass(frozen=True)
@@ -182,7 +190,7 @@ class Attacked:
 
 @dataclass(frozen=True)
 class _Target:
-    """The function that is climbed, of the shift ``x' - x``; ``objective`` measures noisy outputs."""
+    """The function that is climbed, of a shift of the threat; ``objective`` measures noisy outputs."""
 
     sampler: Sampler
     objective: Callable[[Tensor], Tensor]
@@ -191,12 +199,17 @@ class _Target:
     stream: RandomStream
     draws: int
 
+    @property
+    def threat(self) -> Threat:
+        return self.sampler.noise.threat
+
     def distances(self, shift: Tensor, stage: str) -> Iterator[Tensor]:
         """Distances of ``f(x + shift + noise)``, or of its mean over a block, to the center; fixed noise a stage."""
         for block, start in enumerate(range(0, self.draws, self.sampler.forward_block)):
             count = min(self.sampler.forward_block, self.draws - start)
             draws = self.stream.draws(stage, block, self.x)
-            yield self.objective(self._outputs(self.sampler.noise.sample(self.x + shift, count, draws)))
+            noisy = self.sampler.noise.sample(self.threat.apply(self.x, shift), count, draws)
+            yield self.objective(self._outputs(noisy))
 
     def _outputs(self, noisy: Tensor) -> Tensor:
         try:
@@ -213,8 +226,8 @@ class _Target:
         """The mean distance."""
         return float(torch.cat(list(self.distances(shift, stage))).double().mean())
 
-    def gradient(self, shift: Tensor, stage: str) -> Tensor:
-        """The direction in which the mean distance grows fastest: a unit vector, or zeros."""
+    def steepest(self, shift: Tensor, stage: str) -> Tensor:
+        """The shift of size 1 along which the mean distance grows fastest, or zeros."""
         shift = shift.detach().requires_grad_()
         total = torch.zeros_like(shift)
         try:
@@ -232,75 +245,31 @@ class _Target:
                 f"an attack by pgd needs gradients of the model and of its distance, which fail ({reason}): "
                 "search needs none"
             ) from error
-        return _unit(total.nan_to_num())
+        return self.threat.steepest(total.nan_to_num())
 
 
 def _ascend(target: _Target, steps: int, restart: int) -> Tensor:
-    """Projected gradient ascent from a random point of the sphere, odd restarts from the opposite of the one before."""
+    """Projected gradient ascent from a random shift of full size, odd restarts from the opposite of the one before."""
+    threat, eps = target.threat, target.eps
     draws = target.stream.draws(f"attack start {restart // 2}", 0, target.x)
-    side = -1 if restart % 2 else 1
-    shift = side * target.eps * _unit(_gaussian(target.x, draws))
+    shift = (-1 if restart % 2 else 1) * threat.start(target.x, eps, draws)
     for step in range(steps):
-        length = 2 * _PATH * target.eps * (steps - step) / (steps * (steps + 1))
-        shift = shift + length * target.gradient(shift, f"attack {restart} step {step}")
-        shift = shift * min(1.0, target.eps / max(float(shift.norm()), torch.finfo(shift.dtype).tiny))
+        length = 2 * _PATH * eps * (steps - step) / (steps * (steps + 1))
+        shift = threat.project(shift + length * target.steepest(shift, f"attack {restart} step {step}"), eps)
     return shift
 
 
 def _search(target: _Target, steps: int, restart: int) -> Tensor:
-    """Random search on the sphere; the best shift of ``steps`` queries."""
+    """Random search near the surface; the best shift of ``steps`` queries."""
+    threat, eps = target.threat, target.eps
     draws = target.stream.draws(f"attack start {restart}", 0, target.x)
     stage, length = f"attack {restart}", _FARTHEST
-    best = target.eps * _direction(target.x, draws)
+    best = threat.propose(target.x, eps, draws)
     highest = target.score(best, stage)
     for _ in range(steps - 1):
-        candidate = target.eps * _unit(best + length * target.eps * _direction(target.x, draws))
+        candidate = threat.project(best + threat.propose(target.x, length * eps, draws), eps)
         score = target.score(candidate, stage)
         length = min(_FARTHEST, length * (_LONGER if score > highest else _SHORTER))
         if score > highest:
             best, highest = candidate, score
     return best
-
-
-def _direction(x: Tensor, draws: Draws) -> Tensor:
-    """A random unit vector: for inputs with rows and columns one patch, of one sign in each channel."""
-    if x.ndim < 2:
-        return _unit(_gaussian(x, draws))
-    sides = draws.uniform((4,)).tolist()
-    patch = torch.zeros_like(x)
-    (top, bottom), (left, right) = (
-        _stretch(size, *sides[2 * axis : 2 * axis + 2]) for axis, size in enumerate(x.shape[-2:])
-    )
-    heads = draws.uniform((*x.shape[:-2], 1, 1)) < 0.5
-    patch[..., top:bottom, left:right] = torch.where(heads, 1.0, -1.0).to(x.dtype)
-    return _unit(patch)
-
-
-def _stretch(size: int, share: float, place: float) -> tuple[int, int]:
-    """A piece of a side: its length is ``share`` of it, at least 1, where it begins is ``place`` of what is left.
-
-    >>> _stretch(10, 0.25, 1.0), _stretch(10, 0.0, 0.0)
-    ((7, 10), (0, 1))
-    """
-    length = min(size, int(share * size) + 1)
-    start = round(place * (size - length))
-    return start, start + length
-
-
-def _gaussian(x: Tensor, draws: Draws) -> Tensor:
-    return draws.normal(tuple(x.shape)).to(x.dtype)
-
-
-def _unit(vector: Tensor) -> Tensor:
-    """Of norm 1; zeros stay zeros."""
-    norm = float(torch.linalg.vector_norm(vector))
-    return vector / norm if norm > 0 else vector
-
-
-def _within_ball(x: Tensor, shift: Tensor, eps: float) -> Tensor:
-    """``x + shift``, shrunk until the rounded sum is within ``eps`` in float64; ``x`` where no rounded one is."""
-    for shrink in (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
-        perturbed = x + (1 - shrink) * shift
-        if float((perturbed.double() - x.double()).norm()) <= eps:
-            return perturbed
-    return x.clone()

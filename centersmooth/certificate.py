@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Literal
 
 from torch import Tensor
 
-from centersmooth.bounds import Bounds, BoundsName
+from centersmooth.bounds import Bounds
 from centersmooth.checks import a_number, an_integer
-
-FarName = Literal["doubled", "measured"]
-"""How the median distance at ``x'`` is bounded: by twice ``r_hat``, or by what was measured at ``x``."""
-
-CenterName = Literal["sample", "free"]
-"""What may be a center: drawn outputs alone, as in the paper, or means of them as well."""
-
-MeanFarName = Literal["local", "global"]
-"""How the mean at ``x'`` is bounded: by what was measured at ``x``, or for every model alike."""
 
 
 class Outcome(Enum):
@@ -139,81 +130,72 @@ class Smoothed:
 
     Attributes
     ----------
-    center : Tensor, shape ``(*out)``
-        The center of the ball, also where the test of the center failed.
-    radius : float or None
-        Its median distance to the sample; None for a mean, which is no center of a ball.
+    answer : Tensor, shape ``(*out)``
+        What the draws chose, also where the smoothed model abstains.
     abstained : bool
-        Whether the test of the center failed; then `output` is None.
+        Whether the draws are too few or too scattered for an answer; then `output` is None.
     base : Tensor, shape ``(*out)``
         The base model's output at the unperturbed input.
     error : float
-        The smoothing error, distance of `base` to `center`.
+        The smoothing error, distance of `base` to `answer`.
     """
 
-    center: Tensor
-    radius: float | None
+    answer: Tensor
     abstained: bool
     base: Tensor
     error: float
 
     @property
     def output(self) -> Tensor | None:
-        """What to ship: the center, or None where the smoothed model abstains."""
-        return None if self.abstained else self.center
+        """What to ship: the answer, or None where the smoothed model abstains."""
+        return None if self.abstained else self.answer
+
+
+About = Literal["run", "map"]
+"""Which answer a statement is about: that of a fresh run of the smoothed model, or the exact smoothed function's."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """A statement about one input ``x`` and one ``eps``; `CenterSmoother.certify` and `MeanSmoother.certify` say which.
-
-    A mean is no center of a ball: there `r_center`, `r_hat`, `r_far` and `beta` are None.
+    """A statement about one input ``x`` and one ``eps``; `Smoother.certify` says which.
 
     Attributes
     ----------
     eps : float
-        Radius of the l2 ball of inputs, in the unit of the input.
+        Size of the perturbations, in the unit of the threat.
     outcome : Outcome
     radius : float or None
-        How far the smoothed output can move; None unless certified.
+        How far the answer can move; None unless certified.
     vacuous : bool
         Whether `radius` is the diameter of the output space, so that it says nothing.
-    center : Tensor or None, shape ``(*out)``
+    answer : Tensor or None, shape ``(*out)``
         The smoothed output the radius is about, kept so that the certificate can be audited.
-    r_center : float or None
-        Median distance of the center to its own sample.
-    r_hat : float or None
-        Radius of the ball around the center that keeps its mass for every ``x'``.
-    r_far : float or None
-        Bound on the median distance the smoothed model finds at any ``x'``.
-    beta : float or None
-        Ratio of ``r_far`` to ``r_hat`` where the rule fixes one.
     alpha : float
         Sum of all failure probabilities spent.
-    bounds : str
-        ``"paper"`` or ``"exact"``.
-    far : str
-        ``"doubled"`` or ``"measured"``; of a mean ``"local"`` or ``"global"``.
+    certifier, rule : str
+        Names of what made it, as in rows.
+    about : {"run", "map"}
+        Which answer at ``x'`` it speaks of: that of a fresh run, or that of the exact smoothed function.
     reason : str
-        One line where there is no radius, or where the far radius could not be measured; else empty.
-    center_name : str
-        ``"sample"`` or ``"free"``; of a mean ``"mean"``.
+        One line where there is no radius, or where the rule gave way to a simpler one; else empty.
     """
 
     eps: float
     outcome: Outcome
     radius: float | None
     vacuous: bool
-    center: Tensor | None
-    r_center: float | None
-    r_hat: float | None
-    r_far: float | None
-    beta: float | None
+    answer: Tensor | None
     alpha: float
-    bounds: BoundsName
-    far: FarName | MeanFarName
+    certifier: str
+    rule: str
+    about: About
     reason: str = ""
-    center_name: CenterName | Literal["mean"] = "sample"
+
+    @property
+    def details(self) -> dict[str, float | str | bool | None]:
+        """Further numbers of a certificate of its kind, by name."""
+        common = {field.name for field in fields(Certificate)}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in common}
 
     def __str__(self) -> str:
         """One sentence for people; `repr` has every number."""
@@ -222,5 +204,27 @@ class Certificate:
         nothing = ", which is the whole output space" if self.vacuous else ""
         return (
             f"for every input within eps = {self.eps:g} the smoothed output stays within {self.radius:.4g} of its "
-            f"center{nothing}, except with probability {self.alpha:.3g}"
+            f"answer here{nothing}, except with probability {self.alpha:.3g}"
         )
+
+
+@dataclass(frozen=True)
+class CenterCertificate(Certificate):
+    """A certificate about centers.
+
+    Attributes
+    ----------
+    r_center : float or None
+        Median distance of the center to its own sample.
+    r_hat : float or None
+        Radius of the ball around the center that keeps its mass for every ``x'``.
+    r_far : float or None
+        Bound on the median distance the smoothed model finds at any ``x'``.
+    beta : float or None
+        Ratio of ``r_far`` to ``r_hat`` where the rule fixes one.
+    """
+
+    r_center: float | None = None
+    r_hat: float | None = None
+    r_far: float | None = None
+    beta: float | None = None

@@ -49,6 +49,11 @@ class Setting:
     output_range: tuple[float, float] | None = None
     forward_block: int = 128
 
+    @classmethod
+    def of(cls, sampler: Sampler, budget: Budget) -> Setting:
+        """The setting in which a sampler draws."""
+        return cls(sampler.noise, budget, sampler.output_range, sampler.forward_block)
+
 
 class Shared:
     """Values that several collectors need of one batch, each computed by the first that asks."""
@@ -123,7 +128,7 @@ def gather(
         The model gives NaN or infinity, or leaves its declared range.
     """
     base, shared = sampler.base_output(x), Shared()
-    setting = Setting(sampler.noise, budget, sampler.output_range, sampler.forward_block)
+    setting = Setting.of(sampler, budget)
     collectors = {name: one.collector(setting, shared, radius=radius) for name, one in certifiers.items()}
     failed: dict[str, Exception] = {}
 

@@ -161,9 +161,10 @@ class Sampler:
             raise RequestError(f"output_range is {self.output_range!r}: expected two numbers (low, high), or None")
 
     def base_output(self, x: Tensor) -> Tensor:
-        """``f(x)``, computed in a block padded with zeros: ``(*in) -> (*out)``."""
-        block = x.new_zeros((self.forward_block, *x.shape))
-        block[0] = x
+        """``f`` at ``x`` without noise, computed in a block padded with zeros: ``(*in) -> (*out)``."""
+        clean = self.noise.clean(x)
+        block = clean.new_zeros((self.forward_block, *clean.shape))
+        block[0] = clean
         output = self.call(block)[:1]
         self._check_values([output], "the unperturbed input")
         return output[0].clone()

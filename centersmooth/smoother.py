@@ -14,17 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from centersmooth.attack import Attack, Attacked, judge
-from centersmooth.bounds import BOUNDS, BoundsName
-from centersmooth.certificate import Budget, CenterName, Certificate, FarName, MeanFarName, Smoothed
+from centersmooth.certificate import Budget, Certificate, Smoothed
 from centersmooth.certifiers import Center, Certifier, Mean
-from centersmooth.certifiers.center import RULES
-from centersmooth.certifiers.center.rules import free_problem
-from centersmooth.certifiers.expectation import MEAN_RULES, mean_problem
+from centersmooth.certifiers.center.rules import CenterRule
+from centersmooth.certifiers.center.search import CenterKind
+from centersmooth.certifiers.expectation import MeanRule
 from centersmooth.checks import an_integer
 from centersmooth.errors import InfeasibleError, RequestError
 from centersmooth.gathering import Setting, gather_one
 from centersmooth.metrics.base import Metric
-from centersmooth.noise import Noise
+from centersmooth.noise import Noise, Threat
 from centersmooth.outputs import brief_repr, described, unplain
 from centersmooth.sampling import Model, Progress, RandomStream, Sampler, evaluating
 
@@ -42,7 +41,7 @@ class Smoother:
     noise : Noise
         The smoothing law, in the unit of the input.
     certifier : Certifier
-        What is certified: `Center` or `Mean` of a metric.
+        What is certified, such as ``Center(L2())`` or ``Mean(L2())``.
     budget : Budget, optional
         Draws and failure probabilities; by default `Budget.quick`.
     rule : str, optional
@@ -81,7 +80,9 @@ class Smoother:
         self.noise = noise
         self.budget = budget
         self._sampler = Sampler(model, noise, forward_block, batch_size, output_range)
-        self._setting = Setting(noise, budget, output_range, self._sampler.forward_block)
+        self._setting = Setting.of(self._sampler, budget)
+        if problem := certifier.unsuited(self._setting):
+            raise RequestError(problem)
         self._checked_inputs: set[tuple[object, ...]] = set()
 
     def __repr__(self) -> str:
@@ -143,19 +144,20 @@ class Smoother:
     ) -> Certificate | list[Certificate]:
         """The certificate at ``eps``, or one for each of several, all from one set of draws.
 
-        It says: with probability at least ``1 - alpha2`` over the draws made here, for every ``x'`` with
-        ``|x' - x|_2 <= eps`` a fresh run of `smooth` at ``x'`` answers with a center farther than ``radius`` from
-        ``center`` with probability at most ``alpha1`` (under Smooth-HD a little more: what `Certificate.alpha` has over
-        ``alpha1 + alpha2``). It does not promise that the run at ``x'`` answers. Each ``eps`` holds with that
-        probability by itself; under the rule ``paper`` and for means all of them hold jointly.
+        It says: with probability at least ``1 - alpha2`` over the draws made here, for every ``x'`` that the threat
+        allows within ``eps`` (of Gaussian noise ``|x' - x|_2 <= eps``) a fresh run of `smooth` at ``x'`` answers with
+        an output farther than ``radius`` from ``answer`` with probability at most ``alpha1`` (under Smooth-HD a little
+        more: what `Certificate.alpha` has over ``alpha1 + alpha2``). It does not promise that the run at ``x'``
+        answers. Each ``eps`` holds with that probability by itself; under the rule ``paper`` and for means all of them
+        hold jointly.
 
         Parameters
         ----------
         x : Tensor, shape ``(*in)``
             One input, without a batch dimension.
         eps : float or iterable of floats
-            l2 radii in the unit of the input, each at least 0. A numpy scalar or a tensor without dimensions is a
-            number.
+            Sizes of perturbations in the unit of the threat, each at least 0. A numpy scalar or a tensor without
+            dimensions is a number.
         stream : RandomStream, optional
             For a repeatable experiment; by default fresh entropy.
         progress : callable, optional
@@ -174,7 +176,7 @@ class Smoother:
         ModelError
             If the model is not one fixed function of one input, returns NaN, or leaves the declared range.
         """
-        radii = input_radii(eps)
+        radii = sizes(eps, self.noise.threat)
         self._require(None)
         problems = [self.certifier.problem(self._setting, self.rule, e) for e in radii]
         if all(problems):
@@ -236,8 +238,8 @@ class Smoother:
             raise RequestError(f"xs is {described(xs)}: expected several inputs, as a list or as a batch")
         if stream is not None:
             checked_stream(stream)
-        radii = input_radii(eps)  # an iterator of them serves the first input only
-        one_or_many = radii if is_iterable(eps) else radii[0]
+        asked = sizes(eps, self.noise.threat)  # an iterator of them serves the first input only
+        one_or_many = asked if is_iterable(eps) else asked[0]
 
         def certify(index: int, x: Tensor) -> Certificate | list[Certificate]:
             stream_of_x = None if stream is None else replace(stream, point=stream.point + index)
@@ -275,20 +277,19 @@ class Smoother:
         RequestError
             The certificate has no radius, or gradients are asked of a model that has none.
         """
-        attack, runs, center = what_to_attack(certificate, attack, runs, self._center_name)
+        attack, runs, answer = what_to_attack(certificate, attack, runs, self.certifier.name)
         stream, sampler = checked_stream(stream), self._sampler
         with self._held_fixed(x):
-            found = attack.perturb(sampler, self.certifier, x, center, certificate.eps, stream.named("attack"))
+            found = attack.perturb(sampler, self.certifier, x, answer, certificate.eps, stream.named("attack"))
             streams = [stream.named(f"run {run}") for run in range(runs)]
-            judged = [judge(sampler, self.certifier, self.budget, found, center, one) for one in streams]
-        bounds = RULES[self.rule][0] if self.rule in RULES else BOUNDS["exact"]  # a mean always answers
-        moved = tuple(run.movement for run in judged if self.budget.accepts_center(run.inside, bounds))
+            judged = [judge(sampler, self.certifier, self.budget, found, answer, one) for one in streams]
+        moved = tuple(run.movement for run in judged if self.rule in run.answers)
         return Attacked(found, moved, len(judged) - len(moved))
 
     def distance(self, a: Tensor, b: Tensor) -> float:
         """The certifier's distance between two outputs of shape ``(*out)``, in the more precise of their types.
 
-        For audits: no fresh ``smooth(x')`` is farther than ``radius`` from ``certificate.center``, up to alpha.
+        For audits: no fresh ``smooth(x')`` is farther than ``radius`` from ``certificate.answer``, up to alpha.
 
         Raises
         ------
@@ -296,10 +297,6 @@ class Smoother:
             They are not two tensors of one shape.
         """
         return self.certifier.distance(a, b)
-
-    @property
-    def _center_name(self) -> str:
-        return self.certifier.kind if isinstance(self.certifier, Center) else self.certifier.name
 
     def _require(self, eps: float | None) -> None:
         if problem := self.certifier.problem(self._setting, self.rule, eps):
@@ -358,14 +355,13 @@ class CenterSmoother(Smoother):
         The smoothing law, in the unit of the input.
     budget : Budget
         Draws and failure probabilities.
-    bounds : {"exact", "paper"}
-        Confidence bounds: the binomial law itself, or the paper's inequalities. Both hold; exact ones are smaller.
-    far : {"measured", "doubled"}, optional
-        How the ball found at ``x'`` is bounded: from the distances seen at ``x``, or by the triangle inequality alone
-        as in the paper. Both hold; measured is about a third smaller, and is the default where ``bounds`` is exact.
-    center : {"sample", "free"}
-        What may be a center: drawn outputs, as in the paper, or means of them as well (with ``far="measured"`` and a
-        metric whose outputs have means). Another smoothed model, from the same draws; its certificates are smaller.
+    kind : {"sample", "free"}
+        What may be a center: drawn outputs, as in the paper, or means of them as well (with the rule ``measured`` and
+        a metric whose outputs have means). Another smoothed model, from the same draws; its certificates are smaller.
+    rule : {"measured", "exact", "paper"}
+        How a radius is bounded. ``paper``: by the paper's inequalities. ``exact``: by the binomial law itself.
+        ``measured``: besides, the ball found at ``x'`` by the distances seen at ``x``, not by the triangle inequality
+        alone. All hold; ``measured`` is about a third smaller.
     output_range : (float, float), optional
         Hard limits of every output coordinate, checked on every output. Gives the metric a diameter, so that a
         certificate as large as the whole output space is called vacuous.
@@ -392,42 +388,23 @@ class CenterSmoother(Smoother):
         noise: Noise,
         budget: Budget,
         *,
-        bounds: BoundsName = "exact",
-        far: FarName | None = None,
-        center: CenterName = "sample",
+        kind: CenterKind = "sample",
+        rule: CenterRule = "measured",
         output_range: tuple[float, float] | None = None,
         forward_block: int = 128,
         batch_size: int = 1024,
     ) -> None:
-        require_metric(metric)
-        if not isinstance(bounds, str) or bounds not in BOUNDS:
-            raise RequestError(f"bounds is {bounds!r}: expected one of {', '.join(map(repr, BOUNDS))}")
-        far = far if far is not None else "measured" if bounds == "exact" else "doubled"
-        rules = {(rule_bounds.name, rule_far): rule for rule, (rule_bounds, rule_far) in RULES.items()}
-        if not isinstance(far, str) or (bounds, far) not in rules:
-            raise RequestError(f"far is {far!r} with bounds={bounds!r}: expected 'doubled', or 'measured' with 'exact'")
-        if center not in ("sample", "free") or (center == "free" and far != "measured"):
-            raise RequestError(
-                f"center is {center!r} with far={far!r}: expected 'sample', or 'free' with bounds='exact' and "
-                "far='measured'"
-            )
-        certifier = Center(metric, center)
         super().__init__(
             model,
             noise,
-            certifier,
+            Center(metric, kind),
             budget,
-            rule=rules[bounds, far],
+            rule=rule,
             output_range=output_range,
             forward_block=forward_block,
             batch_size=batch_size,
         )
-        if center == "free" and (problem := free_problem(budget, metric)):
-            raise RequestError(problem)
         self.metric = metric
-        self.bounds = BOUNDS[bounds]
-        self.far = far
-        self.center: CenterName = center
 
 
 class MeanSmoother(Smoother):
@@ -447,7 +424,7 @@ class MeanSmoother(Smoother):
     output_range : (float, float)
         Hard limits of every output coordinate, checked on every output: a model that leaves it anywhere, however
         rarely, has no certificate.
-    far : {"local", "global"}
+    rule : {"local", "global"}
         The movement from the distances seen at ``x``, or the bound that holds for every model; local is never larger.
     forward_block : int
         Inputs a call of the model. Part of what is certified: outputs depend on it in their last digits.
@@ -472,41 +449,22 @@ class MeanSmoother(Smoother):
         budget: Budget,
         *,
         output_range: tuple[float, float] | None = None,
-        far: MeanFarName = "local",
+        rule: MeanRule = "local",
         forward_block: int = 128,
         batch_size: int = 1024,
     ) -> None:
-        require_metric(metric)
-        if far not in MEAN_RULES:
-            raise RequestError(f"far is {far!r}: expected one of {', '.join(map(repr, MEAN_RULES))}")
         super().__init__(
             model,
             noise,
             Mean(metric),
             budget,
-            rule=far,
+            rule=rule,
             output_range=output_range,
             forward_block=forward_block,
             batch_size=batch_size,
         )
-        if problem := mean_problem(metric, noise, budget, output_range):
-            raise RequestError(problem)
         self.metric = metric
-        self.far: MeanFarName = far
         self.output_range = output_range
-
-
-def require_metric(metric: Metric) -> None:
-    """Refuse what is not a metric.
-
-    Raises
-    ------
-    RequestError
-    """
-    if not isinstance(metric, Metric):
-        raise RequestError(
-            f"metric is {metric!r}: expected an instance such as L2(), or DistanceFunction(yours) around a function"
-        )
 
 
 def checked_stream(stream: RandomStream | None) -> RandomStream:
@@ -523,12 +481,12 @@ def checked_stream(stream: RandomStream | None) -> RandomStream:
 
 
 def what_to_attack(certificate: Certificate, attack: Attack | None, runs: int, name: str) -> tuple[Attack, int, Tensor]:
-    """The attack, how many runs judge it, and the center they are compared with.
+    """The attack, how many runs judge it, and the answer they are compared with.
 
     Parameters
     ----------
     name
-        The smoothed model that is attacked, as its certificates call it.
+        The certifier that is attacked.
 
     Raises
     ------
@@ -537,15 +495,13 @@ def what_to_attack(certificate: Certificate, attack: Attack | None, runs: int, n
     """
     if not isinstance(certificate, Certificate):
         raise RequestError(f"certificate is a {type(certificate).__name__}: expected one of those certify() returned")
-    if certificate.radius is None or certificate.center is None:
+    if certificate.radius is None or certificate.answer is None:
         raise RequestError(f"there is nothing to attack: the certificate is {certificate.outcome.value}")
-    if certificate.center_name != name:
-        raise RequestError(
-            f"the certificate is of center {certificate.center_name!r}: expected one of this smoother, {name!r}"
-        )
+    if certificate.certifier != name:
+        raise RequestError(f"the certificate is of {certificate.certifier!r}: expected one of this smoother, {name!r}")
     if attack is not None and not isinstance(attack, Attack):
         raise RequestError(f"attack is {attack!r}: expected an Attack, such as Attack('search')")
-    return attack if attack is not None else Attack(), an_integer("runs", runs, 1), certificate.center
+    return attack if attack is not None else Attack(), an_integer("runs", runs, 1), certificate.answer
 
 
 def is_iterable(values: object) -> bool:
@@ -553,18 +509,24 @@ def is_iterable(values: object) -> bool:
     return isinstance(values, Iterable) and getattr(values, "ndim", None) != 0
 
 
-def input_radii(eps: Number | Iterable[Number]) -> list[float]:
-    """One number or many, of any numeric type, as floats."""
-    error = RequestError(f"eps is {eps!r}: expected an l2 radius, or a list of them")
+def sizes(eps: Number | Iterable[Number], threat: Threat) -> list[float]:
+    """One number or many, of any numeric type, as floats.
+
+    Raises
+    ------
+    RequestError
+        One of them is no size of perturbations.
+    """
+    error = RequestError(f"eps is {eps!r}: expected {threat.meaning}, or a list of such numbers")
     if isinstance(eps, str):
         raise error
     try:
-        radii = [float(value) for value in (eps if is_iterable(eps) else [eps])]  # type: ignore[union-attr, arg-type]
+        found = [float(value) for value in (eps if is_iterable(eps) else [eps])]  # type: ignore[union-attr, arg-type]
     except (TypeError, ValueError):
         raise error from None
-    if not radii:
-        raise RequestError("eps is empty: expected at least one l2 radius")
-    for radius in radii:
-        if not 0 <= radius < math.inf:
-            raise RequestError(f"eps is {radius}: expected an l2 radius of at least 0, in the unit of the input")
-    return radii
+    if not found:
+        raise RequestError(f"eps is empty: expected at least one number, {threat.meaning}")
+    for size in found:
+        if not 0 <= size < math.inf:
+            raise RequestError(f"eps is {size}: expected {threat.meaning}")
+    return found

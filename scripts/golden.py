@@ -22,19 +22,19 @@ from centersmooth import (
     L2,
     Angular,
     Budget,
-    CenterSmoother,
+    Center,
     Certificate,
     Cosine,
     GaussianNoise,
     Jaccard,
-    MeanSmoother,
+    Mean,
     Metric,
     RandomStream,
+    Smoother,
     SquaredL2,
     TotalVariation,
 )
-from centersmooth.certifiers.center.rules import RULES, free_problem
-from centersmooth.certifiers.expectation import MEAN_RULES, mean_problem
+from centersmooth.gathering import Setting
 from centersmooth.sampling import Model
 from csrun.cells import METHOD_VERSION
 
@@ -58,7 +58,7 @@ def boxes(x: Tensor) -> Tensor:
 
 
 def certificates() -> dict[str, dict[str, Any]]:
-    """Outcome and numbers by ``metric, smoothed model, bounds, far, center, eps``."""
+    """Outcome and numbers by ``metric, algorithm, certifier, rule, eps``."""
     found = {}
     x = torch.linspace(-1, 1, 5)
     for metric in METRICS:
@@ -66,26 +66,23 @@ def certificates() -> dict[str, dict[str, Any]]:
         for name, budget in BUDGETS.items():
             for smoother in smoothers(model, metric, budget):
                 for certificate in smoother.certify(x, EPS, stream=RandomStream(0)):
-                    rule = f"{certificate.bounds}, {certificate.far}, {certificate.center_name}"
+                    rule = f"{certificate.certifier}, {certificate.rule}"
                     found[f"{metric.name}, {name}, {rule}, eps {certificate.eps}"] = _content(certificate)
     return found
 
 
-def smoothers(model: Model, metric: Metric, budget: Budget) -> Iterator[CenterSmoother | MeanSmoother]:
-    """One for each rule there is for this metric and budget."""
+def smoothers(model: Model, metric: Metric, budget: Budget) -> Iterator[Smoother]:
+    """One for each rule of each certifier that suits this metric and budget."""
     noise = GaussianNoise(0.3)
-    for bounds, far, center in RULES:
-        if center == "sample" or not free_problem(budget, metric):
-            yield CenterSmoother(
-                model, metric, noise, budget, bounds=bounds.name, far=far, center=center, forward_block=50
-            )
-    for of_mean in MEAN_RULES:
-        if not mean_problem(metric, noise, budget, (-1.0, 1.0)):
-            yield MeanSmoother(model, metric, noise, budget, far=of_mean, output_range=(-1.0, 1.0), forward_block=50)
+    for certifier in (Center(metric), Center(metric, "free"), Mean(metric)):
+        limits = (-1.0, 1.0) if isinstance(certifier, Mean) else None
+        if not certifier.unsuited(Setting(noise, budget, limits)):
+            for rule in certifier.rules:
+                yield Smoother(model, noise, certifier, budget, rule=rule, output_range=limits, forward_block=50)
 
 
 def _content(certificate: Certificate) -> dict[str, Any]:
-    numbers = {key: getattr(certificate, key) for key in NUMBERS}
+    numbers = {key: getattr(certificate, key, None) for key in NUMBERS}
     return {"outcome": certificate.outcome.value, **{key: value for key, value in numbers.items() if value is not None}}
 
 

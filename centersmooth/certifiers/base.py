@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from centersmooth.certificate import Certificate, Smoothed
+from centersmooth.certificate import About, Certificate, Smoothed
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Collector, Setting, Shared
 
@@ -53,8 +53,15 @@ class Certifier(ABC):
             raise RequestError(f"rule is {rule!r}: expected one of {', '.join(map(repr, self.rules))} for {self.name}")
 
     @abstractmethod
+    def unsuited(self, setting: Setting) -> str:
+        """Why it has no certificates for this metric, noise and kind of budget, whatever the counts; empty if it has.
+
+        Said when a smoother is made, with what would do.
+        """
+
+    @abstractmethod
     def problem(self, setting: Setting, rule: str, eps: float | None = None) -> str:
-        """Why no answer, or with ``eps`` no radius, can come of this request; empty if one can.
+        """Why no answer, or with ``eps`` no radius, can come of these counts; empty if one can.
 
         Said before any draw, with the counts that would do.
         """
@@ -71,6 +78,10 @@ class Certifier(ABC):
     @abstractmethod
     def collector(self, setting: Setting, shared: Shared, *, radius: bool) -> Collector:
         """An accumulator of draws; without ``radius`` it wants no more than an answer takes."""
+
+    def about(self, rule: str) -> About:
+        """Which answer a rule's certificates speak of; by default that of a fresh run."""
+        return "run"
 
     @abstractmethod
     def answer(self, evidence: Any, setting: Setting, rule: str) -> Smoothed:

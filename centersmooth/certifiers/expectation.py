@@ -33,9 +33,9 @@ same holds with the moments there: ``E D <= integral S_h(1 - F) dt`` and ``V <= 
 shift bound.
 
 **Together.** The output of a run at ``x'`` is farther from the center than movement and both estimation errors together
-with probability at most ``alpha1``, unless the band or the center failed: ``alpha2/2`` each. ``far: local`` is that;
-``far: global`` puts ``diameter * (2 Phi(h/2) - 1)`` in the place of the movement, which holds for every model; local is
-never larger. ``docs/guarantee.md`` has the proofs at length.
+with probability at most ``alpha1``, unless the band or the center failed: ``alpha2/2`` each. The rule ``local`` is
+that; ``global`` puts ``diameter * (2 Phi(h/2) - 1)`` in the place of the movement, which holds for every model; local
+is never larger. ``docs/guarantee.md`` has the proofs at length.
 
 Source: the representation by the likelihood ratio is that of Neyman and Pearson's lemma; Yurinskii, *Exponential
 inequalities for sums of random vectors*, Journal of Multivariate Analysis 1976; Bennett's moment condition as in
@@ -48,7 +48,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -56,17 +56,20 @@ from numpy.typing import NDArray
 from scipy.special import betainccinv, ndtr, ndtri
 from torch import Tensor
 
-from centersmooth.certificate import Budget, Certificate, MeanFarName, Outcome
+from centersmooth.certificate import Budget, Certificate, Outcome
 from centersmooth.certifiers.center.rules import ROUNDING
 from centersmooth.certifiers.distances import DistanceSample
 from centersmooth.errors import RequestError
+from centersmooth.gathering import Setting
 from centersmooth.metrics.base import Metric, features_of
-from centersmooth.noise import GaussianNoise, Noise
+from centersmooth.noise import GaussianNoise
 
 Array = NDArray[np.float64]
 
-MEAN_RULES: Final[tuple[MeanFarName, ...]] = ("local", "global")
-"""How the movement of the mean is bounded: from the distances at ``x``, or for every model alike."""
+MeanRule = Literal["global", "local"]
+
+MEAN_RULES: Final[tuple[MeanRule, ...]] = ("global", "local")
+"""How the movement of the mean is bounded: for every model alike, or from the distances at ``x``."""
 
 _ROUND_UP = 1 + 1e-9
 """Outward rounding of the special functions and sums, which are right to about 1e-12."""
@@ -255,38 +258,28 @@ def estimation_error(band: Band, h: float, count: int, alpha: float, metric: Met
     return math.sqrt(expected / count) + step + math.sqrt(step**2 + 2 * second * log / count)
 
 
-def mean_certificate(
-    evidence: MeanEvidence,
-    eps: float,
-    *,
-    metric: Metric,
-    noise: Noise,
-    budget: Budget,
-    far: str,
-    output_range: tuple[float, float],
-) -> Certificate:
+def mean_certificate(evidence: MeanEvidence, eps: float, rule: str, metric: Metric, setting: Setting) -> Certificate:
     """The certificate of one input at one ``eps``, as the module explains.
 
     Parameters
     ----------
     evidence : MeanEvidence
-        Gathered under the same metric, noise and budget.
+        Gathered under the same metric and setting.
     eps : float
-        l2 radius of the inputs, in the unit of the input.
-    far
-        One of `MEAN_RULES`.
+        Size of the perturbations, in the unit of the threat.
     """
+    noise, budget, limits = setting.noise, setting.budget, setting.output_range
     if not (math.isfinite(eps) and eps >= 0):
-        raise RequestError(f"eps is {eps}: expected an l2 radius of at least 0, in the unit of the model's input")
+        raise RequestError(f"eps is {eps}: expected {noise.threat.meaning}")
     if evidence.distances is None or evidence.reach is None:
         raise ValueError("there is no radius: expected evidence gathered with one")
     if not isinstance(noise, GaussianNoise):
-        raise ValueError(mean_problem(metric, noise, budget, output_range))
+        raise ValueError(mean_problem(metric, noise, budget, limits))
     h = eps / noise.sigma
     band = Band.of(evidence.distances, evidence.reach, budget.alpha2 / 2)
-    diameter = metric.diameter(tuple(evidence.center.shape), output_range)
+    diameter = metric.diameter(tuple(evidence.center.shape), limits)
     everywhere = global_movement(diameter, h)
-    movement = min(local_movement(band, h), everywhere) if far == "local" else everywhere
+    movement = min(local_movement(band, h), everywhere) if rule == "local" else everywhere
     here = estimation_error(band, 0.0, budget.m, budget.alpha2 / 2, metric)
     there = estimation_error(band, h, budget.n, budget.alpha1, metric)
     radius = min((movement + here + there) * (1 + ROUNDING), diameter)
@@ -295,16 +288,12 @@ def mean_certificate(
         outcome=Outcome.CERTIFIED,
         radius=radius,
         vacuous=radius >= diameter,
-        center=evidence.center,
-        r_center=None,
-        r_hat=None,
-        r_far=None,
-        beta=None,
+        answer=evidence.center,
         alpha=budget.alpha,
-        bounds="exact",
-        far="local" if far == "local" else "global",
-        reason=_tail_note(budget, eps) if far == "local" and 0 < everywhere == movement else "",
-        center_name="mean",
+        certifier="mean",
+        rule=rule,
+        about="run",
+        reason=_tail_note(budget, eps) if rule == "local" and 0 < everywhere == movement else "",
     )
 
 

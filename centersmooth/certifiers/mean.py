@@ -24,7 +24,7 @@ from centersmooth.certifiers.expectation import (
 from centersmooth.contracts import check_own_metric, check_seminorm
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
-from centersmooth.metrics.base import Metric, between, features_of
+from centersmooth.metrics.base import Metric, between, features_of, require_metric
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,17 @@ class Mean(Certifier):
     metric: Metric
 
     name: ClassVar[str] = "mean"
-    rules: ClassVar[tuple[str, ...]] = MEAN_RULES[::-1]
+    rules: ClassVar[tuple[str, ...]] = MEAN_RULES
     evidence: ClassVar[type] = MeanEvidence
 
-    def problem(self, setting: Setting, rule: str, eps: float | None = None) -> str:
+    def __post_init__(self) -> None:
+        require_metric(self.metric)
+
+    def unsuited(self, setting: Setting) -> str:
         return mean_problem(self.metric, setting.noise, setting.budget, setting.output_range)
+
+    def problem(self, setting: Setting, rule: str, eps: float | None = None) -> str:
+        return ""
 
     def check(self, setting: Setting, outputs: Tensor) -> None:
         features_of(self.metric, outputs)
@@ -55,18 +61,10 @@ class Mean(Certifier):
         return MeanCollector(self.metric, setting, shared, radius)
 
     def answer(self, evidence: MeanEvidence, setting: Setting, rule: str) -> Smoothed:
-        return Smoothed(evidence.center, None, False, evidence.base, evidence.error)
+        return Smoothed(evidence.center, False, evidence.base, evidence.error)
 
     def certificate(self, evidence: MeanEvidence, eps: float, rule: str, setting: Setting) -> Certificate:
-        return mean_certificate(
-            evidence,
-            eps,
-            metric=self.metric,
-            noise=setting.noise,
-            budget=setting.budget,
-            far=rule,
-            output_range=_range(setting),
-        )
+        return mean_certificate(evidence, eps, rule, self.metric, setting)
 
     def distance(self, a: Tensor, b: Tensor) -> float:
         return between(self.metric, a, b)

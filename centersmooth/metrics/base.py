@@ -285,3 +285,16 @@ def _distinct(outputs: Tensor) -> tuple[Tensor, Tensor | slice]:
     positions = torch.arange(len(outputs), device=outputs.device)
     one_of_each = positions.new_empty(len(distinct)).scatter_(0, indices, positions)
     return outputs[one_of_each], indices
+
+
+def require_metric(metric: Metric) -> None:
+    """Refuse what is not a metric.
+
+    Raises
+    ------
+    RequestError
+    """
+    if not isinstance(metric, Metric):
+        raise RequestError(
+            f"metric is {metric!r}: expected an instance such as L2(), or DistanceFunction(yours) around a function"
+        )

@@ -2,5 +2,6 @@
 
 from centersmooth.noise.base import DrawsTogether, Noise
 from centersmooth.noise.gaussian import GaussianNoise
+from centersmooth.noise.threat import L2Ball, Threat
 
-__all__ = ["DrawsTogether", "GaussianNoise", "Noise"]
+__all__ = ["DrawsTogether", "GaussianNoise", "L2Ball", "Noise", "Threat"]

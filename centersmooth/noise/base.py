@@ -14,6 +14,7 @@ from typing import ClassVar, Final, Protocol, runtime_checkable
 from torch import Tensor
 
 from centersmooth.draws import Draws
+from centersmooth.noise.threat import Threat
 from centersmooth.outputs import brief_repr
 
 _ROUND_UP: Final = 1 + 1e-12
@@ -25,18 +26,27 @@ class Noise(ABC):
 
     Attributes
     ----------
-    threat : str
-        What ``eps`` measures, for messages, axes and tables.
+    threat : Threat
+        The perturbations it answers; says what ``eps`` measures.
     """
 
-    threat: ClassVar[str]
+    threat: ClassVar[Threat]
+
+    @property
+    @abstractmethod
+    def scale(self) -> float:
+        """The size of the law, which grids vary."""
+
+    def clean(self, x: Tensor) -> Tensor:
+        """What the base model sees where there is no noise, ``(*in) -> (*noised)``; by default ``x`` itself."""
+        return x
 
     def __repr__(self) -> str:
         return brief_repr(self)
 
     @abstractmethod
     def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
-        """``count`` noisy copies of ``x``: ``(*in) -> (count, *in)``, on the device and in the type of ``x``."""
+        """``count`` noisy copies of ``x``: ``(*in) -> (count, *noised)``, on the device and in the type of ``x``."""
 
     @abstractmethod
     def required_mass(self, mass: float, eps: float) -> float:

@@ -14,6 +14,7 @@ from centersmooth.checks import a_number
 from centersmooth.draws import Draws
 from centersmooth.errors import RequestError
 from centersmooth.noise.base import Noise
+from centersmooth.noise.threat import L2Ball, Threat
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,16 @@ class GaussianNoise(Noise):
 
     sigma: float
 
-    threat: ClassVar[str] = "l2"
+    threat: ClassVar[Threat] = L2Ball()
 
     def __post_init__(self) -> None:
         expected = "a positive number, in the unit of the model's input"
         object.__setattr__(self, "sigma", a_number("sigma", self.sigma, 0.0, math.inf, expected))
+
+    @property
+    def scale(self) -> float:
+        """``sigma``."""
+        return self.sigma
 
     def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
         """Draw ``x + sigma * N(0, I)``, ``count`` times.
@@ -67,7 +73,7 @@ class GaussianNoise(Noise):
         Solved for ``p`` this is equation 4.
         """
         if not (math.isfinite(eps) and eps >= 0):
-            raise RequestError(f"eps is {eps}: expected an l2 radius of at least 0, in the unit of the model's input")
+            raise RequestError(f"eps is {eps}: expected {self.threat.meaning}")
         return min(1.0, float(ndtr(ndtri(mass) + eps / self.sigma)) * (1 + 1e-12))
 
     def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:

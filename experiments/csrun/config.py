@@ -18,16 +18,14 @@ from omegaconf.errors import OmegaConfBaseException
 from csrun.errors import RunError
 from csrun.registry import (
     ATTACKS,
-    BOUNDS,
-    CENTERS,
+    CERTIFIERS,
     DATA,
     DEVICES,
     EXECUTORS,
-    FAR,
+    METHODS,
     MODELS,
+    NOISES,
     PRECISIONS,
-    SMOOTHINGS,
-    TRAIN_NOISES,
     require_known,
     require_metric,
 )
@@ -45,11 +43,11 @@ class DataConfig:
 
 @dataclass
 class GridConfig:
-    """Input radii ``eps`` (l2, in the unit of the model's input) times ``h = eps/sigma``, or times fixed ``sigma``."""
+    """Sizes ``eps`` of perturbations, in the unit of the threat, times ``h = eps/scale``, or times fixed ``scale``."""
 
     eps: list[float] | None = None
     h: list[float] | None = None
-    sigma: list[float] | None = None
+    scale: list[float] | None = None
 
 
 @dataclass
@@ -62,12 +60,12 @@ class PointsConfig:
 
 @dataclass
 class TrainConfig:
-    """The training schedule; ``noise``: ``matched`` trains with the smoothing noise, ``none`` without."""
+    """The training schedule, and the methods: ``augment`` trains with the smoothing noise, ``none`` without."""
 
     epochs: int | None = None
     images: int | None = None
     batch_size: int | None = None
-    noise: list[str] = field(default_factory=lambda: ["matched"])
+    method: list[str] = field(default_factory=lambda: ["augment"])
 
 
 @dataclass
@@ -105,7 +103,7 @@ PATHS = ("out", "data.path", *(f"weights.{name}" for name in WEIGHTS), "hydra.la
 
 @dataclass
 class Config:
-    """Everything `cs-run` takes; ``sigma`` is derived."""
+    """Everything `cs-run` takes."""
 
     name: str = MISSING
     title: str = ""
@@ -123,10 +121,9 @@ class Config:
     delta: float | None = None
     alpha1: float = 0.005
     alpha2: float = 0.005
-    bounds: str = "paper"
-    far: str | None = None
-    center: str = "sample"
-    smoothing: list[str] = field(default_factory=lambda: ["center"])
+    certifiers: list[str] = field(default_factory=lambda: ["center"])
+    rule: str | None = None
+    noise: dict[str, Any] = field(default_factory=lambda: {"name": "gaussian"})
     unit_slip: bool = False
     attack: str = "none"
     attacker: AttackerConfig = field(default_factory=AttackerConfig)
@@ -143,6 +140,7 @@ class Config:
     weights: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(WEIGHTS))
     model: str | None = None
     metric: str | None = None
+    certifier: str | None = None
     recommend: bool = False
     dry_run: bool = False
 
@@ -155,20 +153,20 @@ _FOLDER_NAME = re.compile(r"(?!checkpoints$)[\w-]+")
 KEYS = {
     "budget": "paper, cpu, smoke; auto is paper with CUDA and cpu without",
     "models, metrics": 'lists, e.g. "models=[autoencoder]" "metrics=[tv,l2]"; all are below',
-    "grid.eps, grid.h": "input radii, and eps/sigma; or grid.sigma for curves at fixed noise (with grid.h=null)",
+    "grid.eps, grid.h": "sizes of perturbations, and eps/scale; or grid.scale for fixed noise (with grid.h=null)",
     "points.count, points.start": "which test points",
     "n, m, n0, delta": "draws for center, radius, candidates; slack of the center's mass",
     "alpha1, alpha2": "failure probabilities of the smoothed output and of the radius",
-    "bounds, far": "paper (doubled), or exact (measured, or doubled): the rule that table and figures lead with",
-    "center": "free: means of outputs may be centers as well, in rows of their own, which lead with far=measured",
-    "smoothing": "[center,mean]: certify the mean of the noisy outputs as well, for l1, l2 and tv, from the same draws",
+    "noise": "the smoothing law; noise.* is what it has beside its scale",
+    "certifiers": 'smoothed models, all from the same draws, e.g. "certifiers=[center,center_free,mean]"',
+    "rule": "of the first certifier: paper, exact or measured; table and figures lead with it",
     "unit_slip": "true: report what the released code's unit slip would give, as no certificate",
     "attack": "pgd or search: move certified outputs as far as possible, beside the certificates in table and figure",
     "attacker.points, .steps, .restarts, .draws": "first points; gradient steps or queries, starts, draws of each",
     "attacker.runs": "runs of the smoothed model, on fresh draws, that judge an attacked input",
-    "recommend": "true: which sigma, n, m and delta to ask for, from a small pilot on points outside the request",
-    "train.epochs, .images, .batch_size, .noise": 'training schedule; "train.noise=[matched,none]" for the ablation',
-    "model, metric": "your own: package.module:factory (experiment=custom; docs/custom.md)",
+    "recommend": "true: which scale, n, m and delta to ask for, from a small pilot on points outside the request",
+    "train.epochs, .images, .batch_size, .method": 'training schedule; "train.method=[augment,none]" for the ablation',
+    "model, metric, certifier": "lists of one; your own: package.module:factory (experiment=custom; docs/custom.md)",
     "data.name": "one of the data sets below; an experiment names its own",
     "data.path": "folder that holds the data (else $CENTERSMOOTH_DATA, else downloaded); paths are text, commas too",
     "weights.biggan, .dcgan, .vgg": "pre-trained: a folder, and two files (else $CENTERSMOOTH_DATA, else downloaded)",
@@ -208,8 +206,6 @@ def resolve(raw: Any, cuda: bool) -> Config:
     require_known("budget is", config.budget, ("auto", *config.budgets))
     chosen = OmegaConf.create({config.budget: config.budgets[config.budget]})[config.budget]
     _fill_nulls(config, chosen)
-    if config.far is None:
-        config.far = "measured" if config.bounds == "exact" else "doubled"
     try:
         resolved = _typed(config)
     except OmegaConfBaseException as error:
@@ -235,7 +231,7 @@ def require_known_names(raw: Any) -> None:
 def _typed(raw: Any) -> Config:
     """A request as an object, by the schema once more: grid.eps=${n} brings a value of another type."""
     asked = raw.copy()
-    for one, many in (("model", "models"), ("metric", "metrics")):
+    for one, many in (("model", "models"), ("metric", "metrics"), ("certifier", "certifiers")):
         if asked[one] is not None:
             asked[many] = [asked[one]]
     plain = OmegaConf.to_container(asked, resolve=True, throw_on_missing=True)
@@ -246,7 +242,7 @@ def _typed(raw: Any) -> Config:
 
 def _require_known_names(config: Config) -> None:
     """Refuse names that nothing has, and combinations of them."""
-    for key in ("models", "metrics"):
+    for key in ("models", "metrics", "certifiers"):
         if not getattr(config, key):
             raise RunError(f"{key} is empty: expected at least one name, or {key[:-1]}=package.module:factory")
     for model in config.models:
@@ -255,24 +251,23 @@ def _require_known_names(config: Config) -> None:
     for metric in config.metrics:
         if ":" not in metric:
             require_metric(metric, config.models)
-    for noise in config.train.noise:
-        require_known("train.noise has", noise, TRAIN_NOISES)
+    for certifier in config.certifiers:
+        require_known("certifiers has", certifier, CERTIFIERS)
+    if config.rule is not None:
+        first = config.certifiers[0]
+        require_known("rule is", config.rule, CERTIFIERS[first].rules, more=f" for the certifier {first}")
+    for method in config.train.method:
+        require_known("train.method has", method, METHODS)
     for setting, name, known in (
         ("data.name", config.data.name, DATA),
         ("budget", config.budget, ("auto", *config.budgets)),
         ("device", config.device, DEVICES),
-        ("bounds", config.bounds, BOUNDS),
-        ("center", config.center, CENTERS),
+        ("noise", str(config.noise.get("name")), NOISES),
         ("attack", config.attack, ATTACKS),
         ("executor", config.executor, EXECUTORS),
         ("precision", config.precision, PRECISIONS),
     ):
         require_known(f"{setting} is", name, known)
-    if config.far not in (None, *(FAR if config.bounds == "exact" else ("doubled",))):
-        raise RunError(f"far is '{config.far}': expected doubled, or measured together with bounds=exact")
-    if tuple(config.smoothing) not in SMOOTHINGS:
-        expected = " or ".join(f"[{','.join(names)}]" for names in SMOOTHINGS)
-        raise RunError(f"smoothing is {','.join(config.smoothing) or 'empty'}: expected {expected}")
 
 
 def filled(key: str, value: _Value | None) -> _Value:
@@ -345,21 +340,20 @@ def _validated(config: Config) -> Config:
         raise RunError(f"name is '{config.name}': expected letters, digits, - and _, for it names the results' folder")
     if config.precision == "tf32" and config.device == "cpu":
         raise RunError("precision is 'tf32' with device=cpu, which has none: expected float32 or bfloat16")
-    if config.recommend and (config.center, config.smoothing, config.attack) != ("sample", ["center"], "none"):
-        raise RunError(
-            "recommend is true, which is about centers of the sample: leave out center, smoothing and attack"
-        )
+    if config.recommend and (config.certifiers, config.attack) != (["center"], "none"):
+        raise RunError("recommend is true, which is about centers of the sample: leave out certifiers and attack")
     if config.wait and config.executor == "ray":
         raise RunError("wait is true with executor=ray, which holds all its cells at once: expected wait=false")
     validate_ray(config.ray, config.device)
-    grid_pairs(config.grid)
+    grid_pairs(config.grid, config.noise["name"])
     return config
 
 
 def leading_rule(config: Config) -> dict[str, str]:
-    """The rule that table and figures lead with; free centers have certificates by the measured far radius only."""
-    center = config.center if config.far == "measured" else "sample"
-    return {"bounds": config.bounds, "far": filled("far", config.far), "center": center, "smoothing": "center"}
+    """The certifier and rule that table and figures lead with: the first one's; of centers the paper's by default."""
+    certifier = config.certifiers[0]
+    rules = CERTIFIERS[certifier].rules
+    return {"certifier": certifier, "rule": config.rule or ("paper" if "paper" in rules else rules[-1])}
 
 
 def validate_ray(ray: RayConfig, device: str) -> None:
@@ -385,29 +379,31 @@ def validate_ray(ray: RayConfig, device: str) -> None:
 
 @dataclass(frozen=True, order=True)
 class GridPoint:
-    """One input radius at one noise level; ``h = eps/sigma``, as asked for."""
+    """One size of perturbations at one scale of the noise; ``h = eps/scale``, as asked for."""
 
     eps: float
     h: float
-    sigma: float
+    scale: float
 
 
-def grid_pairs(grid: GridConfig) -> list[GridPoint]:
-    """Every (eps, h) of the grid with its sigma; equal sigmas are equal floats, so that they share a cell.
+def grid_pairs(grid: GridConfig, noise: str = "gaussian") -> list[GridPoint]:
+    """Every (eps, h) of the grid with its scale; equal scales are equal floats, so that they share a cell.
 
-    >>> [p.sigma for p in grid_pairs(GridConfig(eps=[0.4, 0.6], h=[1.0, 1.5]))]
+    >>> [p.scale for p in grid_pairs(GridConfig(eps=[0.4, 0.6], h=[1.0, 1.5]))]
     [0.4, 0.266666666667, 0.6, 0.4]
     """
-    if (grid.h is None) == (grid.sigma is None):
-        raise RunError("the grid needs grid.h or grid.sigma, one of the two (set the other to null)")
+    if (grid.h is None) == (grid.scale is None):
+        raise RunError("the grid needs grid.h or grid.scale, one of the two (set the other to null)")
+    if grid.h is not None and not NOISES[noise].ratio:
+        raise RunError(f"grid.h is set, and {noise} noise has no ratio h = eps/scale: expected grid.scale")
     if not grid.eps:
         raise RunError("grid.eps is empty: expected at least one input radius")
-    for key, values in (("eps", grid.eps), ("h", grid.h), ("sigma", grid.sigma)):
+    for key, values in (("eps", grid.eps), ("h", grid.h), ("scale", grid.scale)):
         for value in values or []:
             if not (math.isfinite(value) and value > 0):
                 raise RunError(f"grid.{key} has {value}: expected positive numbers")
-    if grid.sigma is not None:
-        return [GridPoint(eps, _short(eps / sigma), _short(sigma)) for sigma in grid.sigma for eps in grid.eps]
+    if grid.scale is not None:
+        return [GridPoint(eps, _short(eps / scale), _short(scale)) for scale in grid.scale for eps in grid.eps]
     return [GridPoint(eps, h, _short(eps / h)) for eps in grid.eps for h in grid.h or []]
 
 

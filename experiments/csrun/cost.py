@@ -10,19 +10,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from centersmooth import L1, Budget, DistanceFunction, GaussianNoise, Metric, RandomStream
+from centersmooth import L1, Budget, DistanceFunction, Metric, RandomStream
 from centersmooth.certifiers.center.quantiles import near_ranks, place_ranks
 from centersmooth.certifiers.center.search import BLOCK, least_median_center
 from centersmooth.certifiers.distances import kept_ranks
 from centersmooth.metrics.base import TILE_ENTRIES
 from centersmooth.sampling import Sampler, evaluating
-from csrun.metrics import build_metrics
 from csrun.models import build_model
 from csrun.models.precision import in_precision
 from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, check
 
 _PROBE_BLOCKS, _PROBE_SECONDS = 9, 1.0
 """How long a model is timed for an estimate; a metric a quarter of that, three or four times."""
+
+_CENTERS = ("center", "center_free")
+"""Certifiers whose search takes time beside the passes."""
 
 _PROBE_FIRST, _PROBE_CANDIDATES = 4, 4
 """Outputs a metric is timed on at first, and those that stand for the candidates of Smooth-HD."""
@@ -102,14 +104,14 @@ def _centers_of_attacks(plan: Plan, cell: CellPlan, probe: _Probe) -> float:
     """Seconds of finding the centers of the runs that judge attacked inputs."""
     if plan.attack is None:
         return 0.0
-    kinds = 1 + (plan.config.center == "free")
+    kinds = sum(name in _CENTERS for name in plan.config.certifiers)
     runs = plan.config.attacker.runs * len(plan.attacked) * len(cell.pairs) * kinds
     return runs * sum(probe.center_seconds[name] for name in plan.config.metrics)
 
 
 def _evidence_bytes(plan: Plan, cell: CellPlan, probe: _Probe) -> int:
-    """Bytes of all points and certifiers: kept distances, center and base output; centers.npz repeats the outputs."""
-    certifiers = (len(cell.spec.metrics) or len(plan.config.metrics)) * len(plan.certifiers)
+    """Bytes of all points and certifiers: kept distances, center and base output; answers.npz repeats the outputs."""
+    certifiers = len(plan.metrics_of(cell)) * len(plan.config.certifiers)
     budget = plan.budget
     table = len(near_ranks(budget.n)) * len(place_ranks(budget.n0 or budget.n)) * 4
     distances = certifiers * (len(kept_ranks(budget.m)) * 8 + table)
@@ -124,7 +126,7 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     """
     budget, config = plan.budget, plan.config
     candidates = budget.n0 or budget.n
-    if config.center == "free":
+    if "center_free" in config.certifiers:
         candidates += budget.n // BLOCK
     kept = candidates * (probe.output_bytes + 2 * probe.feature_bytes)
     pairs = candidates * (2 * budget.n if budget.n0 else candidates) * 6 + 2 * TILE_ENTRIES * 8
@@ -138,10 +140,10 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
 def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     config = plan.config
     model = in_precision(build_model(cell.spec, plan.data, config.weights, config.device), config.precision)
-    metrics = build_metrics(cell.metric_names(config), config.weights, config.device)
-    check(plan, cell, model, metrics)
+    metrics = plan.metrics_of(cell)
+    check(plan, cell, model, plan.certifiers_of(cell, model))
     sources = list(dict.fromkeys(metric.source for metric in metrics.values()))
-    sampler = Sampler(model, GaussianNoise(cell.sigma), config.forward_block, config.forward_block)
+    sampler = Sampler(model, cell.noise, config.forward_block, config.forward_block)
     x = plan.input(model, 0)
     with evaluating(model):
         output = sampler.base_output(x)
@@ -149,7 +151,7 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
         outputs, pass_seconds = _draws(sampler, x)
         pass_seconds += sum(_distance_seconds(metric, outputs[: config.forward_block]) for metric in sources)
         centers = {metric: _center_seconds(metric, outputs, plan.budget) for metric in sources}
-    if config.center == "free":
+    if "center_free" in config.certifiers:
         centers = {m: s * (1 + (1 + 1 / BLOCK) / BLOCK if m.has_means else 1) for m, s in centers.items()}
     model_bytes = sum(tensor.nbytes for tensor in model.state_dict().values() if isinstance(tensor, Tensor))
     asked = {name: centers[metrics[name].source] for name in config.metrics}

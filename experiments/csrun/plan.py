@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -10,22 +10,22 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from centersmooth import Attack, Budget, Center, GaussianNoise, Metric, RequestError
+from centersmooth import L2, Attack, Budget, Metric, Noise, RequestError
 from centersmooth.attack import AttackName
-from centersmooth.bounds import BOUNDS, EXACT, Bounds
-from centersmooth.certifiers.center.rules import center_problem, free_problem, radius_problem
-from centersmooth.certifiers.center.search import require_means
-from centersmooth.certifiers.expectation import mean_problem
-from centersmooth.contracts import check_own_metric, check_seminorm
+from centersmooth.certifiers import Certifier
+from centersmooth.gathering import Setting
 from centersmooth.sampling import Sampler, evaluating
 from csrun.cells.cell import Cell
-from csrun.config import Config, GridPoint, at_least, filled, grid_pairs
+from csrun.cells.certify import certifiers_of, names_of
+from csrun.config import Config, GridPoint, at_least, filled, grid_pairs, leading_rule
 from csrun.data import DataSet, load_data
 from csrun.data.sources import ArraySource
 from csrun.errors import RunError
 from csrun.metrics import build_metrics
 from csrun.models import ModelSpec, in_type_of, model_spec
 from csrun.models.base import BaseModel
+from csrun.noise import noise_of
+from csrun.registry import CERTIFIERS, default_rule
 from csrun.training.checkpoints import Training, training_of
 
 TRAINING_WEIGHT = 3
@@ -42,22 +42,23 @@ class CellPlan:
 
     model: str
     spec: ModelSpec
-    sigma: float
+    noise: Noise
     pairs: tuple[GridPoint, ...]
     training: Training | None
 
-    def metric_names(self, config: Config) -> tuple[str, ...]:
-        """All metrics of a registered model, and the user's own."""
-        own = tuple(name for name in config.metrics if ":" in name)
-        return (*self.spec.metrics, *own) if self.spec.metrics else tuple(config.metrics)
+    @property
+    def scale(self) -> float:
+        """Of the noise."""
+        return self.noise.scale
 
     def cell(self, config: Config, budget: Budget, data_digest: str, weights: str, metric_weights: str) -> Cell:
         """The cell, once the weights are known."""
         return Cell(
             model=self.model,
             dataset=config.data.name,
-            train_sigma=self.training.train_sigma if self.training else None,
-            sigma=self.sigma,
+            train=self.training.label if self.training else "",
+            noise=dict(config.noise),
+            scale=self.scale,
             weights=weights,
             metric_weights=metric_weights,
             data=data_digest,
@@ -69,12 +70,20 @@ class CellPlan:
         )
 
 
+def _metric_names(config: Config, spec: ModelSpec) -> tuple[str, ...]:
+    """All metrics of a registered model, and the user's own."""
+    own = tuple(name for name in config.metrics if ":" in name)
+    return (*spec.metrics, *own) if spec.metrics else tuple(config.metrics)
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run will do.
 
     Attributes
     ----------
+    metrics : mapping of str to Metric
+        Of all models.
     cells : tuple of CellPlan
     points : range
         Test points.
@@ -86,6 +95,7 @@ class Plan:
     config: Config
     data: DataSet
     budget: Budget
+    metrics: Mapping[str, Metric]
     cells: tuple[CellPlan, ...]
     points: range
     skipped: tuple[str, ...] = ()
@@ -101,7 +111,7 @@ class Plan:
 
     @property
     def units(self) -> dict[str, str]:
-        """The unit of ``eps`` and ``sigma``, for each model."""
+        """The unit of ``eps`` and the noise's scale, for each model."""
         return {cell.model: cell.spec.unit.format(self.data.unit) for cell in self.cells}
 
     @property
@@ -124,13 +134,17 @@ class Plan:
 
     @property
     def passes_of_point(self) -> int:
-        """Forward passes of certifying one point: those of its centers, which all other certifiers share."""
+        """Forward passes of certifying one point, at most: those of its centers, which all other certifiers share."""
         return self.budget.passes
 
-    @property
-    def certifiers(self) -> tuple[str, ...]:
-        """Names of the certifiers asked for."""
-        return (*self.config.smoothing, *["center_free"] * (self.config.center == "free"))
+    def metrics_of(self, cell: CellPlan) -> dict[str, Metric]:
+        """Those in which a cell's outputs are measured, by name."""
+        return {name: self.metrics[name] for name in _metric_names(self.config, cell.spec)}
+
+    def certifiers_of(self, cell: CellPlan, model: BaseModel) -> dict[str, Certifier]:
+        """All certifiers that a cell can have, by key."""
+        setting = Setting(cell.noise, self.budget, model.output_range, self.config.forward_block)
+        return certifiers_of(self.metrics_of(cell), setting)
 
     def input(self, model: BaseModel, point: int) -> Tensor:
         """What a model is given for a test point, before noise."""
@@ -144,7 +158,7 @@ class Plan:
 
     def attack_passes(self, cell: CellPlan) -> int:
         """Forward passes of all attacks on a cell, if every point gets its certificates, of each kind asked for."""
-        settings = len(cell.pairs) * len(self.config.metrics) * len(self.certifiers)
+        settings = len(cell.pairs) * len(self.config.metrics) * len(self.config.certifiers)
         return self.passes_of_attack * len(self.attacked) * settings
 
     def to_train(self) -> list[Training]:
@@ -163,9 +177,12 @@ def make_plan(config: Config) -> Plan:
     """
     specs = {name: model_spec(name) for name in config.models}
     budget = _budget(config)
-    _require_centers(config, budget)
-    pairs = grid_pairs(config.grid)
-    _require_feasible(config, budget, pairs)
+    pairs = grid_pairs(config.grid, config.noise["name"])
+    noises = {pair.scale: noise_of(config.noise, pair.scale) for pair in pairs}
+    _require_feasible(config, budget, pairs, noises)
+    names = dict.fromkeys(name for spec in specs.values() for name in _metric_names(config, spec))
+    metrics = build_metrics(names, config.weights, config.device)
+    _require_suited(config, budget, next(iter(noises.values())), metrics)
     data = load_data(config.data.name, config.data.path, config.seed)
     points = range(config.points.start, config.points.start + at_least(1, "points.count", config.points.count))
     if points.stop > len(data.test):
@@ -176,15 +193,16 @@ def make_plan(config: Config) -> Plan:
     _require_readable(data, points)
     cells = []
     for name, spec in specs.items():
-        for sigma in sorted({pair.sigma for pair in pairs}):
-            own = tuple(pair for pair in pairs if pair.sigma == sigma)
-            for training in _trainings(config, name, spec, data, sigma):
-                cells.append(CellPlan(name, spec, sigma, own, training))
-    feasible = [cell for cell in cells if not _infeasible(cell, budget)]
+        for scale in sorted(noises):
+            own = tuple(pair for pair in pairs if pair.scale == scale)
+            for training in _trainings(config, name, spec, data, scale):
+                cells.append(CellPlan(name, spec, noises[scale], own, training))
+    problems = [_infeasible(config, budget, cell.noise, cell.pairs) for cell in cells]
+    feasible = tuple(cell for cell, problem in zip(cells, problems, strict=True) if not problem)
     skipped = dict.fromkeys(
-        f"sigma {c.sigma:.4g} left out: {_infeasible(c, budget)}" for c in cells if c not in feasible
+        f"scale {cell.scale:.4g} left out: {problem}" for cell, problem in zip(cells, problems, strict=True) if problem
     )
-    return Plan(config, data, budget, tuple(feasible), points, tuple(skipped))
+    return Plan(config, data, budget, metrics, feasible, points, tuple(skipped))
 
 
 def _require_readable(data: DataSet, points: range) -> None:
@@ -193,25 +211,34 @@ def _require_readable(data: DataSet, points: range) -> None:
         data.test.take(points[start : start + _POINTS_AT_ONCE])
 
 
-def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, sigma: float) -> list[Training | None]:
+def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, scale: float) -> list[Training | None]:
     if not spec.trained:
         return [None]
     if data.train is None:
         raise RunError(f"models has '{name}', which is trained, but {data.name} has no training split")
-    methods = ["augment" if noise == "matched" else "none" for noise in dict.fromkeys(config.train.noise)]
-    return [training_of(name, data, config.train, method, sigma, config.seed, config.device) for method in methods]
+    methods = dict.fromkeys(config.train.method)
+    return [
+        training_of(name, data, config.train, method, config.noise, scale, config.seed, config.device)
+        for method in methods
+    ]
 
 
-def _infeasible(cell: CellPlan, budget: Budget) -> str:
-    """Why no rule can certify any pair of a cell; empty if one can. Exact bounds never need more than others."""
-    problems = _problems(budget, cell.pairs, EXACT)
-    return problems[0] if all(problems) else ""
+def _infeasible(config: Config, budget: Budget, noise: Noise, pairs: Iterable[GridPoint]) -> str:
+    """Why no rule of any certifier asked for can certify a pair at one noise level; empty if one can."""
+    problems = [
+        _problem(config, budget, noise, pair.eps, name, rule)
+        for name in config.certifiers
+        for rule in CERTIFIERS[name].rules
+        for pair in pairs
+    ]
+    return "" if "" in problems else problems[-1]
 
 
-def _problems(budget: Budget, pairs: Sequence[GridPoint], bounds: Bounds) -> list[str]:
-    """For each pair, why nothing can be certified there; empty if something can."""
-    center = center_problem(budget, bounds)
-    return [center or radius_problem(budget, GaussianNoise(pair.sigma), pair.eps, bounds) for pair in pairs]
+def _problem(config: Config, budget: Budget, noise: Noise, eps: float, certifier: str, rule: str) -> str:
+    """Why these counts give no certificate; they are the same for every metric, so any will do here."""
+    entry = CERTIFIERS[certifier]
+    one: Certifier = entry.build(L2()) if entry.measured else entry.build()
+    return one.problem(Setting(noise, budget, None, config.forward_block), rule, eps)
 
 
 def _budget(config: Config) -> Budget:
@@ -222,43 +249,54 @@ def _budget(config: Config) -> Budget:
         raise RunError(str(error)) from error
 
 
-def _require_centers(config: Config, budget: Budget) -> None:
-    """Refuse free centers for metrics or counts that have none."""
-    metrics = build_metrics(config.metrics, config.weights, config.device) if config.center == "free" else {}
-    for metric in metrics.values():
-        if problem := free_problem(budget, metric):
-            raise RunError(problem)
+def _require_feasible(config: Config, budget: Budget, pairs: list[GridPoint], noises: Mapping[float, Noise]) -> None:
+    """Refuse counts by which the leading rule certifies nothing; says whether another needs fewer."""
+    name, rule = leading_rule(config).values()
+
+    def problems(rule: str) -> list[str]:
+        return [_problem(config, budget, noises[pair.scale], pair.eps, name, rule) for pair in pairs]
+
+    found = problems(rule)
+    if all(found):
+        sharpest = default_rule(name)
+        other = f" (rule={sharpest} needs fewer)" if rule != sharpest else ""
+        raise RunError(f"no certificate is possible: {found[0]}{other}")
 
 
-def _require_feasible(config: Config, budget: Budget, pairs: list[GridPoint]) -> None:
-    problems = _problems(budget, pairs, BOUNDS[config.bounds])
-    if all(problems):
-        other = "" if config.bounds == "exact" else " (bounds=exact needs fewer)"
-        raise RunError(f"no certificate is possible: {problems[0]}{other}")
+def _require_suited(config: Config, budget: Budget, noise: Noise, metrics: Mapping[str, Metric]) -> None:
+    """Refuse a certifier that suits none of the metrics asked for, whatever the model's range."""
+    _suited(config, metrics, Setting(noise, budget, (0.0, 1.0), config.forward_block))
 
 
-def check(plan: Plan, cell_plan: CellPlan, model: BaseModel, metrics: Mapping[str, Metric]) -> None:
+def _suited(config: Config, metrics: Mapping[str, Metric], setting: Setting) -> None:
+    for name in config.certifiers:
+        entry = CERTIFIERS[name]
+        built = [entry.build(metrics[one]) for one in config.metrics] if entry.measured else [entry.build()]
+        problems = [one.unsuited(setting) for one in built]
+        if all(problems):
+            raise RunError(f"certifiers has {name}, which cannot be served: {problems[0]}")
+
+
+def check(plan: Plan, cell_plan: CellPlan, model: BaseModel, certifiers: Mapping[str, Certifier]) -> None:
     """Refuse a model or a metric that cannot be certified as asked for, from a few draws at the first point.
 
     Raises
     ------
     RunError, CenterSmoothError
     """
-    config, limits = plan.config, model.output_range
-    sampler = Sampler(model, GaussianNoise(cell_plan.sigma), config.forward_block, config.batch_size, limits)
+    config = plan.config
+    sampler = Sampler(model, cell_plan.noise, config.forward_block, config.batch_size, model.output_range)
     _require_inputs(plan, model)
     x = plan.input(model, plan.points[0])
     with evaluating(model):
-        outputs = _checked_outputs(plan, sampler, x)
-        for metric in metrics.values():
-            check_own_metric(metric, outputs)
-        if config.center == "free":
-            require_means(outputs)
-        if (attack := plan.attack) is not None:
-            for name in config.metrics:
-                attack.check(sampler, Center(metrics[name]), x)
-        if "mean" in config.smoothing:
-            _require_mean(plan, cell_plan, model, metrics, outputs)
+        outputs, setting = _checked_outputs(plan, sampler, x), Setting.of(sampler, plan.budget)
+        _suited(config, plan.metrics, setting)
+        for key, certifier in certifiers.items():
+            name, metric = names_of(key)
+            if name in config.certifiers:
+                certifier.check(setting, outputs)
+                if plan.attack is not None and metric in ("", *config.metrics):
+                    plan.attack.check(sampler, certifier, x)
 
 
 def _require_inputs(plan: Plan, model: BaseModel) -> None:
@@ -276,17 +314,3 @@ def _checked_outputs(plan: Plan, sampler: Sampler, x: Tensor) -> Tensor:
         if not plan.data.advice:
             raise
         raise RequestError(f"{error}; {plan.data.advice}") from error
-
-
-def _require_mean(
-    plan: Plan, cell_plan: CellPlan, model: BaseModel, metrics: Mapping[str, Metric], outputs: Tensor
-) -> None:
-    """Refuse smoothing by expectation where no metric asked for has a certificate for it, or one only claims to."""
-    noise, limits = GaussianNoise(cell_plan.sigma), model.output_range
-    problems = {name: mean_problem(metric, noise, plan.budget, limits) for name, metric in metrics.items()}
-    asked = [problems[name] for name in plan.config.metrics]
-    if all(asked):
-        raise RunError(f"smoothing has mean, which {cell_plan.model} cannot serve: {asked[0]}")
-    for name in (name for name, problem in problems.items() if not problem):
-        assert limits is not None  # else each has a problem
-        check_seminorm(metrics[name], outputs, limits)

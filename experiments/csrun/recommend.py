@@ -17,7 +17,7 @@ from statistics import fmean, median
 from rich.table import Table
 from scipy.special import bdtrc
 
-from centersmooth import Budget, Center, GaussianNoise, Metric, RandomStream
+from centersmooth import Budget, Center, Metric, Noise, RandomStream
 from centersmooth.bounds import EXACT
 from centersmooth.certifiers.center import CenterEvidence
 from centersmooth.certifiers.center.measured import far_ranks
@@ -27,7 +27,6 @@ from centersmooth.sampling import Sampler, evaluating
 from csrun.cells.run import obtain_model
 from csrun.config import Config, GridPoint
 from csrun.errors import RunError
-from csrun.metrics import build_metrics
 from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, make_plan
 from csrun.report.tables import number, titled
 from csrun.system.progress import Display, duration
@@ -117,7 +116,7 @@ def recommend(config: Config, display: Display) -> None:
     named = ", ".join(str(point) for point in points)
     display.console.print(
         f"from a pilot of {budget.n:,} + {budget.fresh_draws:,} draws at each of the test points {named}, which are "
-        "not among those to be certified; rule: bounds=exact far=measured. Estimates, no certificates.",
+        "not among those to be certified; rule: measured. Estimates, no certificates.",
         highlight=False,
     )
 
@@ -142,10 +141,9 @@ def pilot_budget(asked: Budget) -> Budget:
 def _draw(plan: Plan, cell: CellPlan, budget: Budget, points: Sequence[int], display: Display) -> Pilot:
     model, _ = obtain_model(plan, cell, display)
     config = plan.config
-    metrics = build_metrics(tuple(config.metrics), config.weights, config.device)
-    display.stage(f"pilot of {cell.model}, sigma {cell.sigma:.3g}", len(points) * budget.passes)
-    noise = GaussianNoise(cell.sigma)
-    sampler = Sampler(model, noise, config.forward_block, config.batch_size, model.output_range)
+    metrics = {name: plan.metrics[name] for name in config.metrics}
+    display.stage(f"pilot of {cell.model}, scale {cell.scale:.3g}", len(points) * budget.passes)
+    sampler = Sampler(model, cell.noise, config.forward_block, config.batch_size, model.output_range)
     started = time.perf_counter()
     with evaluating(model):
         evidence = [
@@ -196,7 +194,7 @@ def best(tried: Iterable[Option]) -> Option | None:
 
 def _expected(pilot: Pilot, name: str, pair: GridPoint, budget: Budget) -> Option | None:
     metric, evidence = pilot.metrics[name], [found[name] for found in pilot.evidence]
-    radii = [expected_radius(one, metric, pair, budget, pilot.budget) for one in evidence]
+    radii = [expected_radius(one, metric, pilot.cell.noise, pair.eps, budget, pilot.budget) for one in evidence]
     known = [radius for radius in radii if radius is not None]
     if len(known) < len(radii):
         return None
@@ -211,12 +209,11 @@ def _expected(pilot: Pilot, name: str, pair: GridPoint, budget: Budget) -> Optio
 
 
 def expected_radius(
-    evidence: CenterEvidence, metric: Metric, pair: GridPoint, budget: Budget, pilot: Budget
+    evidence: CenterEvidence, metric: Metric, noise: Noise, eps: float, budget: Budget, pilot: Budget
 ) -> float | None:
-    """What ``bounds: exact, far: measured`` would about certify; None where nothing, or where the pilot cannot say."""
-    noise = GaussianNoise(pair.sigma)
-    ranks = far_ranks(budget, noise, pair.eps)
-    doubled = EXACT.upper_rank(budget.m, noise.required_mass(0.5 + budget.delta, pair.eps), budget.alpha2)
+    """What the rule ``measured`` would about certify; None where nothing, or where the pilot cannot say."""
+    ranks = far_ranks(budget, noise, eps)
+    doubled = EXACT.upper_rank(budget.m, noise.required_mass(0.5 + budget.delta, eps), budget.alpha2)
     if doubled is None or evidence.far is None:
         return None
     rank = _scaled(ranks.radius if ranks else doubled, budget.m, pilot.m)
@@ -255,7 +252,7 @@ def _table(plan: Plan, chosen: Sequence[tuple[str, str, Option]]) -> Table:
     for model, metric, option in chosen:
         key = (model, metric, option.pair.eps)
         least[key] = min(option.radius, least.get(key, math.inf))
-    columns = ("", "model", "metric", "eps", "sigma", "h", "n", "m", "delta")
+    columns = ("", "model", "metric", "eps", "scale", "h", "n", "m", "delta")
     outcome = ("radius", "error", "answers", "a point", f"{len(plan.points)} points")
     table = Table(*columns, *outcome, title=titled(f"Recommended for {plan.config.name}", plan.units))
     for model, metric, option in sorted(chosen, key=lambda one: (*one[:2], one[2].pair.eps, one[2].pair.h)):
@@ -264,7 +261,7 @@ def _table(plan: Plan, chosen: Sequence[tuple[str, str, Option]]) -> Table:
             "*" if option.radius == least[model, metric, pair.eps] else "",
             model,
             metric,
-            *(f"{value:.4g}" for value in (pair.eps, pair.sigma, pair.h)),
+            *(f"{value:.4g}" for value in (pair.eps, pair.scale, pair.h)),
             *(str(value) for value in (budget.n, budget.m, budget.delta)),
             number(option.radius),
             number(option.error),

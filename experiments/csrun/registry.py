@@ -64,6 +64,47 @@ class ModelEntry(Entry):
     unit: str = "{}"
 
 
+@dataclass(frozen=True)
+class CertifierEntry(Entry):
+    """A certifier, built from a metric, or from nothing where it brings its own distance.
+
+    Attributes
+    ----------
+    label : str
+        Its smoothed model in legends.
+    rules : tuple of str
+        Its rules, the default last.
+    details : tuple of str
+        Columns of its rows beside those of every row.
+    measured : bool
+        Whether it is built from a metric.
+    """
+
+    label: str = ""
+    rules: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    measured: bool = True
+
+
+@dataclass(frozen=True)
+class NoiseEntry(Entry):
+    """A smoothing law, built from its scale and whatever else it has.
+
+    Attributes
+    ----------
+    threat : str
+        The unit of ``eps``: `Threat.unit`.
+    symbol : str
+        Its scale on axes.
+    ratio : bool
+        Whether certificates depend on ``h = eps/scale`` alone, so that grids may be in ``h``.
+    """
+
+    threat: str = ""
+    symbol: str = "scale"
+    ratio: bool = False
+
+
 _IMAGE_METRICS = ("tv", "l1", "l2", "sql2", "cosine", "angular")
 
 MODELS = {
@@ -120,15 +161,39 @@ DATA = {
 }
 """Built from ``data.path`` and the seed."""
 
-CERTIFIERS = {
-    "center": Entry("centersmooth:Center", "the output around which most others lie, one of a sample"),
-    "center_free": Entry("centersmooth:Center", "the same, where means of outputs may be centers", arguments=("free",)),
-    "mean": Entry("centersmooth:Mean", "the mean of the noisy outputs"),
-}
-"""Built from a metric; the names are those of `centersmooth.certifiers.Certifier`."""
+_RADII = ("delta", "n0", "r_center", "r_hat", "r_far", "beta")
 
-NOISES = {"gaussian": Entry("centersmooth:GaussianNoise", "independent normal noise, certified in l2")}
-"""Built from ``sigma``."""
+CERTIFIERS = {
+    "center": CertifierEntry(
+        "centersmooth:Center",
+        "the output around which most others lie, one of a sample",
+        label="centers of the sample",
+        rules=("paper", "exact", "measured"),
+        details=_RADII,
+    ),
+    "center_free": CertifierEntry(
+        "centersmooth:Center",
+        "the same, where means of outputs may be centers",
+        arguments=("free",),
+        label="free centers",
+        rules=("measured",),
+        details=_RADII,
+    ),
+    "mean": CertifierEntry(
+        "centersmooth:Mean", "the mean of the noisy outputs: for l1, l2 and tv", label="mean", rules=("global", "local")
+    ),
+}
+"""The names and rules are those of `centersmooth.certifiers.Certifier`."""
+
+NOISES = {
+    "gaussian": NoiseEntry(
+        "centersmooth:GaussianNoise",
+        "independent normal noise in every coordinate",
+        threat="l2",
+        symbol="σ",
+        ratio=True,
+    ),
+}
 
 METHODS = {
     "none": Entry("csrun.training.methods.plain:Plain", "squared error of what is made of clean inputs"),
@@ -137,14 +202,9 @@ METHODS = {
 """Training methods, classes without arguments; see `csrun.training.methods.Method`."""
 
 DEVICES = ("auto", "cpu", "cuda")
-BOUNDS = ("paper", "exact")
-FAR = ("doubled", "measured")
-CENTERS = ("sample", "free")
-SMOOTHINGS = (("center",), ("center", "mean"))
 ATTACKS = ("none", "pgd", "search")
 EXECUTORS = ("local", "ray")
 PRECISIONS = ("float32", "tf32", "bfloat16")
-TRAIN_NOISES = ("matched", "none")
 
 
 def require_known(setting: str, name: str, known: Iterable[str], *, more: str = "") -> None:
@@ -198,3 +258,13 @@ def packages_of(names: Iterable[str]) -> list[str]:
     """Distributions that models, metrics and data sets of these names need beside those of every run."""
     kinds: tuple[Mapping[str, Entry], ...] = (MODELS, METRICS, DATA)
     return [package for name in names for kind in kinds if name in kind for package in kind[name].packages]
+
+
+def default_rule(certifier: str) -> str:
+    """The sharpest rule of a certifier, with which it is shown beside others."""
+    return CERTIFIERS[certifier].rules[-1]
+
+
+def default_rules() -> list[tuple[str, str]]:
+    """Every certifier with its sharpest rule, in order."""
+    return [(name, entry.rules[-1]) for name, entry in CERTIFIERS.items()]

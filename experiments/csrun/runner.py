@@ -16,7 +16,6 @@ from rich.table import Table
 from csrun.cells.attacks import attack_note, attack_table, broken
 from csrun.cells.rows import csv_lines, rows_of_rule
 from csrun.cells.run import CellRun, DoneCell
-from csrun.cells.store import CellStore
 from csrun.config import Config, leading_rule
 from csrun.cost import estimate
 from csrun.errors import RunError
@@ -118,6 +117,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
         "metrics": list(config.metrics),
         "curve": _curve(config),
         "rule": rule,
+        "noise": config.noise,
         "budget": config.budget,
         "reduced": _reduced(config),
         "notes": [*notes, *filter(None, tables)],
@@ -130,7 +130,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
         "data": {"name": plan.data.name, "test_digest": plan.data.digest, "unit": plan.data.unit},
         "units": plan.units,
         "training": [vars(cell.training) for cell in plan.cells if cell.training],
-        "cells": [_cell_entry(cell.store) for cell in done],
+        "cells": [_cell_entry(cell) for cell in done],
         "panels": [{**panel, "notes": notes} for panel in _save_panels(plan, folder, leading)],
         **facts,
     }
@@ -142,26 +142,27 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
 
 def _curve(config: Config) -> str:
     """What the curves of the figures stand for; several h at one eps are drawn against h."""
-    if len(config.train.noise) > 1:
+    if len(config.train.method) > 1:
         return "training"
     if config.grid.h is None:
-        return "sigma"
+        return "scale"
     return "eps" if len(config.grid.h) > 1 and len(config.grid.eps or []) == 1 else "h"
 
 
-def _cell_entry(store: CellStore) -> dict[str, Any]:
+def _cell_entry(done: DoneCell) -> dict[str, Any]:
     """A cell in the manifest: what its numbers rest on."""
-    cell = store.cell
+    cell = done.store.cell
     return {
         "folder": cell.name,
         "model": cell.model,
         "weights": cell.weights,
-        "metrics": {name: metric_facts(metric) for name, metric in store.metrics.items()},
+        "metrics": {name: metric_facts(metric) for name, metric in done.metrics.items()},
         "metric_weights": cell.metric_weights,
         "data": cell.data,
-        "sigma": cell.sigma,
-        "train_sigma": cell.train_sigma,
-        "output_range": store.output_range,
+        "noise": cell.noise,
+        "scale": cell.scale,
+        "train": cell.train,
+        "output_range": done.store.output_range,
         "precision": cell.precision,
         "method": cell.method,
     }
@@ -172,7 +173,7 @@ def _write_unit_slip(plan: Plan, folder: Path, leading: list[DoneCell]) -> str:
     if not plan.config.unit_slip:
         (folder / SLIP_FILE).unlink(missing_ok=True)
         return ""
-    lines = [line for cell in leading for line in slip_lines(cell.store, cell.rows)]
+    lines = [line for cell in leading for line in slip_lines(cell.store, cell.metrics, cell.rows)]
     write_atomically(folder / SLIP_FILE, slip_table(lines))
     return slip_note(lines)
 
@@ -189,9 +190,9 @@ def _write_attacks(folder: Path, done: list[DoneCell], rule: Mapping[str, str]) 
 
 def _save_panels(plan: Plan, folder: Path, leading: list[DoneCell]) -> list[dict[str, Any]]:
     """Panels of the experiment's first metric; whether they may be published is for their data to say."""
-    rows = [row for cell in leading for row in cell.rows if row["metric"] == plan.config.metrics[0]]
+    rows = [row for cell in leading for row in cell.rows if row["metric"] in ("", plan.config.metrics[0])]
     stores = [cell.store for cell in leading]
-    sources = [PanelSource(s.cell.model, s.cell.digest, s.folder / "centers.npz", s.output_range) for s in stores]
+    sources = [PanelSource(s.cell.model, s.cell.digest, s.folder / "answers.npz", s.output_range) for s in stores]
     panels = save_panels(folder, sources, rows, lambda points: plan.data.images(plan.data.test, points).numpy())
     return [{**panel, "publish": plan.data.publishable} for panel in panels]
 
@@ -239,13 +240,13 @@ def dry_run(config: Config, display: Display) -> None:
         costs = estimate(plan)
     missing = plan.to_train()
     title = titled(config.title, plan.units)
-    table = Table("cell", "sigma", "eps", "checkpoint", "forward passes", "time", title=title)
+    table = Table("cell", "scale", "eps", "checkpoint", "forward passes", "time", title=title)
     for cell, cost in zip(plan.cells, costs, strict=True):
         eps = ", ".join(f"{pair.eps:g} (h {pair.h:g})" for pair in cell.pairs)
         state = "to be trained" if cell.training in missing else "there"
         table.add_row(
             f"{cell.model}-{plan.data.name}",
-            f"{cell.sigma:.4g}",
+            f"{cell.scale:.4g}",
             eps,
             state,
             f"{cost.passes:,}",

@@ -1,6 +1,6 @@
 """Center smoothing (Kumar and Goldstein 2021): search, evidence, far radius and rules."""
 
-from centersmooth.certifiers.center.certifier import RULES, Center
+from centersmooth.certifiers.center.certifier import Center
 from centersmooth.certifiers.center.evidence import CenterEvidence
 
-__all__ = ["RULES", "Center", "CenterEvidence"]
+__all__ = ["Center", "CenterEvidence"]

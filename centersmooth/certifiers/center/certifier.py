@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, get_args
 
 from torch import Tensor
 
-from centersmooth.bounds import EXACT, PAPER, Bounds
-from centersmooth.certificate import CenterName, Certificate, FarName, Smoothed
+from centersmooth.certificate import CenterCertificate, Smoothed
 from centersmooth.certifiers.base import Certifier
 from centersmooth.certifiers.center.evidence import CenterCollector, CenterEvidence
-from centersmooth.certifiers.center.rules import center_problem, certificate_from, free_problem, radius_problem
-from centersmooth.certifiers.center.search import require_means
+from centersmooth.certifiers.center.rules import (
+    BOUNDS_OF,
+    CERTIFIER_OF,
+    center_problem,
+    certificate_from,
+    free_problem,
+    radius_problem,
+)
+from centersmooth.certifiers.center.search import CenterKind, require_means
 from centersmooth.contracts import check_own_metric
+from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
-from centersmooth.metrics.base import Metric, between, features_of
+from centersmooth.metrics.base import Metric, between, features_of, require_metric
 from centersmooth.noise import DrawsTogether
-
-RULES: Final[dict[str, tuple[Bounds, FarName]]] = {
-    "paper": (PAPER, "doubled"),
-    "exact": (EXACT, "doubled"),
-    "measured": (EXACT, "measured"),
-}
-"""Confidence bounds and far radius of each rule."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +40,32 @@ class Center(Certifier):
     """
 
     metric: Metric
-    kind: CenterName = "sample"
+    kind: CenterKind = "sample"
 
     evidence: ClassVar[type] = CenterEvidence
 
     @property
     def name(self) -> str:  # type: ignore[override]
-        return "center" if self.kind == "sample" else "center_free"
+        return CERTIFIER_OF[self.kind]
 
     @property
     def rules(self) -> tuple[str, ...]:  # type: ignore[override]
-        return tuple(RULES) if self.kind == "sample" else ("measured",)
+        return tuple(BOUNDS_OF) if self.kind == "sample" else ("measured",)
+
+    def __post_init__(self) -> None:
+        require_metric(self.metric)
+        if self.kind not in get_args(CenterKind):
+            raise RequestError(f"kind is {self.kind!r}: expected one of {', '.join(map(repr, get_args(CenterKind)))}")
+
+    def unsuited(self, setting: Setting) -> str:
+        if self.kind == "sample":
+            return ""
+        if not isinstance(setting.noise, DrawsTogether):
+            return f"kind is 'free', but {setting.noise} has no bound for several draws together: use kind='sample'"
+        return free_problem(setting.budget, self.metric)
 
     def problem(self, setting: Setting, rule: str, eps: float | None = None) -> str:
-        budget, (bounds, _) = setting.budget, RULES[rule]
-        if self.kind == "free":
-            if problem := free_problem(budget, self.metric):
-                return problem
-            if not isinstance(setting.noise, DrawsTogether):
-                return f"center is 'free', but {setting.noise} has no bound for several draws together: use 'sample'"
+        budget, bounds = setting.budget, BOUNDS_OF[rule]
         problem = center_problem(budget, bounds)
         return problem or ("" if eps is None else radius_problem(budget, setting.noise, eps, bounds))
 
@@ -73,26 +80,14 @@ class Center(Certifier):
 
     def answer(self, evidence: CenterEvidence, setting: Setting, rule: str) -> Smoothed:
         return Smoothed(
-            center=evidence.center,
-            radius=evidence.r_center,
-            abstained=not setting.budget.accepts_center(evidence.inside, RULES[rule][0]),
+            answer=evidence.center,
+            abstained=not setting.budget.accepts_center(evidence.inside, BOUNDS_OF[rule]),
             base=evidence.base,
             error=evidence.error,
         )
 
-    def certificate(self, evidence: CenterEvidence, eps: float, rule: str, setting: Setting) -> Certificate:
-        bounds, far = RULES[rule]
-        return certificate_from(
-            evidence,
-            eps,
-            metric=self.metric,
-            noise=setting.noise,
-            budget=setting.budget,
-            bounds=bounds,
-            far=far,
-            center=self.kind,
-            output_range=setting.output_range,
-        )
+    def certificate(self, evidence: CenterEvidence, eps: float, rule: str, setting: Setting) -> CenterCertificate:
+        return certificate_from(evidence, eps, rule, self.metric, self.kind, setting)
 
     def distance(self, a: Tensor, b: Tensor) -> float:
         return between(self.metric, a, b)

@@ -17,9 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from centersmooth.bounds import EXACT
-from centersmooth.certificate import CenterName
 from centersmooth.certifiers.center.quantiles import QuantileTable
-from centersmooth.certifiers.center.search import BestCenter, best_candidate, free_center, least_median_center
+from centersmooth.certifiers.center.search import (
+    BestCenter,
+    CenterKind,
+    best_candidate,
+    free_center,
+    least_median_center,
+)
 from centersmooth.certifiers.distances import DistanceBuffer, DistanceSample, to_numpy
 from centersmooth.gathering import Setting, Shared, features_in_blocks
 from centersmooth.metrics.base import Metric, features_of
@@ -66,7 +71,7 @@ class CenterCollector:
     Metrics of one source (`Metric.source`) share features, centers and distances.
     """
 
-    def __init__(self, metric: Metric, kind: CenterName, setting: Setting, shared: Shared, radius: bool) -> None:
+    def __init__(self, metric: Metric, kind: CenterKind, setting: Setting, shared: Shared, radius: bool) -> None:
         self._metric, self._source, self._kind = metric, metric.source, kind
         self._budget, self._block, self._shared, self._radius = setting.budget, setting.forward_block, shared, radius
         fresh = self._budget.fresh_draws if radius else self._budget.n

@@ -84,8 +84,8 @@ from functools import lru_cache
 from scipy.special import betainccinv, ndtri
 
 from centersmooth.bounds import EXACT, half_count
-from centersmooth.certificate import Budget, CenterName
-from centersmooth.certifiers.center.search import BLOCK
+from centersmooth.certificate import Budget
+from centersmooth.certifiers.center.search import BLOCK, CenterKind
 from centersmooth.noise import DrawsTogether, Noise
 
 _ROUND_UP = 1 + 1e-12
@@ -111,7 +111,7 @@ class FarRanks:
     radius: int
 
 
-def far_ranks_of(budget: Budget, noise: Noise, eps: float, center: CenterName) -> dict[int, FarRanks]:
+def far_ranks_of(budget: Budget, noise: Noise, eps: float, center: CenterKind) -> dict[int, FarRanks]:
     """The ranks of each ``T`` of a rule, by the draws of a candidate: 1, and `BLOCK` for free centers.
 
     None where the counts are too small for any. Two share the failure probability of one; where they are too small for

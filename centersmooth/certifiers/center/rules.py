@@ -12,45 +12,48 @@ one that a fresh run finds at any ``x'`` within ``eps``, ``r'`` the median dista
    (`center_margin`; fails with probability ``<= alpha1/2``). A sample point in it has all the others within
    ``2 r_hat``, so the least median distance is ``r' <= 2 r_hat =: r_far``.
 
-Hence ``d(c, c') <= 3 r_hat``: ``far: doubled``, the paper's rule. Smooth-HD needs one of its ``n0`` candidates in that
-ball besides: it has none with probability ``<= (1/2 - Delta1)**n0``, which is added to ``alpha``.
+Hence ``d(c, c') <= 3 r_hat``: the rules ``paper`` and ``exact``, which differ in their confidence bounds. Smooth-HD
+needs one of its ``n0`` candidates in that ball besides: it has none with probability ``<= (1/2 - Delta1)**n0``, which
+is added to ``alpha``.
 
-``far: measured`` has another step 3: the draws at ``x`` show how small median distances are there, hence a number ``T``
-with ``r' <= T`` at every ``x'``, except with the same ``alpha1/2`` at ``x'`` and with half of ``alpha2`` at ``x``; the
-other half is left to step 1. Theorem and proof are in `.measured`. Both bounds on ``r'`` hold at once, and
+The rule ``measured`` has another step 3: the draws at ``x`` show how small median distances are there, hence a number
+``T`` with ``r' <= T`` at every ``x'``, except with the same ``alpha1/2`` at ``x'`` and with half of ``alpha2`` at
+``x``; the other half is left to step 1. Theorem and proof are in `.measured`. Both bounds on ``r'`` hold at once, and
 which is smaller is known before anything is drawn at ``x'``: so ``r_far = min(T, 2 r_hat)`` costs nothing more. Where
 the counts are too small for any ``T``, which is known before the first draw, it is the doubled rule with all of
 ``alpha2``.
 
-``center: free`` lets means be centers (`.search`), at ``x`` as at ``x'``: another smoothed model from the
+Free centers may be means (`.search`), at ``x`` as at ``x'``: another smoothed model from the
 same draws. Steps 1 and 2 hold for any center that is chosen before the fresh draws. The sample points stay among its
 proposals, so that its ``r'`` is at most that of the sample points, and step 3 holds with ``T`` and with ``2 r_hat``;
 the means of blocks give a second ``T``, usually a smaller one.
 
 For ``d = e**power`` there are two ways. The paper's (theorem 3, relaxed) uses ``gamma`` twice: ``r_far = 2 gamma
-r_hat`` and ``d(c, c') <= gamma (r_hat + r_far)``, a factor of 10 for ``gamma = 2``. ``bounds: exact`` goes through the
+r_hat`` and ``d(c, c') <= gamma (r_hat + r_far)``, a factor of 10 for ``gamma = 2``. The other rules go through the
 root, where the three steps above hold for ``e`` as they stand: ``r_far = 2**power r_hat`` or ``T``, and ``e(c, c') <=
 r_hat**(1/power) + r_far**(1/power)``; a factor of 9 where it is doubled.
 
 Rounding. Steps 1 to 3 hold for computed distances as they do for any symmetric function of two outputs; only the
-triangle inequality needs the exact ones. ``bounds: exact`` enlarges every radius by `ROUNDING`; ``bounds: paper``
-leaves the paper's number as it is. ``docs/guarantee.md`` has all of this at length.
+triangle inequality needs the exact ones. The rule ``paper`` leaves the paper's number as it is, the others enlarge
+every radius by `ROUNDING`. ``docs/guarantee.md`` has all of this at length.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
-
-from torch import Tensor
+from typing import Any, Final, Literal
 
 from centersmooth.bounds import EXACT, PAPER, Bounds
-from centersmooth.certificate import Budget, CenterName, Certificate, FarName, Outcome
+from centersmooth.certificate import Budget, CenterCertificate, Outcome
 from centersmooth.certifiers.center.evidence import CenterEvidence
 from centersmooth.certifiers.center.measured import far_ranks, far_ranks_of
-from centersmooth.certifiers.center.search import BLOCK
+from centersmooth.certifiers.center.search import BLOCK, CenterKind
+from centersmooth.gathering import Setting
 from centersmooth.metrics.base import Metric
 from centersmooth.noise import Noise
+
+CERTIFIER_OF: Final[dict[CenterKind, str]] = {"sample": "center", "free": "center_free"}
+"""Names of the certifiers of both kinds of centers."""
 
 ROUNDING: Final = 1e-4
 """Relative: covers computed distances that are off by up to 1.6e-5 of themselves, in six places.
@@ -58,13 +61,10 @@ ROUNDING: Final = 1e-4
 ``docs/guarantee.md``, section 7, has a table of what each distance is off by: ``257 * 2**-24 = 1.53e-5`` at most.
 """
 
-RULES: Final[tuple[tuple[Bounds, FarName, CenterName], ...]] = (
-    (PAPER, "doubled", "sample"),
-    (EXACT, "doubled", "sample"),
-    (EXACT, "measured", "sample"),
-    (EXACT, "measured", "free"),
-)
-"""Every rule there is: the measured far radius is a statement about the binomial law itself; free centers use it."""
+CenterRule = Literal["paper", "exact", "measured"]
+
+BOUNDS_OF: Final[dict[str, Bounds]] = {"paper": PAPER, "exact": EXACT, "measured": EXACT}
+"""Confidence bounds of each rule. The measured far radius is a statement about the binomial law itself."""
 
 
 def center_problem(budget: Budget, bounds: Bounds) -> str:
@@ -120,17 +120,17 @@ def free_problem(budget: Budget, metric: Metric) -> str:
 
     >>> from centersmooth import L2, DistanceFunction
     >>> free_problem(Budget(n=2_000, m=4_000, n0=30), L2())
-    "center is 'free' and n0 is 30: Smooth-HD keeps no sample to take means of: expected n0=0, or center='sample'"
+    "kind is 'free' and n0 is 30: Smooth-HD keeps no sample to take means of: expected n0=0, or kind='sample'"
     """
     if not metric.source.has_means:
-        return f"center is 'free', but {metric.name} has no means of outputs (has_means): expected center='sample'"
+        return f"kind is 'free', but {metric.name} has no means of outputs (has_means): expected kind='sample'"
     if budget.n0:
         return (
-            f"center is 'free' and n0 is {budget.n0}: Smooth-HD keeps no sample to take means of: "
-            "expected n0=0, or center='sample'"
+            f"kind is 'free' and n0 is {budget.n0}: Smooth-HD keeps no sample to take means of: "
+            "expected n0=0, or kind='sample'"
         )
     if budget.n < 2 * BLOCK:
-        return f"center is 'free' and n is {budget.n}: expected at least {2 * BLOCK}, as means of {BLOCK} are taken"
+        return f"kind is 'free' and n is {budget.n}: expected at least {2 * BLOCK}, as means of {BLOCK} are taken"
     return ""
 
 
@@ -178,7 +178,7 @@ class Radii:
 def doubled_radii(
     evidence: CenterEvidence, eps: float, metric: Metric, noise: Noise, budget: Budget, bounds: Bounds
 ) -> Radii:
-    """``far: doubled``: the radius of the center's ball, and what the triangle inequality makes of it.
+    """The rules ``paper`` and ``exact``: the radius of the center's ball, and what the triangle inequality makes of it.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def doubled_radii(
 
 
 def measured_radii(evidence: CenterEvidence, eps: float, metric: Metric, noise: Noise, budget: Budget) -> Radii | None:
-    """``far: measured``: ``T`` where it is below the doubled radius; None where the counts are too small for any.
+    """The rule ``measured``: ``T`` where it is below the doubled radius; None where the counts are too small for any.
 
     Of evidence about a free center the smaller of both ``T``.
     """
@@ -209,60 +209,43 @@ def measured_radii(evidence: CenterEvidence, eps: float, metric: Metric, noise: 
 
 
 def certificate_from(
-    evidence: CenterEvidence,
-    eps: float,
-    *,
-    metric: Metric,
-    noise: Noise,
-    budget: Budget,
-    bounds: Bounds,
-    far: FarName,
-    center: CenterName = "sample",
-    output_range: tuple[float, float] | None = None,
-) -> Certificate:
+    evidence: CenterEvidence, eps: float, rule: str, metric: Metric, kind: CenterKind, setting: Setting
+) -> CenterCertificate:
     """The certificate of one input at one ``eps``: a read of the sorted distances.
 
     Parameters
     ----------
     evidence : CenterEvidence
-        About a center of this kind, gathered under the same metric, noise and budget.
+        About a center of this kind, gathered under the same metric and setting.
     eps : float
-        l2 radius of the inputs, in the unit of the input.
-    bounds, far, center
-        One of `RULES`.
+        Size of the perturbations, in the unit of the threat.
     """
+    noise, budget, bounds = setting.noise, setting.budget, BOUNDS_OF[rule]
     alpha = spent_alpha(budget, bounds)
-
-    def without_radius(outcome: Outcome, reason: str, output: Tensor | None) -> Certificate:
-        r_center = None if output is None else evidence.r_center
-        none = (None, None, None)
-        return Certificate(eps, outcome, None, False, output, r_center, *none, alpha, bounds.name, far, reason, center)
-
-    problem = center_problem(budget, bounds) or radius_problem(budget, noise, eps, bounds)
-    if problem:
-        return without_radius(Outcome.INFEASIBLE, problem, None)
+    common: dict[str, Any] = {"alpha": alpha, "certifier": CERTIFIER_OF[kind], "rule": rule, "about": "run"}
+    if problem := center_problem(budget, bounds) or radius_problem(budget, noise, eps, bounds):
+        return CenterCertificate(eps, Outcome.INFEASIBLE, None, False, None, **common, reason=problem)
     if evidence.far is None or not budget.accepts_center(evidence.inside, bounds):
         reason = (
             f"{evidence.inside} of {budget.n} fresh draws fell around the center: too few for delta = {budget.delta:g}"
         )
-        return without_radius(Outcome.BAD_CENTER, reason, evidence.center)
+        return CenterCertificate(
+            eps, Outcome.BAD_CENTER, None, False, evidence.center, **common, reason=reason, r_center=evidence.r_center
+        )
 
-    measured = measured_radii(evidence, eps, metric, noise, budget) if far == "measured" else None
+    measured = measured_radii(evidence, eps, metric, noise, budget) if rule == "measured" else None
     radii = measured or doubled_radii(evidence, eps, metric, noise, budget, bounds)
-    radius, diameter = radii.total(metric, bounds), metric.diameter(tuple(evidence.center.shape), output_range)
-    return Certificate(
+    radius, diameter = radii.total(metric, bounds), metric.diameter(tuple(evidence.center.shape), setting.output_range)
+    return CenterCertificate(
         eps=eps,
         outcome=Outcome.CERTIFIED,
         radius=min(radius, diameter),
         vacuous=radius >= diameter,
-        center=evidence.center,
+        answer=evidence.center,
+        **common,
+        reason=far_problem(budget, noise, eps) if rule == "measured" else "",
         r_center=evidence.r_center,
         r_hat=radii.r_hat,
         r_far=radii.r_far,
         beta=radii.beta,
-        alpha=alpha,
-        bounds=bounds.name,
-        far=far,
-        reason=far_problem(budget, noise, eps) if far == "measured" else "",
-        center_name=center,
     )

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from centersmooth.certifiers.center.quantiles import near_ranks, smallest
 from centersmooth.errors import ModelError
 from centersmooth.gathering import features_in_blocks
 from centersmooth.metrics.base import Metric, features_of
+
+CenterKind = Literal["sample", "free"]
+"""What may be a center: drawn outputs alone, as in the paper, or means of them as well."""
 
 BLOCK: Final = 4
 """Draws of a block whose mean is proposed as a center.

@@ -1,6 +1,6 @@
 """Certified points under attack: how far the smoothed output moves, beside what was certified.
 
-One attack for each point, metric and eps of a cell, kept in the cell's folder as
+One attack for each point, certifier and eps of a cell, kept in the cell's folder as
 ``attacks/<point>-<eps>-<digest>.json`` and never done twice; rows of `tables.ATTACK_FILE` are reads of it, one for each
 rule that certifies the point.
 
@@ -20,18 +20,17 @@ from dataclasses import asdict, dataclass
 from functools import partial, reduce
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from centersmooth import Attack, ModelError, Outcome, RandomStream
 from centersmooth.attack import Judged, judge
-from centersmooth.bounds import BOUNDS
-from centersmooth.certificate import CenterName
+from centersmooth.gathering import Setting
 from centersmooth.sampling import Sampler
-from csrun.cells.cell import Cell
-from csrun.cells.rows import Row, csv_lines, key_of, text
+from csrun.cells.certify import key_of
+from csrun.cells.rows import Row, csv_lines, text
 from csrun.cells.store import CellStore
 from csrun.report.tables import KEYS, number
 from csrun.system.files import digest_of, write_atomically
@@ -39,39 +38,25 @@ from csrun.system.files import digest_of, write_atomically
 FALSE_ALARM = 1e-6
 """How often a run may fail though every certificate is true."""
 
-VERSION = 1
+VERSION = 2
 """Raised whenever a change makes an attack find something else."""
 
-COLUMNS: tuple[str, ...] = (*KEYS, "point", "source", "certified", "attack", "steps", "restarts", "draws", "runs")
+COLUMNS: tuple[str, ...] = (*KEYS, "point", "source", "radius", "attack", "steps", "restarts", "draws", "runs")
 COLUMNS += ("abstained", "movement", "beyond", "alpha1", "alpha2")
 
 
 @dataclass(frozen=True)
 class Target:
-    """One certificate to be attacked: its point, metric, eps and what it is about: a kind of center, or the mean."""
+    """One answer to be attacked: its point, the key of its certifier, and how large perturbations may be."""
 
     point: int
-    metric: str
+    key: str
     eps: float
-    center: CenterName | Literal["mean"] = "sample"
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Of the centers of a sample as if there were no others, so that attacks on them keep the names they had."""
-        content = asdict(self)
-        if self.center == "sample":
-            del content["center"]
-        return content
-
-    @property
-    def key(self) -> str:
-        """The key of its certifier."""
-        return key_of({"center": self.center, "metric": self.metric})
 
     @property
     def stream(self) -> str:
         """The name of its random stream."""
-        return f"attack/{self.metric}/{self.eps!r}" + ("" if self.center == "sample" else f"/{self.center}")
+        return f"attack/{self.key}/{self.eps!r}"
 
 
 @dataclass(frozen=True)
@@ -97,7 +82,7 @@ class CellAttack:
     inputs: Callable[[int], Tensor]
 
     def missing(self, rows: Iterable[Row]) -> list[Target]:
-        """Certified points, metrics and eps of these rows that have not been attacked yet, in their order."""
+        """Certified points, certifiers and eps of these rows that have not been attacked yet, in their order."""
         targets = dict.fromkeys(_target(row) for row in rows if row["outcome"] == Outcome.CERTIFIED.value)
         return [target for target in targets if not self._judged(target)]
 
@@ -110,45 +95,47 @@ class CellAttack:
             At the perturbed input the model or the metric gives NaN.
         """
         started = time.perf_counter()
-        x, center, certifier = self.inputs(target.point), self._center(target), self.store.certifiers[target.key]
+        x, answer, certifier = self.inputs(target.point), self._answer(target), self.store.certifiers[target.key]
         stream = RandomStream(self.store.cell.seed, target.point).named(target.stream)
         names = [f"run {run}" for run in range(self.runs)]
         search = stream.named("search")
-        found = self.attack.perturb(self.sampler, certifier, x, center, target.eps, search, progress=progress)
-        run = partial(judge, self.sampler, certifier, self.store.cell.budget, found, center, progress=progress)
+        found = self.attack.perturb(self.sampler, certifier, x, answer, target.eps, search, progress=progress)
+        run = partial(judge, self.sampler, certifier, self.store.cell.budget, found, answer, progress=progress)
         judged = [run(stream.named(name)) for name in names]
-        norm = float((found.double() - x.double()).norm())
-        self._keep(target, {"norm": norm, "judged": [asdict(run) for run in judged]}, started)
+        self._keep(target, {"judged": [asdict(run) for run in judged]}, started)
 
     def rows(self, rows: Iterable[Row]) -> Iterator[Row]:
         """What was found beside each certified row."""
         for row in rows:
             if row["outcome"] == Outcome.CERTIFIED.value and (judged := self._judged(_target(row))):
-                yield _row(row, judged, self.attack, self.store.cell)
+                yield _row(row, judged, self.attack)
 
     def _judged(self, target: Target) -> list[Judged]:
         """The runs kept; none where there is no file, or no readable one."""
         try:
-            return [Judged(**run) for run in json.loads(self._path(target).read_text())["judged"]]
+            runs = json.loads(self._path(target).read_text())["judged"]
+            return [Judged(float(run["movement"]), tuple(run["answers"])) for run in runs]
         except (OSError, ValueError, KeyError, TypeError):
             return []
 
-    def _center(self, target: Target) -> Tensor:
+    def _answer(self, target: Target) -> Tensor:
         evidence = self.store.load(target.key, target.point)
         if evidence is None:
             raise ModelError("its evidence cannot be read")
-        center: Tensor = evidence.center
-        return center.to(self.inputs(target.point).device)
+        certifier = self.store.certifiers[target.key]
+        setting = Setting.of(self.sampler, self.store.cell.budget)
+        answer = certifier.answer(evidence, setting, certifier.rules[-1]).answer
+        return answer.to(self.inputs(target.point).device)
 
     def _keep(self, target: Target, found: Mapping[str, Any], started: float) -> None:
         path = self._path(target)
         path.parent.mkdir(exist_ok=True)
         seconds = round(time.perf_counter() - started, 4)
-        content = {**target.identity, **self._identity(), **found, "seconds": seconds}
+        content = {**asdict(target), **self._identity(), **found, "seconds": seconds}
         write_atomically(path, json.dumps(content, indent=1).encode() + b"\n")
 
     def _path(self, target: Target) -> Path:
-        digest = digest_of(target.identity | self._identity())
+        digest = digest_of(asdict(target) | self._identity())
         return self.store.folder / "attacks" / f"{target.point:05d}-{target.eps:.4g}-{digest}.json"
 
     def _identity(self) -> dict[str, Any]:
@@ -156,14 +143,12 @@ class CellAttack:
 
 
 def _target(row: Row) -> Target:
-    center: Any = row["center"]
-    return Target(int(row["point"]), row["metric"], float(row["eps"]), center)
+    return Target(int(row["point"]), key_of(row["certifier"], row["metric"]), float(row["eps"]))
 
 
-def _row(row: Row, judged: Sequence[Judged], attack: Attack, cell: Cell) -> Row:
-    """A line of the table; whether a run answers is for the bounds of the row's rule to say."""
-    bounds = BOUNDS[row["bounds"]]
-    moved = [run.movement for run in judged if cell.budget.accepts_center(run.inside, bounds)]
+def _row(row: Row, judged: Sequence[Judged], attack: Attack) -> Row:
+    """A line of the table; whether a run answers is for the row's rule to say."""
+    moved = [run.movement for run in judged if row["rule"] in run.answers]
     values = {
         "attack": attack.kind,
         "steps": attack.steps,
@@ -172,7 +157,7 @@ def _row(row: Row, judged: Sequence[Judged], attack: Attack, cell: Cell) -> Row:
         "runs": len(judged),
         "abstained": len(judged) - len(moved),
         "movement": max(moved, default=None),
-        "beyond": sum(movement > float(row["certified"]) for movement in moved),
+        "beyond": sum(movement > float(row["radius"]) for movement in moved),
         "alpha1": float(row["alpha"]) - float(row["alpha2"]),
     }
     return {key: row[key] for key in COLUMNS if key in row} | {key: text(value) for key, value in values.items()}
@@ -244,6 +229,6 @@ def attack_note(rows: Sequence[Row]) -> str:
 
 def _shares(rows: Sequence[Row], metric: str) -> str:
     """Found over certified, from the least point to the greatest."""
-    own = [row for row in rows if row["metric"] == metric and row["movement"] and float(row["certified"])]
-    shares = sorted(float(row["movement"]) / float(row["certified"]) for row in own)
+    own = [row for row in rows if row["metric"] == metric and row["movement"] and float(row["radius"])]
+    shares = sorted(float(row["movement"]) / float(row["radius"]) for row in own)
     return " to ".join(dict.fromkeys(number(share, 2) for share in (*shares[:1], *shares[-1:]))) or "–"

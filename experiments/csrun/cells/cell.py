@@ -7,9 +7,11 @@ or which experiment asked. So `l2_mnist` finds the cells of `tv_mnist` done.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from centersmooth import Budget
+from centersmooth import Budget, Noise
 from csrun.cells import METHOD_VERSION
+from csrun.noise import noise_of
 from csrun.system.files import digest_of
 
 
@@ -20,10 +22,12 @@ class Cell:
     Attributes
     ----------
     model, dataset : str
-    train_sigma : float or None
-        Noise the model was trained with; None if it was not trained here.
-    sigma : float
-        Noise it is smoothed with.
+    train : str
+        ``<method>@<scale>`` of the noise it was trained with, ``none`` without noise; empty if it was not trained here.
+    noise : dict
+        The smoothing law: its ``name`` and what it has beside its scale.
+    scale : float
+        Of the smoothing law.
     weights, metric_weights, data : str
         Digests of the weights of the model and of its metrics, and of the test examples.
     budget : Budget
@@ -31,8 +35,9 @@ class Cell:
 
     model: str
     dataset: str
-    train_sigma: float | None
-    sigma: float
+    train: str
+    noise: dict[str, Any]
+    scale: float
     weights: str
     metric_weights: str
     data: str
@@ -40,9 +45,13 @@ class Cell:
     seed: int
     forward_block: int
     device: str
-    noise: str = "gaussian"
     precision: str = "float32"
     method: int = METHOD_VERSION
+
+    @property
+    def law(self) -> Noise:
+        """The smoothing law itself."""
+        return noise_of(self.noise, self.scale)
 
     @property
     def digest(self) -> str:
@@ -51,6 +60,6 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """The cell's folder, ``<model>-<dataset>-s<sigma>-<digest>``."""
+        """The cell's folder, ``<model>-<dataset>-s<scale>-<digest>``."""
         model = self.model.replace(":", ".")
-        return f"{model}-{self.dataset}-s{self.sigma:.4g}-{self.digest}"
+        return f"{model}-{self.dataset}-s{self.scale:.4g}-{self.digest}"

@@ -25,16 +25,24 @@ OF_THE_POINT = (ModelError, RequestError)
 
 
 def certifiers_of(metrics: Mapping[str, Metric], setting: Setting) -> dict[str, Certifier]:
-    """All certifiers that a cell can have, by key, ``<certifier>.<metric>``."""
-    kinds: list[tuple[str, Certifier]] = [
-        (name, entry.build(metric)) for name, metric in metrics.items() for entry in CERTIFIERS.values()
-    ]
-    return {f"{one.name}.{name}": one for name, one in kinds if not one.problem(setting, one.rules[-1])}
+    """All certifiers that a cell can have, by key: those of each metric, and those that bring their own distance."""
+    kinds: dict[str, Certifier] = {name: entry.build() for name, entry in CERTIFIERS.items() if not entry.measured}
+    for metric_name, metric in metrics.items():
+        for name, entry in CERTIFIERS.items():
+            if entry.measured:
+                kinds[key_of(name, metric_name)] = entry.build(metric)
+    return {key: one for key, one in kinds.items() if not one.unsuited(setting)}
 
 
-def metric_of(key: str) -> str:
-    """The name of the metric in a certifier's key."""
-    return key.partition(".")[2]
+def key_of(certifier: str, metric: str) -> str:
+    """The key of a certifier that measures in a metric; of one that brings its own distance, with no metric."""
+    return f"{certifier}.{metric}" if metric else certifier
+
+
+def names_of(key: str) -> tuple[str, str]:
+    """The names of certifier and metric in a key; the metric's is empty where there is none."""
+    certifier, _, metric = key.partition(".")
+    return certifier, metric
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,15 @@ import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
 
-from centersmooth import Center, Certificate, GaussianNoise, Outcome
+from centersmooth import Certificate, Outcome
 from centersmooth.certifiers import Certifier
-from centersmooth.certifiers.center import RULES
 from centersmooth.gathering import Setting
 from csrun.cells.cell import Cell
-from csrun.cells.certify import PointResult, metric_of
+from csrun.cells.certify import PointResult, names_of
 from csrun.config import GridPoint
-
-COLUMNS = (
-    "cell model dataset train_sigma metric eps h sigma point source outcome r_center r_hat r_far beta certified "
-    "vacuous error n0 n m delta alpha1 alpha2 alpha bounds far center smoothing seed device seconds reason"
-).split()
+from csrun.noise import noise_label
+from csrun.registry import CERTIFIERS
+from csrun.report.tables import ROW_COLUMNS
 
 Row = dict[str, str]
 
@@ -40,7 +37,7 @@ def rows_of(
     certifiers : mapping
         Of the cell, by the keys of `certify.certifiers_of`.
     """
-    setting = Setting(GaussianNoise(cell.sigma), cell.budget, output_range, cell.forward_block)
+    setting = Setting(cell.law, cell.budget, output_range, cell.forward_block)
     rows = []
     for key, certifier in certifiers.items():
         evidence, failure = result.evidence.get(key), result.failures.get(key)
@@ -48,7 +45,7 @@ def rows_of(
             continue
         for pair in sorted(pairs):
             for rule in certifier.rules:
-                row = _common(result, cell, metric_of(key), pair) | _rule(certifier, rule)
+                row = _common(result, cell, key, pair) | {"rule": rule, "about": certifier.about(rule)}
                 if evidence is None:
                     rows.append(row | {"outcome": Outcome.FAILED.value, "reason": str(failure)})
                 else:
@@ -57,58 +54,43 @@ def rows_of(
     return rows
 
 
-def _rule(certifier: Certifier, rule: str) -> Row:
-    """The columns that say which smoothed model and which rule a row is of."""
-    if isinstance(certifier, Center):
-        bounds, far = RULES[rule]
-        return {"bounds": bounds.name, "far": far, "center": certifier.kind, "smoothing": "center"}
-    return {"bounds": "exact", "far": rule, "center": "mean", "smoothing": "mean"}
-
-
-def key_of(row: Row) -> str:
-    """The key of the certifier that a row is of."""
-    names = {"sample": "center", "free": "center_free", "mean": "mean"}
-    return f"{names[row['center']]}.{row['metric']}"
-
-
-def _common(result: PointResult, cell: Cell, metric: str, pair: GridPoint) -> Row:
-    budget = cell.budget
+def _common(result: PointResult, cell: Cell, key: str, pair: GridPoint) -> Row:
+    budget, (certifier, metric) = cell.budget, names_of(key)
     values = {
         "cell": cell.digest,
         "model": cell.model,
         "dataset": cell.dataset,
-        "train_sigma": cell.train_sigma,
+        "train": cell.train,
+        "noise": noise_label(cell.noise),
+        "scale": cell.scale,
+        "threat": cell.law.threat.unit,
+        "certifier": certifier,
         "metric": metric,
         "eps": pair.eps,
         "h": pair.h,
-        "sigma": cell.sigma,
         "point": result.point,
         "source": result.source,
-        "n0": budget.n0,
         "n": budget.n,
         "m": budget.m,
-        "delta": budget.delta,
         "alpha1": budget.alpha1,
         "alpha2": budget.alpha2,
         "seed": cell.seed,
         "device": cell.device,
         "seconds": result.seconds,
     }
+    values |= {name: getattr(budget, name) for name in ("delta", "n0") if name in CERTIFIERS[certifier].details}
     return {key: text(value) for key, value in values.items()}
 
 
 def _numbers(certificate: Certificate, error: float) -> Row:
     values = {
         "outcome": certificate.outcome.value,
-        "r_center": certificate.r_center,
-        "r_hat": certificate.r_hat,
-        "r_far": certificate.r_far,
-        "beta": certificate.beta,
-        "certified": certificate.radius,
+        "radius": certificate.radius,
         "vacuous": certificate.vacuous,
-        "error": None if certificate.center is None else error,
+        "error": None if certificate.answer is None else error,
         "alpha": certificate.alpha,
         "reason": certificate.reason,
+        **certificate.details,
     }
     return {key: text(value) for key, value in values.items()}
 
@@ -127,7 +109,7 @@ def rows_of_rule(rows: Iterable[Row], rule: Mapping[str, str]) -> list[Row]:
     return [row for row in rows if all(row[part] == value for part, value in rule.items())]
 
 
-def csv_lines(rows: Iterable[Row], *, header: bool, columns: Sequence[str] = COLUMNS) -> bytes:
+def csv_lines(rows: Iterable[Row], *, header: bool, columns: Sequence[str] = ROW_COLUMNS) -> bytes:
     """Rows as CSV; a column a row does not have is empty."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, restval="", lineterminator="\n")

@@ -9,14 +9,13 @@ from typing import Any
 
 import torch
 
-from centersmooth import GaussianNoise, Metric, ModelError, RandomStream
-from centersmooth.gathering import Setting
+from centersmooth import Metric, ModelError, RandomStream
 from centersmooth.sampling import Sampler, evaluating
 from csrun.cells.attacks import CellAttack
-from csrun.cells.certify import Point, PointCertifier, PointResult, certifiers_of
-from csrun.cells.rows import Row, key_of
+from csrun.cells.certify import Point, PointCertifier, PointResult, names_of
+from csrun.cells.rows import Row
 from csrun.cells.store import CellStore
-from csrun.metrics import build_metrics, fingerprint, metric_weights_digest
+from csrun.metrics import fingerprint, metric_weights_digest
 from csrun.models import build_model, model_digest
 from csrun.models.base import BaseModel
 from csrun.models.precision import in_precision
@@ -37,6 +36,7 @@ class DoneCell:
         Those the experiment selects.
     note : str
         What a reader has to know about the model's weights; empty if they are what the experiment asks for.
+    metrics : mapping of str to Metric
     attacks : list of Row
         What attacks on the certificates of `rows` found.
     failed : int
@@ -46,6 +46,7 @@ class DoneCell:
     store: CellStore
     rows: list[Row]
     note: str
+    metrics: Mapping[str, Metric]
     attacks: list[Row]
     failed: int
 
@@ -63,8 +64,9 @@ class CellRun:
     Attributes
     ----------
     certifier : PointCertifier
-        From `open` on, as the next two.
+        From `open` on, as the next three.
     store : CellStore
+    metrics : dict of str to Metric
     missing : list of int
         Points without all of their evidence, in order.
     done : DoneCell
@@ -73,6 +75,7 @@ class CellRun:
 
     certifier: PointCertifier
     store: CellStore
+    metrics: dict[str, Metric]
     missing: list[int]
     done: DoneCell
 
@@ -84,27 +87,25 @@ class CellRun:
     @property
     def label(self) -> str:
         cell = self.store.cell
-        return f"certify {cell.model} on {cell.dataset}, sigma {cell.sigma:.3g}"
+        return f"certify {cell.model} on {cell.dataset}, scale {cell.scale:.3g}"
 
     def open(self) -> None:
         """Obtain and check the model, hold the cell's folder, find out which points are missing."""
         plan, cell_plan, config = self.plan, self.cell_plan, self.plan.config
         model, weights = obtain_model(plan, cell_plan, self.display)
-        metrics = build_metrics(cell_plan.metric_names(config), config.weights, config.device)
-        check(plan, cell_plan, model, metrics)
+        self.metrics = metrics = plan.metrics_of(cell_plan)
+        certifiers = plan.certifiers_of(cell_plan, model)
+        check(plan, cell_plan, model, certifiers)
         identity = _identity(plan, cell_plan, model, metrics)
         cell = cell_plan.cell(config, plan.budget, plan.data.digest, weights, identity)
         lock, say = plan.out / cell.name / ".lock", waiting(plan, self.display)
         self._lock.enter_context(held(lock, f"the cell {cell.name}", say))
-        noise = GaussianNoise(cell.sigma)
-        setting = Setting(noise, plan.budget, model.output_range, cell.forward_block)
-        certifiers = certifiers_of(metrics, setting)
         self.store = CellStore(plan.out, cell, certifiers, list(cell_plan.pairs), model.output_range)
         self.certifier = PointCertifier(
             model,
             certifiers,
             budget=plan.budget,
-            noise=noise,
+            noise=cell_plan.noise,
             seed=cell.seed,
             forward_block=cell.forward_block,
             batch_size=config.batch_size,
@@ -138,7 +139,7 @@ class CellRun:
         rows = _select(self.store.rebuild(self._failures), plan, cell_plan)
         attacks, fallen = _attack_cell(plan, cell_plan, model, self.store, rows, self.display)
         failed = len(self._failures) + fallen
-        self.done = DoneCell(self.store, rows, model.note, attacks, failed)
+        self.done = DoneCell(self.store, rows, model.note, self.metrics, attacks, failed)
         self.release()
 
     def release(self) -> None:
@@ -151,7 +152,7 @@ class CellRun:
         for line in store.repaired:
             self.display.say(line)
         done = {key: store.done(key) for key in store.certifiers}
-        asked = [key for key, one in store.certifiers.items() if one.name in plan.certifiers]
+        asked = [key for key in store.certifiers if names_of(key)[0] in plan.config.certifiers]
         keys = {point: tuple(key for key in asked if point not in done[key]) for point in plan.points}
         self._missing = {point: missing for point, missing in keys.items() if missing}
         missing = sorted(self._missing)
@@ -166,7 +167,7 @@ def _identity(plan: Plan, cell_plan: CellPlan, model: BaseModel, metrics: Mappin
     identity = metric_weights_digest(metrics)
     if ":" in "".join((cell_plan.model, *metrics)):
         block = plan.config.forward_block
-        sampler = Sampler(model, GaussianNoise(cell_plan.sigma), block, plan.config.batch_size, model.output_range)
+        sampler = Sampler(model, cell_plan.noise, block, plan.config.batch_size, model.output_range)
         with evaluating(model):
             outputs = torch.cat(list(sampler.draw(plan.input(model, 0), block, RandomStream(0), "fingerprint")))
             identity += fingerprint(metrics, outputs, model.output_range)
@@ -186,7 +187,7 @@ def obtain_model(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[Bas
         weights = model_digest(model, cell_plan.model)
         return in_precision(model, plan.config.precision), weights
     if training in plan.to_train():
-        label = f"train {training.model} on {training.dataset}, sigma {training.train_sigma:.3g}"
+        label = f"train {training.model} on {training.dataset}, {training.label}"
         display.stage(label, TRAINING_WEIGHT * training.epochs * training.images)
     model, weights = obtain(
         training,
@@ -206,14 +207,14 @@ def _attack_cell(
     if plan.attack is None:
         return [], 0
     cell, batch_size = store.cell, plan.config.batch_size
-    sampler = Sampler(model, GaussianNoise(cell.sigma), cell.forward_block, batch_size, store.output_range)
+    sampler = Sampler(model, cell_plan.noise, cell.forward_block, batch_size, store.output_range)
     runs, inputs = plan.config.attacker.runs, lambda point: plan.input(model, point)
     own = CellAttack(store, sampler, plan.attack, runs, inputs)
     rows = [row for row in rows if int(row["point"]) in plan.attacked]
     missing = own.missing(rows)
     display.skip(plan.attack_passes(cell_plan) - plan.passes_of_attack * len(missing))
     if missing:
-        name = f"attack {cell.model} on {cell.dataset}, sigma {cell.sigma:.3g}"
+        name = f"attack {cell.model} on {cell.dataset}, scale {cell.scale:.3g}"
         display.stage(name, plan.passes_of_attack * len(missing))
     failed = 0
     with evaluating(model):
@@ -233,8 +234,8 @@ def _select(rows: Iterable[Row], plan: Plan, cell_plan: CellPlan) -> list[Row]:
     return [
         row
         for row in rows
-        if row["metric"] in plan.config.metrics
+        if row["metric"] in ("", *plan.config.metrics)
         and row["point"] in points
         and (row["eps"], row["h"]) in pairs
-        and key_of(row).partition(".")[0] in plan.certifiers
+        and row["certifier"] in plan.config.certifiers
     ]

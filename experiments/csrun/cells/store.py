@@ -2,11 +2,11 @@
 
 ::
 
-    runs/<model>-<dataset>-s<sigma>-<digest>/
+    runs/<model>-<dataset>-s<scale>-<digest>/
       evidence/<certifier>.<metric>-v<version>/00007.npz
                            of one point, written whole or not at all: what resuming rests on
       certificates.csv     rows, appended as points finish, in canonical order when a run ends
-      centers.npz          center and base output of every point, for panels and audits
+      answers.npz          answers of every certifier and base outputs, for panels and audits
       run.json             identity of the cell, its grid, one block for each run
 
 Rows are a function of the evidence. A run first rebuilds the table from it, so a torn line, a hand edit or another
@@ -29,11 +29,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from centersmooth import Center, Metric
 from centersmooth.certifiers import Certifier, pack, unpack
+from centersmooth.gathering import Setting
 from csrun.cells.cell import Cell
-from csrun.cells.certify import PointResult, metric_of
-from csrun.cells.rows import Row, csv_lines, key_of, rows_of
+from csrun.cells.certify import PointResult, key_of
+from csrun.cells.rows import Row, csv_lines, rows_of
 from csrun.config import GridPoint
 from csrun.system.files import archive_of, remove_unfinished, write_atomically
 
@@ -72,11 +72,6 @@ class CellStore:
         remove_unfinished(self.folder)
         self.pairs = sorted({*self.pairs, *self._earlier_pairs()})
 
-    @property
-    def metrics(self) -> dict[str, Metric]:
-        """The metrics of the cell, by name."""
-        return {metric_of(key): one.metric for key, one in self.certifiers.items() if isinstance(one, Center)}
-
     def done(self, key: str) -> set[int]:
         """Points whose evidence for this certifier is there."""
         return {int(path.stem) for path in self._folder(key).glob("[0-9]*.npz")}
@@ -108,7 +103,7 @@ class CellStore:
         order = list(self.certifiers)
         rows = sorted((row for result in results for row in self._rows_of(result)), key=lambda row: _place(row, order))
         self._write_table(csv_lines(rows, header=True))
-        self._write_centers(kept)
+        self._write_answers(kept)
         return rows
 
     def record(self, block: Mapping[str, Any]) -> None:
@@ -170,29 +165,32 @@ class CellStore:
         """The grid that earlier runs asked for; none where the record is not one of ours."""
         try:
             return [
-                GridPoint(*(float(pair[key]) for key in ("eps", "h", "sigma"))) for pair in self._read_record()["grid"]
+                GridPoint(*(float(pair[key]) for key in ("eps", "h", "scale"))) for pair in self._read_record()["grid"]
             ]
         except (KeyError, TypeError, ValueError):
             return []
 
-    def _write_centers(self, kept: Mapping[str, Mapping[int, PointResult]]) -> None:
-        """Centers and base outputs of the points that all metrics have a center at."""
-        samples = {key: found for key, found in kept.items() if key.startswith("center.")}
-        points = sorted(set.intersection(*(set(found) for found in samples.values()))) if samples else []
-        arrays: dict[str, np.ndarray] = {"points": np.array(points, dtype=np.int64)}
+    def _write_answers(self, kept: Mapping[str, Mapping[int, PointResult]]) -> None:
+        """Answers by the keys of the certifiers, each with its ``<key>.points``; and the base outputs of all points."""
+        setting = Setting(self.cell.law, self.cell.budget, self.output_range, self.cell.forward_block)
+        arrays: dict[str, np.ndarray] = {}
+        base: dict[int, torch.Tensor] = {}
         for key, found in kept.items():
-            kind, _, metric = key.partition(".")
-            if points and kind in _KINDS and set(points) <= set(found):
-                outputs = [found[point].evidence[key] for point in points]
-                arrays[f"{_KINDS[kind]}.{metric}"] = torch.stack([one.center for one in outputs]).numpy()
-                arrays["base"] = torch.stack([one.base for one in outputs]).numpy()
-        write_atomically(self.folder / "centers.npz", archive_of(arrays, compressed=False))
-
-
-_KINDS = {"center": "center", "center_free": "free"}
-"""Prefixes of the arrays of ``centers.npz``."""
+            certifier = self.certifiers[key]
+            answers = {
+                point: certifier.answer(result.evidence[key], setting, certifier.rules[-1])
+                for point, result in found.items()
+            }
+            if answers:
+                arrays[f"{key}.points"] = np.array(list(answers), dtype=np.int64)
+                arrays[key] = torch.stack([one.answer for one in answers.values()]).numpy()
+                base |= {point: one.base for point, one in answers.items()}
+        arrays["points"] = np.array(sorted(base), dtype=np.int64)
+        if base:
+            arrays["base"] = torch.stack([base[point] for point in sorted(base)]).numpy()
+        write_atomically(self.folder / "answers.npz", archive_of(arrays, compressed=False))
 
 
 def _place(row: Row, order: Sequence[str]) -> tuple[object, ...]:
     """Where a row stands in the table: rows of one pass are in order already."""
-    return (int(row["point"]), order.index(key_of(row)))
+    return (int(row["point"]), order.index(key_of(row["certifier"], row["metric"])))

@@ -30,7 +30,7 @@ from csrun.report.tables import SLIP_NUMBER, number
 WHITE = 255
 """Pixels a unit: how far the released code's noise and its eps are apart."""
 
-COLUMNS = ("model", "dataset", "metric", "point", "source", "eps", "h", "sigma", "certified", SLIP_NUMBER)
+COLUMNS = ("model", "dataset", "metric", "point", "source", "eps", "h", "scale", "radius", SLIP_NUMBER)
 
 
 def slipped_radius(
@@ -57,20 +57,23 @@ def slipped_radius(
     return min(radius, metric.diameter(tuple(evidence.center.shape), output_range))
 
 
-def slip_lines(store: CellStore, rows: Iterable[Row]) -> list[Row]:
+def slip_lines(store: CellStore, metrics: Mapping[str, Metric], rows: Iterable[Row]) -> list[Row]:
     """The lines of `tables.SLIP_FILE` for rows of one cell, of the rule an experiment leads with.
 
-    ``certified`` is the valid radius, empty where there is none.
+    ``radius`` is the valid one, empty where there is none.
     """
     rows = list(rows)
     wanted = {(f"center.{row['metric']}", int(row["point"])) for row in rows}
     kept = {(key, point): store.load(key, point) for key, point in wanted if point in store.done(key)}
     return [
-        {key: row[key] for key in COLUMNS if row.get(key)} | {SLIP_NUMBER: _number(store, row, kept)} for row in rows
+        {key: row[key] for key in COLUMNS if row.get(key)} | {SLIP_NUMBER: _number(store, metrics, row, kept)}
+        for row in rows
     ]
 
 
-def _number(store: CellStore, row: Row, kept: Mapping[tuple[str, int], CenterEvidence | None]) -> str:
+def _number(
+    store: CellStore, metrics: Mapping[str, Metric], row: Row, kept: Mapping[tuple[str, int], CenterEvidence | None]
+) -> str:
     name = row["metric"]
     evidence = kept.get((f"center.{name}", int(row["point"])))
     if evidence is None:
@@ -79,8 +82,8 @@ def _number(store: CellStore, row: Row, kept: Mapping[tuple[str, int], CenterEvi
         slipped_radius(
             evidence,
             float(row["eps"]),
-            float(row["sigma"]),
-            store.metrics[name],
+            float(row["scale"]),
+            metrics[name],
             store.cell.budget,
             store.output_range,
         )

@@ -32,7 +32,7 @@ from csrun.report.tables import (
     read_rows,
     read_unit_slip,
     summarise,
-    training_kind,
+    trainings_of,
 )
 
 PAPER_EXPERIMENTS = {f"{kind}_{data}" for kind in ("tv", "l2", "angular", "ablation") for data in ("mnist", "cifar10")}
@@ -90,10 +90,10 @@ class Study:
     @property
     def conditions(self) -> list[str]:
         """What a reader has to know before comparing, in a few words: budget, points, rule, stand-ins."""
-        bounds, points = self.manifest["rule"]["bounds"], self.manifest.get("points")
+        rule, points = self.manifest["rule"]["rule"], self.manifest.get("points")
         conditions = ["smoke counts" if self.manifest["budget"] == "smoke" else "reduced counts"] * self.reduced
         conditions += [f"{points} point{'s' * (points != 1)}"] if points else []
-        conditions += [f"{bounds} bounds"] * (bounds != "paper")
+        conditions += [f"rule {rule}"] * (rule != "paper")
         conditions += ["stand-in"] * any("stand" in note for note in self.manifest["notes"])
         return conditions + ["older method"] * self.older
 
@@ -106,8 +106,7 @@ class Study:
         """The lines of the rule the figures draw, of one metric or all, with the kind of training."""
         lines = self.summary[self.summary["metric"].isin([metric] if metric else self.manifest["metrics"])]
         lines = of_rule(lines, self.manifest["rule"])
-        kinds = [training_kind(*pair) for pair in zip(lines["train_sigma"], lines["sigma"], strict=True)]
-        return lines.assign(training=kinds)
+        return lines.assign(training=trainings_of(lines))
 
 
 @dataclass(frozen=True)
@@ -201,7 +200,7 @@ def sharpenings(studies: Sequence[Study]) -> list[Sharpening]:
 
 
 def _sharpenings_of(study: Study, rule: str) -> Iterator[Sharpening]:
-    keys = ["model", "dataset", "train_sigma", "metric", "h", "eps"]
+    keys = ["model", "dataset", "train", "metric", "h", "eps"]
     columns = [*keys, "radius_median", "status"]
     ours, papers = (of_rule(study.summary, one)[columns] for one in (RULES_BESIDE[rule], PAPER_RULE))
     both = ours.merge(papers, on=keys, suffixes=("", "_paper"))
@@ -239,9 +238,9 @@ def _both_rise(study: Study) -> Iterator[Finding]:
 
 
 def _curves(study: Study) -> list[pd.DataFrame]:
-    """Lines of one model, metric, training and h (or sigma), by eps; without infeasible ones."""
+    """Lines of one model, metric, training and h (or scale), by eps; without infeasible ones."""
     lines = study.drawn()
-    keys = ["model", "dataset", "metric", "training", "sigma" if study.manifest["curve"] == "sigma" else "h"]
+    keys = ["model", "dataset", "metric", "training", "scale" if study.manifest["curve"] == "scale" else "h"]
     lines = lines[lines["status"] != "infeasible"].sort_values("eps")
     return [curve for _, curve in lines.groupby(keys, sort=True)]
 

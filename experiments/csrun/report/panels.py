@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from csrun.registry import NOISES
 from csrun.report.plots import METRIC_LABELS, PALETTE, footer_lines, save, style
 from csrun.report.tables import number, of_rule, read_manifest, read_rows
 from csrun.system.files import archive_of, write_atomically
@@ -41,15 +42,15 @@ class PanelSource:
     Attributes
     ----------
     model, digest : str
-    centers : Path
-        The cell's ``centers.npz``.
+    answers : Path
+        The cell's ``answers.npz``.
     output_range : tuple of float, optional
         Black and white of outputs that are images; None where they are none.
     """
 
     model: str
     digest: str
-    centers: Path
+    answers: Path
     output_range: tuple[float, float] | None
 
 
@@ -102,8 +103,7 @@ def _save_panel(
     if not shown:
         return {}
     source = sources[shown[0]["cell"]]
-    kind = "free" if shown[0].get("center") == "free" else "center"
-    name = f"{kind}.{shown[0]['metric']}"
+    name = ".".join(filter(None, (shown[0]["certifier"], shown[0]["metric"])))
     arrays = _arrays(source, name, [int(row["point"]) for row in shown], examples)
     if not arrays:
         return {}
@@ -121,7 +121,7 @@ def rows_to_show(rows: Iterable[Mapping[str, str]]) -> list[Mapping[str, str]]:
     """
     groups: dict[tuple[float, float, float, str], list[Mapping[str, str]]] = defaultdict(list)
     for row in rows:
-        groups[float(row["eps"]), float(row["h"]), float(row["train_sigma"] or 0), row["cell"]].append(row)
+        groups[float(row["eps"]), float(row["h"]), float(row["train"].partition("@")[2] or 0), row["cell"]].append(row)
     good = [key for key, group in groups.items() if 2 * sum(map(_certified, group)) >= len(group)]
     return sorted(groups[max(good)], key=lambda row: int(row["point"]))[:MOST_POINTS] if good else []
 
@@ -133,12 +133,12 @@ def _certified(row: Mapping[str, str]) -> bool:
 def _arrays(
     source: PanelSource, name: str, points: list[int], examples: Callable[[list[int]], NDArray[np.float32]]
 ) -> dict[str, NDArray[Any]]:
-    """The content of a panel's file, centers by that name; empty where outputs are neither images nor boxes on some."""
-    with np.load(source.centers, allow_pickle=False) as kept:
-        place = {int(point): index for index, point in enumerate(kept["points"])}
-        shown = [point for point in points if point in place]
-        which = [place[point] for point in shown]
-        base, smoothed = kept["base"][which], kept[name][which]
+    """The content of a panel's file, answers by that name; empty where outputs are neither images nor boxes on some."""
+    with np.load(source.answers, allow_pickle=False) as kept:
+        answered, based = kept[f"{name}.points"].tolist(), kept["points"].tolist()
+        shown = [point for point in points if point in answered]
+        smoothed = kept[name][[answered.index(point) for point in shown]]
+        base = kept["base"][[based.index(point) for point in shown]]
     named = {"points": np.array(shown), "base": base, "smoothed": smoothed}
     if name.endswith(".jaccard"):
         inputs = examples(shown)
@@ -174,9 +174,9 @@ def caption(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]
     )
     metric = METRIC_LABELS.get(row["metric"], row["metric"])
     return (
-        f"{what} Input noise sigma = {number(float(row['sigma']))}. The radius under each is its certificate: for "
-        f"every input within eps = {number(float(row['eps']))} (l2) of the one shown, a fresh smoothed answer differs "
-        f"from the one shown by more than the radius ({metric}) with probability at most "
+        f"{what} {row['noise']} noise of scale {number(float(row['scale']))}. The radius under each is its "
+        f"certificate: for every input within eps = {number(float(row['eps']))} ({row['threat']}) of the one shown, a "
+        f"fresh smoothed answer differs from the one shown by more than the radius ({metric}) with probability at most "
         f"{number(_at_others(row), 2)}; the radius itself was drawn, and is too small with probability at most "
         f"{row['alpha2']}. Nothing is promised about the base model's outputs."
     )
@@ -219,11 +219,12 @@ def _rows_of(rows: pd.DataFrame, panel: Mapping[str, Any], rule: Mapping[str, st
 
 
 def footer(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> list[str]:
-    """The small print of a panel: eps, sigma, h and what radius and error are measured in, then that of the figures."""
+    """The small print of a panel: eps, scale, h and what radius and error are measured in, then that of the figures."""
     row = rows.iloc[0]
     metric = METRIC_LABELS.get(row["metric"], row["metric"])
-    pair = ", ".join(f"{sign} = {number(row[key])}" for sign, key in (("ε", "eps"), ("σ", "sigma"), ("h", "h")))
-    return [f"{pair} (l2)", f"radius and error: {metric}", *footer_lines(rows, manifest)]
+    symbol = NOISES[manifest["noise"]["name"]].symbol
+    pair = ", ".join(f"{sign} = {number(row[key])}" for sign, key in (("ε", "eps"), (symbol, "scale"), ("h", "h")))
+    return [f"{pair} ({row['threat']})", f"radius and error: {metric}", *footer_lines(rows, manifest)]
 
 
 def _images(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: Sequence[str]) -> Figure:
@@ -266,7 +267,7 @@ def _boxes(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: 
 def result(row: Mapping[str, Any]) -> str:
     """What is written under a point.
 
-    >>> result({"outcome": "certified", "certified": 0.31, "error": 0.02, "vacuous": False})
+    >>> result({"outcome": "certified", "radius": 0.31, "error": 0.02, "vacuous": False})
     'radius 0.31\\nerror 0.02'
     >>> result({"outcome": "bad_center"})
     'abstains'
@@ -274,7 +275,7 @@ def result(row: Mapping[str, Any]) -> str:
     if not _certified(row):
         return "abstains" if row["outcome"] in ("bad_center", "ratio_exceeded") else str(row["outcome"])
     vacuous = " (vacuous)" if row["vacuous"] else ""
-    return f"radius {number(row['certified'], 3)}{vacuous}\nerror {number(row['error'], 3)}"
+    return f"radius {number(row['radius'], 3)}{vacuous}\nerror {number(row['error'], 3)}"
 
 
 def _grid(

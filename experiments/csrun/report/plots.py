@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from csrun.registry import METRICS
+from csrun.registry import CERTIFIERS, METRICS, NOISES, default_rules
 from csrun.report.tables import (
-    FREE_RULE,
     KEYS,
     MEAN_RULE,
     RULE,
-    SHARPER_RULE,
     SLIP_NUMBER,
     number,
     of_rule,
@@ -33,7 +31,7 @@ from csrun.report.tables import (
     read_rows,
     read_unit_slip,
     summarise,
-    training_kind,
+    trainings_of,
 )
 
 if TYPE_CHECKING:
@@ -51,15 +49,18 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale for a line."""
 
 _DOTTED = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0, "marker": ".", "markersize": 4}
-_MEAN = {"linestyle": (0, (6, 1.5, 1, 1.5)), "linewidth": 1.0, "marker": "d", "markersize": 3.5}
-_FREE = {"linestyle": (0, (4, 1.2)), "linewidth": 1.0, "marker": "s", "markersize": 3, "markerfacecolor": "white"}
-_ATTACKED = {"marker": "+", "markersize": 6, "markeredgewidth": 1.2, "zorder": 4}
+_OTHERS: tuple[dict[str, Any], ...] = (
+    {"linestyle": (0, (4, 1.2)), "linewidth": 1.0, "marker": "s", "markersize": 3, "markerfacecolor": "white"},
+    {"linestyle": (0, (6, 1.5, 1, 1.5)), "linewidth": 1.0, "marker": "d", "markersize": 3.5},
+    {"linestyle": (0, (2, 1, 1, 1)), "linewidth": 1.0, "marker": "v", "markersize": 3.5, "markerfacecolor": "white"},
+)
+_ATTACKED: dict[str, Any] = {"marker": "+", "markersize": 6, "markeredgewidth": 1.2, "zorder": 4}
+_OTHERS_ATTACKED = "123"
 
 
 class Beside(NamedTuple):
     """Another rule whose medians stand beside those of the rule drawn, and how they and its attacks look."""
 
-    column: str
     rule: Mapping[str, str]
     label: str
     style: Mapping[str, Any]
@@ -67,17 +68,32 @@ class Beside(NamedTuple):
     """Of what an attack moved, where that is another smoothed model than the one drawn."""
 
     @property
+    def column(self) -> str:
+        """The column of medians."""
+        return "beside " + "/".join(self.rule.values())
+
+    @property
     def attacked(self) -> str:
         """The column of movements."""
-        return f"{self.column}_attacked"
+        return f"{self.column} attacked"
 
 
-BESIDE = (
-    Beside("sharper", SHARPER_RULE, "sharper (exact, measured)", _DOTTED),
-    Beside("free", FREE_RULE, "free centers", _FREE, "1"),
-    Beside("mean", MEAN_RULE, "mean (local)", _MEAN, "2"),
-)
-_GLOBAL_RULE = MEAN_RULE | {"far": "global"}
+def beside(rule: Mapping[str, str]) -> list[Beside]:
+    """What stands beside a rule: the sharpest for the same smoothed model, and for each other smoothed model."""
+    found, others = [], 0
+    for certifier, sharpest in default_rules():
+        one = {"certifier": certifier, "rule": sharpest}
+        if certifier != rule["certifier"]:
+            look = others % len(_OTHERS)
+            label = f"{CERTIFIERS[certifier].label} ({sharpest})"
+            found.append(Beside(one, label, _OTHERS[look], _OTHERS_ATTACKED[look]))
+            others += 1
+        elif sharpest != rule["rule"]:
+            found.append(Beside(one, f"sharper ({sharpest})", _DOTTED))
+    return sorted(found, key=lambda one: bool(one.marker))
+
+
+_GLOBAL_RULE = MEAN_RULE | {"rule": "global"}
 
 _MARKERS = "osD^vPX"
 _INK = "#333333"
@@ -111,7 +127,7 @@ _STYLE: dict[RcKeyType, Any] = {
 
 
 class Curve(NamedTuple):
-    """What one colour stands for: a value of `h`, `sigma` or `eps`, and the training where the panels hold several."""
+    """What one colour stands for: a value of `h`, `scale` or `eps`, and the training where the panels hold several."""
 
     value: float
     training: str
@@ -128,14 +144,23 @@ class Layout(NamedTuple):
     by_training: bool = False
 
 
-_BY_H = Layout("eps", "input perturbation ε (l2)", "h", "h")
+_BY_H = Layout("eps", "perturbation ε", "h", "h")
 LAYOUTS = {
     "h": _BY_H,
     "training": _BY_H._replace(by_training=True),
-    "sigma": _BY_H._replace(curves="sigma", symbol="σ"),
-    "eps": Layout("h", "h = ε/σ, input perturbation over noise", "eps", "ε"),
+    "scale": _BY_H._replace(curves="scale", symbol="scale"),
+    "eps": Layout("h", "h, perturbation over noise", "eps", "ε"),
 }
 """By the manifest's ``curve``."""
+
+
+def layout_of(manifest: Mapping[str, Any]) -> Layout:
+    """The layout of an experiment's figures, in the symbols and the unit of its noise."""
+    noise, layout = NOISES[manifest["noise"]["name"]], LAYOUTS[manifest["curve"]]
+    if layout.across == "h":
+        return layout._replace(xlabel=f"h = ε/{noise.symbol}, perturbation over noise")
+    symbol = noise.symbol if layout.symbol == "scale" else layout.symbol
+    return layout._replace(xlabel=f"perturbation ε ({noise.threat})", symbol=symbol)
 
 
 def draw(folder: str | Path) -> list[Path]:
@@ -165,11 +190,12 @@ def draw(folder: str | Path) -> list[Path]:
         raise ValueError(f"{folder}: expected rows of the rule and metrics to be drawn ({rule}; {metrics}), found none")
     attacks = read_attacks(folder)
     summary = _with_attacks(summarise(rows), _of_figures(attacks, manifest["metrics"], manifest["rule"]), "attacked")
-    for one in beside(manifest["rule"]):
+    others = beside(manifest["rule"])
+    for one in others:
         summary = _with_medians(summary, summarise(_of_figures(every_rule, manifest["metrics"], one.rule)), one.column)
         summary = _with_attacks(summary, _of_figures(attacks, manifest["metrics"], one.rule), one.attacked)
     everywhere = _of_figures(every_rule, manifest["metrics"], _GLOBAL_RULE)
-    layout = LAYOUTS[manifest["curve"]]
+    layout = layout_of(manifest)
     summary, curves = _with_curves(summary, layout)
     slip = read_unit_slip(folder)
     slip = slip.assign(x=slip[layout.across], curve=slip[layout.curves])
@@ -182,15 +208,9 @@ def draw(folder: str | Path) -> list[Path]:
             footer += [] if baselines else _global_bound(everywhere[everywhere["metric"] == metric])
             with style():
                 unit_slip, units = slip[slip["metric"] == metric], manifest["units"]
-                figure = _figure(lines, metric, curves, layout, footer, baselines, unit_slip, units)
+                figure = _figure(lines, metric, curves, layout, footer, others, baselines, unit_slip, units)
                 written += save(figure, figure_path(folder, metric), manifest["title"])
     return written
-
-
-def beside(rule: Mapping[str, str]) -> list[Beside]:
-    """What stands beside a rule: sharper ones for the same smoothed model, and other smoothed models."""
-    same = [one for one in BESIDE if one.column == "sharper" and rule["far"] == "doubled"]
-    return [*same, *(one for one in BESIDE if one.marker and one.rule["center"] != rule["center"])]
 
 
 def _global_bound(rows: pd.DataFrame) -> list[str]:
@@ -259,7 +279,7 @@ def save(figure: Figure, path: Path, title: str) -> list[Path]:
 def _with_curves(summary: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, list[Curve]]:
     """Give every line its x and its curve; a curve has the same place, and so the same colour, in every figure."""
     summary = summary.assign(x=summary[layout.across])
-    trainings = [training_kind(*pair) for pair in zip(summary["train_sigma"], summary["sigma"], strict=True)]
+    trainings = trainings_of(summary)
     values = [float(f"{value:.9g}") for value in summary[layout.curves]]
     by_training = layout.by_training or _collide(summary, values)
     by_value = not layout.by_training or len(set(values)) > 1
@@ -298,6 +318,7 @@ def _figure(
     curves: Sequence[Curve],
     layout: Layout,
     footer: Sequence[str],
+    others: Sequence[Beside] = (),
     baselines: Sequence[Mapping[str, Any]] = (),
     slip: pd.DataFrame | None = None,
     units: Mapping[str, str] | None = None,
@@ -310,7 +331,7 @@ def _figure(
     across = min(len(panels), _PANELS_A_ROW)
     down = math.ceil(len(panels) / across)
     width = across * _PANEL_WIDTH
-    handles = _legend_handles(lines, curves) + _baseline_handles(baselines, layout) + _slip_handles(slip)
+    handles = _legend_handles(lines, curves, others) + _baseline_handles(baselines, layout) + _slip_handles(slip)
     legend_columns = _columns_that_fit(handles, 2 * across, width)
     legend_rows = math.ceil(len(handles) / legend_columns)
     footer = [part for line in footer for part in textwrap.wrap(line, int(width * 22))]
@@ -324,7 +345,7 @@ def _figure(
         ax.set_axis_off()
     for index, ((model, dataset), panel) in enumerate(panels):
         ax = axes.flat[index]
-        _panel(ax, panel)
+        _panel(ax, panel, others)
         _baselines(ax, baselines, layout)
         _unit_slip(ax, slip, model, dataset)
         ax.set_title(f"{_NAMES.get(model, model)}, {_NAMES.get(dataset, dataset)}")
@@ -371,11 +392,11 @@ def _row_wise(handles: Sequence[Artist], columns: int) -> list[Artist]:
     return [handles[row * columns + column] for column in range(columns) for row in range(heights[column])]
 
 
-def _panel(ax: Axes, panel: pd.DataFrame) -> None:
+def _panel(ax: Axes, panel: pd.DataFrame, others: Sequence[Beside]) -> None:
     """One model on one data set: every curve with its band, and marks where a median is missing."""
-    others = [column for one in BESIDE for column in (one.column, one.attacked)]
+    further = [column for one in others for column in (one.column, one.attacked)]
     columns = panel.columns.intersection(
-        ["radius_median", "radius_q75", "error_median", "error_q75", "attacked", *others]
+        ["radius_median", "radius_q75", "error_median", "error_q75", "attacked", *further]
     )
     drawn = panel[columns].to_numpy(dtype=float)
     highest = float(np.max(drawn, initial=0, where=np.isfinite(drawn)))
@@ -390,7 +411,7 @@ def _panel(ax: Axes, panel: pd.DataFrame) -> None:
     if len(x) <= 6:
         ax.set_xticks(x, [number(value) for value in x])
     for place, (index, lines) in enumerate(panel.groupby("curve", sort=True)):
-        _curve(ax, lines.sort_values("x"), int(index))
+        _curve(ax, lines.sort_values("x"), int(index), others)
         _gap_marks(ax, lines, int(index), 0.97 - 0.055 * place)
 
 
@@ -464,7 +485,7 @@ def _look(index: int) -> dict[str, Any]:
     return {"color": PALETTE[index % len(PALETTE)], "marker": _MARKERS[index % len(_MARKERS)]}
 
 
-def _curve(ax: Axes, lines: pd.DataFrame, index: int) -> None:
+def _curve(ax: Axes, lines: pd.DataFrame, index: int, others: Sequence[Beside]) -> None:
     """Radius and error of one curve; a missing median is NaN and leaves a gap."""
     look = _look(index)
     x = lines["x"].to_numpy(dtype=float)
@@ -475,7 +496,7 @@ def _curve(ax: Axes, lines: pd.DataFrame, index: int) -> None:
     ax.plot(x, radius, **look, zorder=3)
     if _has(lines, "attacked"):
         _points(ax, x, _finite(lines["attacked"]), color=look["color"], **_ATTACKED)
-    for one in BESIDE:
+    for one in others:
         if _has(lines, one.column):
             ax.plot(x, _finite(lines[one.column]), color=look["color"], **one.style, zorder=2)
         if one.marker and _has(lines, one.attacked):
@@ -528,7 +549,7 @@ def _gap_marks(ax: Axes, lines: pd.DataFrame, index: int, height: float) -> None
 _GAPS = {"abstains": "x", "infeasible": "|"}
 
 
-def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve]) -> list[Artist]:
+def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve], others: Sequence[Beside]) -> list[Artist]:
     """Colours first, then what the kinds of line and mark mean; only what occurs."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -538,11 +559,11 @@ def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve]) -> list[Artist
 
     handles: list[Artist] = [line(curves[index].label, **_look(index)) for index in sorted(set(lines["curve"]))]
     handles.append(line("certified radius (median)", marker="o" if len(handles) == 1 else None))
-    handles += [line(one.label, **one.style) for one in BESIDE if _has(lines, one.column)]
+    handles += [line(one.label, **one.style) for one in others if _has(lines, one.column)]
     handles.append(line("smoothing error (median)", linestyle=(0, (3.5, 1.8)), linewidth=1.1))
     if _has(lines, "attacked"):
         handles.append(line("attacked (median)", linestyle="none", **_ATTACKED))
-    for one in BESIDE:
+    for one in others:
         if one.marker and _has(lines, one.attacked):
             label = f"{one.label.split(' (')[0]}, attacked"
             handles.append(line(label, linestyle="none", **_ATTACKED | {"marker": one.marker}))
@@ -570,18 +591,16 @@ def footer_lines(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> list[str]:
     list of str
         One sentence a line, without a final stop.
     """
-    counts = [f"{symbol} = {_values(rows[name])}" for symbol, name in (("n", "n"), ("m", "m"), ("Δ", "delta"))]
-    if (rows["n0"] > 0).any():
+    named = (("n", "n"), ("m", "m"), ("Δ", "delta"))
+    counts = [
+        f"{symbol} = {_values(rows[name])}" for symbol, name in named if name in rows and rows[name].notna().any()
+    ]
+    if "n0" in rows and (rows["n0"] > 0).any():
         counts.insert(0, f"n0 = {_values(rows['n0'])}")
     rule = manifest["rule"]
     points = int(rows["point"].nunique()) or int(manifest.get("points", 0))
-    parts = [*counts, f"{points} point{'s' * (points != 1)}", f"{rule['bounds']} bounds"]
-    if rule["far"] != "doubled":
-        parts.append(f"{rule['far']} far ball")
-    if rule["center"] != "sample":
-        parts.append(f"{rule['center']} center")
-    if rule["smoothing"] != "center":
-        parts.append(f"smoothing by the {rule['smoothing']}")
+    parts = [*counts, f"{points} point{'s' * (points != 1)}"]
+    parts.append(f"{CERTIFIERS[rule['certifier']].label} by the rule {rule['rule']}")
     kind = "reduced counts: " if manifest.get("reduced") else ""
     return [kind + ", ".join(parts), *map(str, manifest.get("notes") or [])]
 

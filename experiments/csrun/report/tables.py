@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from csrun.registry import CERTIFIERS, default_rules
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -28,52 +30,48 @@ ATTACK_FILE = "attack.csv"
 SLIP_FILE = "unit_slip.csv"
 SLIP_NUMBER = "with_unit_slip_not_a_certificate"
 
-RULE = ("bounds", "far", "center", "smoothing")
+RULE = ("certifier", "rule")
 """The columns that name the rule by which a row was certified."""
 
-PAPER_RULE = {"bounds": "paper", "far": "doubled", "center": "sample", "smoothing": "center"}
-SHARPER_RULE = PAPER_RULE | {"bounds": "exact", "far": "measured"}
+PAPER_RULE = {"certifier": "center", "rule": "paper"}
+SHARPER_RULE = {"certifier": "center", "rule": "measured"}
 """The paper's rule, and the sharpest of the library for the same smoothed model."""
 
-FREE_RULE = SHARPER_RULE | {"center": "free"}
+FREE_RULE = {"certifier": "center_free", "rule": "measured"}
 """The same for another smoothed model, whose centers may be means of outputs."""
 
-MEAN_RULE = {"bounds": "exact", "far": "local", "center": "mean", "smoothing": "mean"}
+MEAN_RULE = {"certifier": "mean", "rule": "local"}
 """The local bound for another smoothed model: the mean of the same outputs."""
 
-KEYS = ("model", "dataset", "train_sigma", "metric", *RULE, "h", "sigma", "eps")
+KEYS = ("model", "dataset", "train", "noise", "metric", *RULE, "h", "scale", "eps")
 """The columns that name one line of a summary."""
 
 OUTCOMES = ("certified", "bad_center", "ratio_exceeded", "infeasible", "failed")
 
-_TEXT = ("cell", "model", "dataset", "metric", "source", "outcome", *RULE, "device", "reason")
-_INTEGERS = ("point", "n0", "n", "m", "seed")
-_FLOATS: tuple[str, ...] = (
-    "train_sigma",
-    "eps",
-    "h",
-    "sigma",
-    "r_center",
-    "r_hat",
-    "r_far",
-    "beta",
-    "certified",
-    "error",
+_TEXT: tuple[str, ...] = ("cell", "model", "dataset", "train", "noise", "threat", "metric", *RULE, "about")
+_TEXT += ("source", "outcome", "device", "reason")
+_INTEGERS = ("point", "n", "m", "seed")
+_FLOATS = ("scale", "eps", "h", "radius", "error", "alpha1", "alpha2", "alpha", "seconds")
+COLUMNS = (
+    *("cell", "model", "dataset", "train", "noise", "scale", "threat", *("certifier", "metric", "rule", "about")),
+    *("eps", "h", "point", "source", "outcome", "radius", "vacuous", "error", "n", "m"),
+    *("alpha1", "alpha2", "alpha", "seed", "device", "seconds", "reason"),
 )
-_FLOATS += ("delta", "alpha1", "alpha2", "alpha", "seconds")
-COLUMNS = (*_TEXT, *_INTEGERS, *_FLOATS, "vacuous")
-"""What `read_rows` requires, in no order; further columns are kept as text."""
+"""The columns of every row; `read_rows` requires them, in no order, and keeps further ones."""
+
+DETAILS = tuple(dict.fromkeys(name for entry in CERTIFIERS.values() for name in entry.details))
+"""Columns of some certifiers only: numbers, or empty."""
+
+ROW_COLUMNS = (*COLUMNS, *DETAILS)
 
 SUMMARY_COLUMNS: tuple[str, ...] = (*KEYS, "points", "certified", "abstained", "infeasible", "failed", "vacuous")
 SUMMARY_COLUMNS += ("radius_median", "radius_q25", "radius_q75", "error_median", "error_q25", "error_q75")
 SUMMARY_COLUMNS += ("error_points", "seconds_median", "status")
 
-_IDENTITY = ["cell", "point", *KEYS]
+_IDENTITY = ["cell", "point", "certifier", "metric", "rule", "eps"]
 _KIND_NAMES: dict[Callable[[str], Any], str] = {float: "a number", int: "an integer"}
 _MANIFEST_TYPES = {"experiment": str, "title": str, "metrics": list, "curve": str, "rule": dict}
-_CURVES = ("h", "sigma", "training", "eps")
-_RULE_ORDER: tuple[str, ...] = ("paper", "exact", "doubled", "measured", "local", "global")
-_RULE_ORDER += ("sample", "free", "certified", "center", "mean")
+_CURVES = ("h", "scale", "training", "eps")
 _MOST_RULES = 4
 
 
@@ -115,7 +113,7 @@ def read_rows(folder: str | Path) -> pd.DataFrame:
 
 def _parse(path: Path) -> pd.DataFrame:
     rows = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")
-    for name in _FLOATS:
+    for name in rows.columns.intersection([*_FLOATS, *DETAILS]):
         rows[name] = np.array([_parsed(name, text, float, math.nan) for text in rows[name]], dtype=float)
     for name in _INTEGERS:
         values = [_parsed(name, text.removesuffix(".0"), int, pd.NA) for text in rows[name]]
@@ -139,7 +137,7 @@ def _check(rows: pd.DataFrame) -> None:
     odd = sorted(set(rows["outcome"]) - set(OUTCOMES))
     if odd:
         raise ValueError(f"expected an outcome among {', '.join(OUTCOMES)}, got {odd[0]!r}")
-    without = rows[(rows["outcome"] == "certified") & rows["certified"].isna()]
+    without = rows[(rows["outcome"] == "certified") & rows["radius"].isna()]
     if len(without):
         raise ValueError(f"expected a radius in every certified row, point {without['point'].iloc[0]} has none")
     worked = rows[rows["outcome"] != "infeasible"]
@@ -148,7 +146,7 @@ def _check(rows: pd.DataFrame) -> None:
         row = twice.iloc[0]
         raise ValueError(
             f"expected every point once, got point {row['point']} twice (cell {row['cell']}, {row['metric']}, "
-            f"eps {row['eps']:g}, h {row['h']:g}, {', '.join(row[list(RULE)])})"
+            f"eps {row['eps']:g}, {', '.join(row[list(RULE)])})"
         )
 
 
@@ -186,7 +184,15 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
                 raise ValueError(f"expected names of files beside it, got {name!r}")
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: {_one_line(error)}") from error
-    return {"budget": "", "reduced": False, "notes": [], "baselines": [], "units": {}, **manifest}
+    return {
+        "budget": "",
+        "reduced": False,
+        "notes": [],
+        "baselines": [],
+        "units": {},
+        "noise": {"name": "gaussian"},
+        **manifest,
+    }
 
 
 def read_unit_slip(folder: str | Path) -> pd.DataFrame:
@@ -195,11 +201,11 @@ def read_unit_slip(folder: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``model, dataset, metric, point, h, sigma, eps`` and `SLIP_NUMBER`: +infinity where the paper's rule abstains,
+        ``model, dataset, metric, point, h, scale, eps`` and `SLIP_NUMBER`: +infinity where the paper's rule abstains,
         so that medians count it as they do elsewhere.
     """
     path = Path(folder) / SLIP_FILE
-    columns = ["model", "dataset", "metric", "point", "h", "sigma", "eps", SLIP_NUMBER]
+    columns = ["model", "dataset", "metric", "point", "h", "scale", "eps", SLIP_NUMBER]
     if not path.is_file():
         return pd.DataFrame(columns=columns)
     return pd.read_csv(path, usecols=columns).fillna({SLIP_NUMBER: math.inf})
@@ -265,7 +271,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 def _summary_of(group: pd.DataFrame) -> dict[str, Any]:
     count = {outcome: int((group["outcome"] == outcome).sum()) for outcome in OUTCOMES}
     infeasible = count["infeasible"] == len(group)
-    radii = group["certified"].where(group["outcome"] == "certified").fillna(math.inf)
+    radii = group["radius"].where(group["outcome"] == "certified").fillna(math.inf)
     errors = group["error"].dropna()
     if infeasible:
         radii, errors = radii[:0], errors[:0]
@@ -307,19 +313,23 @@ def by_metric(summary: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     return kept.iloc[order]
 
 
-def training_kind(train_sigma: float, sigma: float) -> str:
-    """How a model smoothed at `sigma` was trained, in words for a legend; empty if unknown.
+def training_kind(train: str, scale: float) -> str:
+    """How a model smoothed at `scale` was trained, in words for a legend; empty if it was not trained here.
 
     Examples
     --------
-    >>> training_kind(0.5, 0.5), training_kind(0.0, 0.5), training_kind(0.25, 0.5)
-    ('with noise', 'without noise', 'at σ = 0.25')
+    >>> training_kind("augment@0.5", 0.5), training_kind("none", 0.5), training_kind("augment@0.25", 0.5)
+    ('with noise', 'without noise', 'with noise 0.25')
     """
-    if math.isnan(train_sigma):
-        return ""
-    if math.isclose(train_sigma, sigma, rel_tol=1e-6):
-        return "with noise"
-    return f"at σ = {train_sigma:.4g}" if train_sigma else "without noise"
+    method, _, trained = train.partition("@")
+    if not trained:
+        return "without noise" if method else ""
+    return "with noise" if math.isclose(float(trained), scale, rel_tol=1e-6) else f"with noise {number(float(trained))}"
+
+
+def trainings_of(lines: pd.DataFrame) -> list[str]:
+    """`training_kind` of each line."""
+    return [training_kind(train, scale) for train, scale in zip(lines["train"], lines["scale"], strict=True)]
 
 
 def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
@@ -344,8 +354,8 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
     drawn = tuple(manifest["rule"][part] for part in RULE)
     rules = _rules(lines, drawn)
     shown = _most_telling(rules)
-    swept = "sigma" if manifest["curve"] == "sigma" else "h"
-    trainings = [training_kind(*pair) for pair in zip(lines["train_sigma"], lines["sigma"], strict=True)]
+    swept = "scale" if manifest["curve"] == "scale" else "h"
+    trainings = trainings_of(lines)
     with_training = manifest["curve"] == "training" or (len(set(trainings)) > 1 and "" not in trainings)
     with_failed = bool(lines["failed"].sum())
 
@@ -368,7 +378,7 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
     lines = lines.assign(training=trainings if with_training else "")
     lines = lines.sort_values(["model", "dataset", "training", swept, "eps"], kind="stable")
     lines = by_metric(lines, manifest["metrics"]).sort_values(["model", "dataset"], kind="stable")
-    keys = ["model", "dataset", "metric", "training", swept, "eps", "train_sigma"]
+    keys = ["model", "dataset", "metric", "training", swept, "eps", "train"]
     for key, group in lines.groupby(keys, dropna=False, sort=False):
         cells = _line_cells(group, drawn, shown, swept, with_failed)
         block = (f"{key[0]} {key[1]}", *key[2 : 4 if with_training else 3])
@@ -382,45 +392,40 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
 
 
 def titled(title: str, units: Mapping[str, str]) -> str:
-    """A table's title with the unit of ``eps`` and ``sigma``, by model where it differs.
+    """A table's title with the unit of ``eps`` and the noise's scale, by model where it differs.
 
     Examples
     --------
     >>> print(titled("Faces", {"mtcnn": "pixels in [0, 1]"}))
     Faces
-    unit of eps and sigma: pixels in [0, 1]
+    unit of eps and scale: pixels in [0, 1]
     """
     if not units:
         return title
     one = len(set(units.values())) == 1
     names = dict.fromkeys(unit if one else f"{unit} ({model})" for model, unit in units.items())
-    return f"{title}\nunit of eps and sigma: " + ";\n".join(names)
+    return f"{title}\nunit of eps and scale: " + ";\n".join(names)
 
 
 def _rules(lines: pd.DataFrame, drawn: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The drawn rule, then the others present: those that differ in the fewest parts first."""
-
-    def place(rule: tuple[str, ...]) -> tuple[int, list[int]]:
-        changes = sum(a != b for a, b in zip(rule, drawn, strict=True))
-        return changes, [_RULE_ORDER.index(part) if part in _RULE_ORDER else len(_RULE_ORDER) for part in rule]
-
+    """The drawn rule, then the others present: those of the same smoothed model first, in the registry's order."""
+    known = [(name, rule) for name, entry in CERTIFIERS.items() for rule in entry.rules]
     present = set(lines[list(RULE)].itertuples(index=False, name=None)) - {drawn}
-    return [drawn, *sorted(present, key=place)]
+    return [drawn, *sorted(present, key=lambda one: (one[0] != drawn[0], known.index(one)))]
 
 
 def _most_telling(rules: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """As many as the table has room for, in their order: the drawn one, then the sharpest of each smoothed model."""
-    named = [tuple(rule[part] for part in RULE) for rule in (SHARPER_RULE, FREE_RULE, MEAN_RULE, PAPER_RULE)]
-    others = sorted(rules[1:], key=lambda rule: named.index(rule) if rule in named else len(named))
+    others = sorted(rules[1:], key=lambda rule: rule not in default_rules())
     return [rules[0], *(rule for rule in rules[1:] if rule in others[: _MOST_RULES - 1])]
 
 
 def _rule_headers(rules: Sequence[tuple[str, ...]]) -> list[str]:
-    """A header for each rule: its bounds and whatever else differs between them."""
+    """A header for each rule: its name, and its certifier's where they differ."""
     if len(rules) == 1:
         return ["radius"]
-    varying = [part for part in range(len(RULE)) if part == 0 or len({rule[part] for rule in rules}) > 1]
-    return ["\n".join(("radius", *(rule[part] for part in varying))) for rule in rules]
+    several = len({certifier for certifier, _ in rules}) > 1
+    return ["\n".join(("radius", *[certifier] * several, rule)) for certifier, rule in rules]
 
 
 def _line_cells(

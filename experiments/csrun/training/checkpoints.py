@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from centersmooth import GaussianNoise, RandomStream
+from centersmooth import RandomStream
 from csrun.config import TrainConfig, at_least
 from csrun.data import DataSet
 from csrun.errors import RunError
 from csrun.models import ModelSpec
 from csrun.models.base import BaseModel, channels_last
+from csrun.noise import noise_of
 from csrun.registry import METHODS
 from csrun.system.files import digest_of, write_atomically
 from csrun.system.locks import held
@@ -46,8 +47,10 @@ class Training:
     method : str
         A name of `csrun.registry.METHODS`.
     epochs, images, batch_size : int
-    train_sigma : float
-        Standard deviation of the noise in training; 0 for a method without noise.
+    noise : tuple of pairs
+        The law of the noise in training: its ``name`` and what it has beside its scale; empty without noise.
+    scale : float
+        Of that noise; 0 without.
     seed : int
     device : str
     learning_rate : float
@@ -62,7 +65,8 @@ class Training:
     epochs: int
     images: int
     batch_size: int
-    train_sigma: float
+    noise: tuple[tuple[str, Any], ...]
+    scale: float
     seed: int
     device: str
     learning_rate: float = LEARNING_RATE
@@ -73,25 +77,39 @@ class Training:
         return digest_of(vars(self))
 
     @property
+    def label(self) -> str:
+        """``<method>@<scale>``, or the method alone where it trains without noise: what rows say."""
+        return f"{self.method}@{self.scale!r}" if self.noise else self.method
+
+    @property
     def steps(self) -> int:
         """Optimiser steps."""
         return self.epochs * -(-self.images // self.batch_size)
 
     def path(self, out: Path) -> Path:
-        """The checkpoint, ``<out>/checkpoints/<model>-<dataset>-<method>-s<train_sigma>-<digest>.safetensors``."""
-        name = f"{self.model}-{self.dataset}-{self.method}-s{self.train_sigma:.4g}-{self.digest}.safetensors"
+        """The checkpoint, ``<out>/checkpoints/<model>-<dataset>-<method>-s<scale>-<digest>.safetensors``."""
+        name = f"{self.model}-{self.dataset}-{self.method}-s{self.scale:.4g}-{self.digest}.safetensors"
         return out / "checkpoints" / name
 
 
 def training_of(
-    model: str, data: DataSet, schedule: TrainConfig, method: str, sigma: float, seed: int, device: str
+    model: str,
+    data: DataSet,
+    schedule: TrainConfig,
+    method: str,
+    noise: Mapping[str, Any],
+    scale: float,
+    seed: int,
+    device: str,
 ) -> Training:
     """The training a configuration asks for; never more images than there are.
 
     Parameters
     ----------
-    sigma : float
-        Standard deviation of the smoothing noise; only a noisy method uses it.
+    noise : mapping
+        The smoothing law, its ``name`` and what it has beside its scale; only a noisy method uses it.
+    scale : float
+        Of that law.
 
     Raises
     ------
@@ -105,8 +123,8 @@ def training_of(
     if kind.target == "labels":
         labels = data.targets(data.training_split, range(images))
         digest = digest_of({"examples": digest, "labels": labels.tolist()})
-    train_sigma = sigma if kind.noisy else 0.0
-    return Training(model, data.name, digest, method, epochs, images, batch_size, train_sigma, seed, device)
+    law, scale = (tuple(sorted(noise.items())), scale) if kind.noisy else ((), 0.0)
+    return Training(model, data.name, digest, method, epochs, images, batch_size, law, scale, seed, device)
 
 
 def build_method(name: str) -> Method:
@@ -148,7 +166,7 @@ def train(model: BaseModel, training: Training, data: DataSet, step_done: Callab
     The order of the images and their noise come from streams keyed by (seed, epoch, step).
     """
     device, method, used = torch.device(training.device), build_method(training.method), range(training.images)
-    noise = GaussianNoise(training.train_sigma) if method.noisy else None
+    noise = noise_of(dict(training.noise), training.scale) if method.noisy else None
     images = data.images(data.training_split, used).to(device)
     targets = data.targets(data.training_split, used).to(device) if method.target == "labels" else images
     inputs = torch.cat([model.inputs(part) for part in images.split(1000)])
@@ -169,7 +187,7 @@ def train(model: BaseModel, training: Training, data: DataSet, step_done: Callab
             step_done(len(batch))
     final = float(torch.stack(losses).mean())
     if not final < float("inf"):
-        raise RunError(f"training {training.model} at sigma {training.train_sigma:g} diverged (loss {final})")
+        raise RunError(f"training {training.model} at scale {training.scale:g} diverged (loss {final})")
     return final
 
 

@@ -1,0 +1,1 @@
+"""One file a smoothing law: its name, and what it has beside its scale."""
