@@ -2,7 +2,7 @@
 
 Usage: python scripts/more_draws.py EXPERIMENT [RUNS]
 
-Of a run with `smoothing=[center,mean]`, the distances of its draws are taken for those of as many draws as asked for:
+Of a run with `certifiers=[center,mean]`, the distances of its draws are taken for those of as many draws as asked for:
 none larger than the largest seen, so that what is left is the price of not having seen more. Prints the rows of
 docs/which-rule.md: medians over the points, at n = 10,000.
 """
@@ -49,7 +49,7 @@ def bound(evidence: MeanEvidence, eps: float, metric: Metric, cell: Cell, limits
     budget = Budget(n=N, m=evidence.distances.count, **alphas)
     noise = GaussianNoise(cell["sigma"])
     radius = mean_certificate(
-        evidence, eps, metric=metric, noise=noise, budget=budget, far="local", output_range=limits
+        evidence, eps, metric=metric, noise=noise, budget=budget, rule="local", output_range=limits
     ).radius
     assert radius is not None
     return radius

@@ -70,7 +70,7 @@ class Mean(Certifier):
         return between(self.metric, a, b)
 
     def objective(self, answer: Tensor) -> Callable[[Tensor], Tensor]:
-        features = features_of(self.metric, answer[None])
+        features = features_of(self.metric, answer[None].double())
 
         def of_mean(outputs: Tensor) -> Tensor:
             mean = features_of(self.metric, outputs.double().mean(0, keepdim=True))

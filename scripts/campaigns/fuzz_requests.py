@@ -102,7 +102,7 @@ _NAMES += [
 ]
 _KEYS = (
     "n m n0 delta alpha1 alpha2 seed batch_size forward_block points.count points.start train.epochs train.images "
-    "train.batch_size grid.eps grid.h grid.sigma models metrics model metric bounds device budget data.name data.path "
+    "train.batch_size grid.eps grid.h grid.scale models metrics model metric bounds device budget data.name data.path "
     "train.noise weights weights.dcgan name title experiment out nope train nope.nope hydra.run.dir +new ++n ~n ~grid"
 ).split()
 _CHEAP = {"train.epochs": ["1", "2"], "train.images": ["1", "50"], "points.count": ["1", "2"], "name": ["x", "a b"]}

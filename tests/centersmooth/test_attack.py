@@ -50,9 +50,9 @@ def attacked(smoother, attack, x=X, eps=EPS, seed=0, runs=4):
 def test_the_largest_movement_of_a_linear_model_is_found(attack, seed):
     """From a center beside ``w x`` the farthest mean is ``eps |w|`` on the other side of it."""
     certificate, found = attacked(smoother_of(LINEAR, L2()), replace(attack, restarts=4, draws=1_000), seed=seed)
-    beside = abs(float(certificate.center) - float(LINEAR(X[None])))
+    beside = abs(float(certificate.answer) - float(LINEAR(X[None])))
     farthest = LINEAR.movement(EPS) + beside
-    assert abs(float(LINEAR(found.perturbed[None])) - float(certificate.center)) >= 0.97 * farthest
+    assert abs(float(LINEAR(found.perturbed[None])) - float(certificate.answer)) >= 0.97 * farthest
     assert found.abstained == 0
     assert all(abs(moved - farthest) < 0.25 * farthest for moved in found.movements)
     assert max(found.movements) <= certificate.radius
@@ -123,7 +123,7 @@ def test_queries_move_boxes():
     smoother = smoother_of(detect, Jaccard(), sigma=0.2)
     certificate, found = attacked(smoother, Attack("search", steps=60, restarts=2, draws=16), x, eps=0.4)
     still = smoother.smooth(x, stream=RandomStream(9))
-    assert min(found.movements) > 5 * smoother.distance(still.center, certificate.center)
+    assert min(found.movements) > 5 * smoother.distance(still.center, certificate.answer)
     assert max(found.movements) <= certificate.radius
 
 

@@ -44,13 +44,13 @@ def failures(smoother: CenterSmoother, x: Tensor, eps: float, needed: Callable[[
     for seed in range(RUNS):
         certificate = smoother.certify(x, eps, stream=RandomStream(seed))
         if certificate.r_hat is not None:
-            failed += certificate.r_hat < needed(float(certificate.center)) * (1 - 1e-6)
+            failed += certificate.r_hat < needed(float(certificate.answer)) * (1 - 1e-6)
     return failed
 
 
 def linear_smoother(noise: GaussianNoise, bounds: str = "exact", m: int = 250) -> CenterSmoother:
     budget = Budget(n=100, m=m, delta=0.15, alpha1=0.1, alpha2=ALPHA)
-    return CenterSmoother(LINEAR, L2(), noise, budget, bounds=bounds, far="doubled", forward_block=256)
+    return CenterSmoother(LINEAR, L2(), noise, budget, bounds=bounds, rule="exact", forward_block=256)
 
 
 def radius_needed(eps: float, sigma: float, delta: float = 0.15) -> Callable[[float], float]:
@@ -103,12 +103,12 @@ def test_certificate_is_tight_and_covers_the_movement(sigma: float, eps: float, 
     """Between 3 R at the mass required and 3 R at the upper confidence limit (1e-6) of the chosen rank's mass."""
     budget = Budget(n=1_000, m=20_000, delta=0.15, alpha1=1e-6, alpha2=1e-6)
     noise = GaussianNoise(sigma)
-    smoother = CenterSmoother(LINEAR, metric, noise, budget, bounds=bounds, far="doubled", forward_block=4_000)
+    smoother = CenterSmoother(LINEAR, metric, noise, budget, bounds=bounds, rule="exact", forward_block=4_000)
     certificate = smoother.certify(X, eps, stream=RandomStream(0))
     mass = smoother.noise.required_mass(0.65, eps)
     rank = smoother.bounds.upper_rank(budget.m, mass, budget.alpha2)
     upper = float(betaincinv(rank, budget.m - rank + 1, 1 - 1e-6))
-    center = float(certificate.center)
+    center = float(certificate.answer)
     low, high = (3 * LINEAR.radius(center, p, X, sigma) for p in (mass, upper))
     assert low <= certificate.radius <= high * (1 + ROUNDING)
     assert certificate.radius >= LINEAR.movement(eps)
@@ -227,7 +227,7 @@ def moved_too_far(smoother: CenterSmoother, x: Tensor, shift: Tensor) -> int:
         certificate = smoother.certify(x, float(shift.norm()), stream=RandomStream(seed))
         answer = smoother.smooth(x + shift, stream=RandomStream(seed, point=1)).output
         if certificate.radius is not None and answer is not None:
-            far += smoother.distance(answer, certificate.center) > certificate.radius
+            far += smoother.distance(answer, certificate.answer) > certificate.radius
     return far
 
 

@@ -425,7 +425,7 @@ def test_smoothing_and_certificate_have_one_center() -> None:
     smoother = linear_smoother(L1())
     answer = smoother.smooth(X, stream=RandomStream(4))
     certificate = smoother.certify(X, 0.1, stream=RandomStream(4))
-    assert torch.equal(answer.output, certificate.center)
+    assert torch.equal(answer.output, certificate.answer)
     assert answer.radius == certificate.r_center
     sample = linear_smoother(L1(), "sample").smooth(X, stream=RandomStream(4))
     assert not torch.equal(answer.output, sample.output)
@@ -437,14 +437,14 @@ def test_smoothing_and_certificate_have_one_center() -> None:
 def test_smoothed_output_moves_no_further_than_certified(law: str, shift: float) -> None:
     """The statement itself: a fresh run at x' answers farther away than the certificate at x in few runs."""
     model, metric = LAWS[law]
-    smoother = CenterSmoother(model, with_means(metric), UNIT, SMOOTH, center="free", forward_block=200)
+    smoother = CenterSmoother(model, with_means(metric), UNIT, SMOOTH, kind="free", forward_block=200)
     moved, answered = 0, 0
     for seed in range(RUNS):
         certificate = smoother.certify(torch.zeros(1), H, stream=RandomStream(seed))
         answer = smoother.smooth(torch.tensor([shift]), stream=RandomStream(seed, point=1)).output
         if certificate.radius is not None and answer is not None:
             answered += 1
-            moved += smoother.distance(answer, certificate.center) > certificate.radius
+            moved += smoother.distance(answer, certificate.answer) > certificate.radius
     assert moved <= allowed(SMOOTH.alpha1 + SMOOTH.alpha2)
     assert answered > 0 or "atom" in law
 
@@ -481,7 +481,7 @@ def test_refused_in_one_line(metric: Metric, changes: dict, rest: dict, message:
 
 def test_whole_numbers_have_no_means() -> None:
     """A mean of labels is no label: nothing is rounded silently."""
-    smoother = CenterSmoother(lambda x: x.round().long(), L1(), UNIT, Budget(n=200, m=200, delta=0.2), center="free")
+    smoother = CenterSmoother(lambda x: x.round().long(), L1(), UNIT, Budget(n=200, m=200, delta=0.2), kind="free")
     with pytest.raises(ModelError, match="expected floating-point"):
         smoother.smooth(torch.zeros(1))
 

@@ -289,7 +289,7 @@ def moved_too_far(h: float, threshold: float, **changes: object) -> int:
     for seed in range(RUNS):
         certificate = smoother.certify(ORIGIN, h, stream=RandomStream(seed))
         answer = smoother.smooth(ORIGIN + h, stream=RandomStream(seed, point=1)).output
-        far += smoother.distance(answer, certificate.center) > certificate.radius
+        far += smoother.distance(answer, certificate.answer) > certificate.radius
     return far
 
 
@@ -397,7 +397,7 @@ def test_radius_rises_with_eps_and_is_never_above_global() -> None:
     """At eps = 0 the two estimation errors are left; at the other end the output space."""
     many = [0.0, 0.1, 0.5, 1.0, 5.0]
     local = smoother_of(TotalVariation()).certify(IMAGE, many, stream=RandomStream(0))
-    everywhere = smoother_of(TotalVariation(), far="global").certify(IMAGE, many, stream=RandomStream(0))
+    everywhere = smoother_of(TotalVariation(), rule="global").certify(IMAGE, many, stream=RandomStream(0))
     radii = [certificate.radius for certificate in local]
     assert radii == sorted(radii)
     assert radii[0] > 0
@@ -419,7 +419,7 @@ def test_an_attack_moves_the_mean_and_stays_below() -> None:
     smoother = smoother_of(L2())
     certificate = smoother.certify(IMAGE, 0.5, stream=RandomStream(0))
     attacked = smoother.attack(IMAGE, certificate, Attack(steps=10), stream=RandomStream(1))
-    still = smoother.distance(smoother.smooth(IMAGE, stream=RandomStream(2)).output, certificate.center)
+    still = smoother.distance(smoother.smooth(IMAGE, stream=RandomStream(2)).output, certificate.answer)
     assert (len(set(attacked.movements)), attacked.abstained) == (4, 0)
     assert 2 * still < max(attacked.movements) <= certificate.radius
     assert float((attacked.perturbed - IMAGE).norm()) <= 0.5

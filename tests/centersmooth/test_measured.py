@@ -372,7 +372,7 @@ def certificates(metric: Metric, **rest: object) -> list:
 @pytest.mark.parametrize("metric", [L1(), SquaredL2()], ids=lambda m: m.name)
 def test_radius_is_put_together_in_roots(metric: Metric) -> None:
     """``(r_hat^(1/p) + r_far^(1/p))^p``, rounded outward; below the doubled one, above the exact movement."""
-    for ours, doubled in zip(certificates(metric), certificates(metric, far="doubled"), strict=True):
+    for ours, doubled in zip(certificates(metric), certificates(metric, rule="exact"), strict=True):
         roots = [value ** (1 / metric.power) for value in (ours.r_hat, ours.r_far)]
         assert ours.radius == pytest.approx(sum(roots) ** metric.power * (1 + ROUNDING), rel=1e-9)
         assert ours.radius < doubled.radius
@@ -391,7 +391,7 @@ def test_ranks_are_compared_by_where_they_lie_in_two_normal_laws(block: int) -> 
 
 def test_one_set_of_draws_serves_both_rules() -> None:
     """Nothing is drawn for ``T``: the center and its radius are the same, so are the abstentions."""
-    for ours, doubled in zip(certificates(L1()), certificates(L1(), far="doubled"), strict=True):
+    for ours, doubled in zip(certificates(L1()), certificates(L1(), rule="exact"), strict=True):
         assert torch.equal(ours.center, doubled.center)
         assert (ours.r_center, ours.outcome, ours.alpha) == (doubled.r_center, doubled.outcome, doubled.alpha)
 
@@ -408,7 +408,7 @@ def test_smoothed_output_moves_no_further_than_certified(law: str, shift: float,
         answer = smoother.smooth(torch.tensor([shift]), stream=RandomStream(seed, point=1)).output
         if certificate.radius is not None and answer is not None:
             measured += certificate.beta is None
-            moved += smoother.distance(answer, certificate.center) > certificate.radius
+            moved += smoother.distance(answer, certificate.answer) > certificate.radius
     assert moved <= allowed(budget.alpha1 + budget.alpha2)
     assert measured > 0 or "hub" in law or "atom" in law
 

@@ -91,13 +91,13 @@ def colourful(x: Tensor) -> Tensor:
 def moved_beyond(seeds: range) -> int:
     """Runs of the smoothed model at ``x' = 1.5`` that answer beyond the radius certified at ``x = 0``."""
     budget = Budget(n=60, m=1_000, delta=0.2, alpha1=0.05, alpha2=0.05)
-    smoother = CenterSmoother(colourful, L1(), GaussianNoise(1.0), budget, far="doubled", forward_block=64)
+    smoother = CenterSmoother(colourful, L1(), GaussianNoise(1.0), budget, rule="exact", forward_block=64)
     beyond = 0
     for seed in seeds:
         certificate = smoother.certify(torch.zeros(1), H, stream=RandomStream(seed))
         answer = smoother.smooth(torch.tensor([H]), stream=RandomStream(seed, point=1))
         if certificate.radius is not None and answer.output is not None:
-            moved = float((certificate.center.double() - answer.output.double()).abs().sum())
+            moved = float((certificate.answer.double() - answer.output.double()).abs().sum())
             beyond += moved > certificate.radius
     return beyond
 

@@ -69,7 +69,7 @@ def make(
 def content(certificate: Certificate) -> dict[str, object]:
     """Comparable with ==."""
     fields = {f.name: getattr(certificate, f.name) for f in dataclasses.fields(certificate)}
-    return fields | {"center": None if certificate.center is None else certificate.center.tolist()}
+    return fields | {"center": None if certificate.answer is None else certificate.answer.tolist()}
 
 
 class Counting:
@@ -111,10 +111,10 @@ def test_smooth_and_certify_agree_under_one_stream(n0: int) -> None:
     smoother = make(budget=dataclasses.replace(BUDGET, n0=n0))
     smoothed = smoother.smooth(X, stream=STREAM)
     certificate = smoother.certify(X, 0.1, stream=STREAM)
-    assert torch.equal(smoothed.output, certificate.center)
+    assert torch.equal(smoothed.output, certificate.answer)
     assert smoothed.radius == certificate.r_center
     assert torch.allclose(smoothed.base, linear(X))
-    assert smoothed.error == pytest.approx(float((linear(X) - smoothed.center).norm()))
+    assert smoothed.error == pytest.approx(float((linear(X) - smoothed.answer).norm()))
 
 
 def test_smooth_uses_fresh_entropy_by_default() -> None:
@@ -177,7 +177,7 @@ def test_one_draw_for_the_center(n0: int) -> None:
     budget = Budget(n=1, m=4_000, delta=0.498, alpha1=0.005, n0=n0)
     certificate = make(lambda x: x[:, :1] * 0 + 3, L1(), budget).certify(X, 0.0, stream=STREAM)
     assert certificate.outcome is Outcome.CERTIFIED
-    assert certificate.center.tolist() == [3]
+    assert certificate.answer.tolist() == [3]
 
 
 @pytest.mark.parametrize("n", [2, 3, 5])
@@ -199,7 +199,7 @@ def test_blocks_larger_than_the_sample(forward_block: int) -> None:
 
 def test_eps_0_needs_no_more_than_the_margin() -> None:
     """R_hat at eps = 0 is the order statistic for mass 1/2 + delta."""
-    certificate = make(far="doubled").certify(X, 0, stream=STREAM)
+    certificate = make(rule="exact").certify(X, 0, stream=STREAM)
     sample = gather_centers(Sampler(linear, GaussianNoise(SIGMA), 64, 64), {"d": L2()}, BUDGET, X, STREAM)["d"].far
     assert certificate.r_hat == sample.at_rank(EXACT.upper_rank(600, 0.75, 0.1))
 
@@ -289,7 +289,7 @@ def test_abstains_where_two_modes_hold_half_each() -> None:
         if smoothed.abstained:
             abstained += 1
             assert (certificate.radius, certificate.r_hat, certificate.vacuous) == (None, None, False)
-            assert torch.equal(certificate.center, smoothed.center)
+            assert torch.equal(certificate.answer, smoothed.answer)
             assert certificate.r_center == smoothed.radius
             assert "48 fresh draws" in certificate.reason
     assert 3 <= abstained <= 27
@@ -311,7 +311,7 @@ def test_vacuous_radii_are_capped_and_flagged() -> None:
     """Three times a radius of 2 in a space of diameter 2 says nothing; without a range nobody can tell."""
     model, budget = (lambda x: torch.sign(x[:, :1])), Budget(n=200, m=400, delta=0.2, alpha1=0.1, alpha2=0.1)
     capped, equal, open_ = (
-        make(model, L1(), budget, bounds="paper", output_range=limits).certify(torch.zeros(1), 0.1, stream=STREAM)
+        make(model, L1(), budget, rule="paper", output_range=limits).certify(torch.zeros(1), 0.1, stream=STREAM)
         for limits in ((-1.0, 1.0), (-3.0, 3.0), None)
     )
     assert (capped.radius, capped.vacuous, capped.r_hat) == (2, True, 2)
@@ -445,7 +445,7 @@ BAD_CALLS = {
     "class as metric": (lambda: make(metric=L2), RequestError, "an instance such as"),
     "unknown bounds": (lambda: make(bounds="tight"), RequestError, "expected one of"),
     "unknown far": (lambda: make(far="near"), RequestError, "far is 'near' with bounds='exact'"),
-    "measured paper": (lambda: make(bounds="paper", far="measured"), RequestError, "'measured' with 'exact'"),
+    "measured paper": (lambda: make(rule="paper", rule="measured"), RequestError, "'measured' with 'exact'"),
     "batch of 0": (lambda: make(batch_size=0), RequestError, "batch_size is 0"),
     "vectors under TV": (lambda: make(metric=TotalVariation()).smooth(X), RequestError, "expected images"),
     "vectors under Jaccard": (lambda: make(metric=Jaccard()).smooth(X), RequestError, "expected boxes"),
@@ -473,7 +473,7 @@ BAD_CALLS = {
     "half a block": (lambda: make(forward_block=12.5), RequestError, "forward_block is 12.5: expected an integer"),
     "NaN range": (lambda: make(output_range=(0.0, math.nan)), RequestError, "expected two numbers"),
     "complex outputs": (lambda: make(lambda x: x * 1j).smooth(X), RequestError, "complex64: expected real numbers"),
-    "means of integers": (lambda: make(torch.Tensor.long, center="free").smooth(X), ModelError, "takes means"),
+    "means of integers": (lambda: make(torch.Tensor.long, kind="free").smooth(X), ModelError, "takes means"),
     "delta a word": (lambda: Budget(delta="0.1"), RequestError, "delta is '0.1': expected a number"),
     "alpha1 None": (lambda: Budget(alpha1=None), RequestError, "alpha1 is None: expected a probability"),
     "sigma a word": (lambda: GaussianNoise("0.25"), RequestError, "sigma is '0.25': expected a positive number"),
@@ -645,7 +645,7 @@ def test_a_power_is_doubled_as_its_root_is(power: float) -> None:
     """The root at most doubles, so the distance grows 2**power times; 2 * power is that for 1 and 2 only."""
     metric = DistanceFunction(lambda a, b: (a - b).norm(dim=1) ** power, power=power)
     for bounds, gamma in (("paper", 2 ** (power - 1)), ("exact", None)):
-        certificate = make(metric=metric, bounds=bounds, far="doubled").certify(X, 0.1, stream=STREAM)
+        certificate = make(metric=metric, bounds=bounds, rule="exact").certify(X, 0.1, stream=STREAM)
         assert certificate.beta == 2**power
         assert certificate.r_far == pytest.approx(2**power * certificate.r_hat)
         factor = gamma * (1 + 2**power) if gamma else 3**power * (1 + ROUNDING)
@@ -675,7 +675,7 @@ def test_numbers_of_any_type_are_taken() -> None:
 def test_integer_outputs_have_centers() -> None:
     """Though no means."""
     certificate = make(lambda x: linear(x).round().long()).certify(X, 0.1, stream=STREAM)
-    assert (certificate.outcome, certificate.center.dtype) == (Outcome.CERTIFIED, torch.int64)
+    assert (certificate.outcome, certificate.answer.dtype) == (Outcome.CERTIFIED, torch.int64)
 
 
 @pytest.mark.parametrize("center", ["sample", "free"])
@@ -685,7 +685,7 @@ def test_an_attack_is_judged_by_runs_of_the_smoothed_model_it_is_about(center: s
     certificate = smoother.certify(X, 0.1, stream=STREAM)
     attacked = smoother.attack(X, certificate, runs=3, stream=STREAM)
     runs = [smoother.smooth(attacked.perturbed, stream=STREAM.named(f"run {run}")) for run in range(3)]
-    expected = [smoother.distance(run.center, certificate.center) for run in runs if not run.abstained]
+    expected = [smoother.distance(run.center, certificate.answer) for run in runs if not run.abstained]
     assert list(attacked.movements) == pytest.approx(expected)
     assert smoother.attack(X, certificate, Attack(), runs=3, stream=STREAM).movements == attacked.movements
 
@@ -693,7 +693,7 @@ def test_an_attack_is_judged_by_runs_of_the_smoothed_model_it_is_about(center: s
 def test_only_certificates_of_the_same_smoothed_model_are_attacked() -> None:
     smoothers = {
         "sample": make(lambda x: linear(x).tanh()),
-        "free": make(lambda x: linear(x).tanh(), center="free"),
+        "free": make(lambda x: linear(x).tanh(), kind="free"),
         "mean": MeanSmoother(
             lambda x: linear(x).tanh(), L2(), GaussianNoise(SIGMA), BUDGET, output_range=(-1.0, 1.0), forward_block=64
         ),

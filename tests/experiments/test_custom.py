@@ -152,16 +152,16 @@ def test_the_numbers_are_the_librarys_in_the_type_of_the_model(networks, monkeyp
     dtype = torch.float64 if model == "linear64" else torch.float32
     smoother = CenterSmoother(network, L2(), GaussianNoise(0.25), Budget(1200, 1700, 0.1), forward_block=128)
     rows = [row for row in rows_of(networks, "custom") if (row["bounds"], row["far"]) == ("exact", "measured")]
-    (centers,) = (networks / "runs").glob("own.*/centers.npz")
+    (centers,) = (networks / "runs").glob("own.*/answers.npz")
     kept = np.load(centers, allow_pickle=False)["center.l2"]
     assert len(rows) == 2
     for point, row in enumerate(rows):
         x = torch.from_numpy(inputs[point]).to(dtype)
         certificate = smoother.certify(x, eps=0.25, stream=RandomStream(0, point))
         assert row["certified"] == repr(certificate.radius)
-        assert certificate.center.dtype == dtype
-        assert np.array_equal(kept[point], certificate.center.numpy())
-        assert kept.dtype == certificate.center.numpy().dtype
+        assert certificate.answer.dtype == dtype
+        assert np.array_equal(kept[point], certificate.answer.numpy())
+        assert kept.dtype == certificate.answer.numpy().dtype
 
 
 def test_numbers_beyond_the_type_of_the_model_are_refused_before_any_work(networks):
@@ -250,7 +250,7 @@ class Metric(L1):
 def test_no_old_evidence_for_a_changed_range_or_mean(folder, change):
     """What is kept of a mean rests on the declared range, and a free center on what a mean is."""
     request = ["model=ranged:Model", "metric=ranged:Metric", "data.path=inputs.npy", "points.count=1"]
-    request += ["smoothing=[center,mean]", "center=free"]
+    request += ["certifiers=[center,mean]", "center=free"]
     for source in (RANGED, RANGED.replace(*change)):
         (folder / "ranged.py").write_text(source)
         done = cs_run(folder, *request)
@@ -269,7 +269,7 @@ def test_a_range_that_is_none_is_one_line(folder, limits):
 
 def test_a_model_outside_its_range_is_to_blame_and_not_the_metric(folder):
     (folder / "ranged.py").write_text(RANGED.replace("(0.0, 1.0)", "(0.0, 0.1)"))
-    done = cs_run(folder, "model=ranged:Model", "data.path=inputs.npy", "smoothing=[center,mean]")
+    done = cs_run(folder, "model=ranged:Model", "data.path=inputs.npy", "certifiers=[center,mean]")
     assert done.returncode == 2
     assert "outside the declared output_range (0.0, 0.1)" in done.stderr
 
@@ -305,7 +305,7 @@ def whole():
     ("override", "expected"),
     [
         ("center=free", "expected floating-point ones"),
-        ("smoothing=[center,mean]", "a mean needs hard limits"),
+        ("certifiers=[center,mean]", "a mean needs hard limits"),
         ("attack=pgd", "needs gradients of the model"),
     ],
 )

@@ -70,7 +70,7 @@ def test_figures_6_to_8_at_smoke_share_their_cells(tmp_path, data_folder, data):
     metrics = {"l2": "l2", "angular": "angular", "ablation": "tv"}
     rows = {kind: run_real(f"{kind}_{data}", data_folder, tmp_path, *small) for kind in metrics}
     assert {kind: set(found["metric"]) for kind, found in rows.items()} == {k: {v} for k, v in metrics.items()}
-    assert set(rows["ablation"]["train_sigma"]) == {0.0, 0.4}
+    assert set(rows["ablation"]["train"]) == {0.0, 0.4}
     assert len(list(tmp_path.glob(f"autoencoder-{data}-*"))) == 2  # trained with and without noise; no third
     assert [line["h"] for line in read_manifest(tmp_path / f"l2_{data}")["baselines"]] == [1.0, 1.0]
 
@@ -143,8 +143,8 @@ def test_tv_cifar10_at_smoke_on_the_real_files(tmp_path, data_folder):
         (["grid.eps=[0.4]", "grid.h=[1]"], "h"),
         (["grid.eps=[0.4]", "grid.h=[1,2]"], "eps"),
         (["grid.eps=[0.4,0.6]", "grid.h=[1,1.5,2]"], "h"),
-        (["grid.eps=[0.4]", "grid.h=null", "grid.sigma=[0.2]"], "sigma"),
-        (["train.noise=[matched,none]"], "training"),
+        (["grid.eps=[0.4]", "grid.h=null", "grid.scale=[0.2]"], "sigma"),
+        (["train.method=[augment,none]"], "training"),
     ],
 )
 def test_what_the_curves_stand_for_follows_from_the_grid(overrides, curve):

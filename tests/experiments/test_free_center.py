@@ -13,7 +13,7 @@ from csrun.plan import make_plan
 from csrun.report.tables import PAPER_RULE, RULE, read_attacks, read_manifest, read_rows
 from csrun.runner import _units
 
-FREE = ("bounds=exact", "far=measured", "center=free", "metrics=[tv,l2]")
+FREE = ("certifiers=[center_free,center]", "metrics=[tv,l2]")
 QUICK = ("attack=pgd", "attacker.steps=3", "attacker.restarts=1", "attacker.draws=8", "attacker.runs=2")
 
 
@@ -52,7 +52,7 @@ def test_beside_the_papers_rule_it_does_not_lead(run_small):
 
 def test_panels_and_audits_have_the_free_center(run_small, tmp_path):
     folder = run_small(*FREE).folder
-    with np.load(next((tmp_path / "runs").glob("autoencoder-*/centers.npz"))) as kept:
+    with np.load(next((tmp_path / "runs").glob("autoencoder-*/answers.npz"))) as kept:
         free, sample = kept["free.tv"], kept["center.tv"]
     assert free.shape == sample.shape
     assert not np.array_equal(free, sample)
@@ -73,7 +73,7 @@ def test_each_kind_of_center_is_attacked_by_itself(run_small):
 
 
 def test_estimates_count_attacks_on_both_kinds():
-    small = ["budget=smoke", "points.count=3", *QUICK, "metrics=[tv]", "bounds=exact", "far=measured"]
+    small = ["budget=smoke", "points.count=3", *QUICK, "metrics=[tv]", "rule=measured"]
     sample, free = (make_plan(compose(*small, f"center={center}")) for center in ("sample", "free"))
     assert free.attack_passes(free.cells[0]) == 2 * sample.attack_passes(sample.cells[0])
     assert _units(free) > _units(sample)

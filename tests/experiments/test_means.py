@@ -18,7 +18,7 @@ from csrun.report.tables import ATTACK_FILE, MEAN_RULE, of_rule, read_rows, rend
 from csrun.runner import _units, dry_run
 from csrun.system.progress import Display
 
-MEAN = "smoothing=[center,mean]"
+MEAN = "certifiers=[center,mean]"
 QUICK = ("attack=pgd", "attacker.steps=3", "attacker.restarts=1", "attacker.draws=8", "attacker.runs=2")
 
 

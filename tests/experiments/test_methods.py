@@ -45,7 +45,7 @@ def written_out(model: str, sigma: float, epochs: int, images: int, batch: int, 
 
 
 @pytest.mark.parametrize("model", ["autoencoder", "reconstructor"])
-@pytest.mark.parametrize(("method", "train_sigma"), [("augment", 0.4), ("none", 0.0)])
+@pytest.mark.parametrize(("method", "train"), [("augment", 0.4), ("none", 0.0)])
 def test_training_of_the_paper_is_the_same_to_the_last_digit(tmp_path, model, method, train_sigma):
     data = load_data("digits", None)
     training = training_of(model, data, TrainConfig(2, 110, 50), method, 0.4, 3, "cpu")
@@ -103,7 +103,8 @@ class Classify(Method):
     target = "labels"
 
     def loss(self, model, x, y, noise, draws, epoch):
-        assert model.training and y.shape == (len(x),) and y.dtype == torch.int64
+        assert model.training
+        assert (y.shape, y.dtype) == ((len(x),), torch.int64)
         return (1 + (epoch >= 10)) * nn.functional.cross_entropy(model(with_noise(x, noise, draws)), y)
 
 
@@ -164,5 +165,5 @@ def test_labels_are_in_the_digest_of_what_learns_from_them_only(classify):
 def test_a_method_that_uses_labels_refuses_data_without_any_before_any_work(classify):
     data = load_data("digits", None)
     unlabelled = DataSet("pictures", data.test, ArraySource("train", data.train.images))
-    with pytest.raises(RunError, match="^pictures has no class labels: set data.name to a data set that has them$"):
+    with pytest.raises(RunError, match=r"^pictures has no class labels: set data\.name to a data set that has them$"):
         classifier_training(unlabelled)

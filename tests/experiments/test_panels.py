@@ -42,7 +42,7 @@ def row(point, outcome="certified", **changes):
         "eps": "0.5",
         "h": "1.0",
         "sigma": "0.5",
-        "train_sigma": "0.5",
+        "train": "0.5",
     }
     made |= {"point": str(point), "outcome": outcome, "alpha": "0.01", "alpha2": "0.005"}
     return made | changes
@@ -73,7 +73,7 @@ def test_the_strongest_statement_that_holds_for_half_of_the_points_is_shown():
 
 def test_pictures_are_kept_as_bytes_of_the_right_points(tmp_path):
     base = np.linspace(-1, 1, 4 * 3 * 8 * 8, dtype=np.float32).reshape(4, 3, 8, 8)
-    centers = write_centers(tmp_path / "centers.npz", base, -base)
+    centers = write_centers(tmp_path / "answers.npz", base, -base)
     source = PanelSource("net", "c0", centers, (-1.0, 1.0))
     (panel,) = save_panels(tmp_path, [source], [row(3), row(1)], lambda points: np.zeros((2, 3, 8, 8)))
     with np.load(tmp_path / panel["data"]) as kept:
@@ -94,7 +94,7 @@ def test_bytes_are_clipped_not_wrapped():
 )
 def test_outputs_that_are_no_pictures_have_no_panel_and_an_old_one_goes(tmp_path, shape, output_range):
     (tmp_path / "panel_net.png").write_text("of an earlier run")
-    centers = write_centers(tmp_path / "centers.npz", np.zeros(shape), np.zeros(shape))
+    centers = write_centers(tmp_path / "answers.npz", np.zeros(shape), np.zeros(shape))
     source = PanelSource("net", "c0", centers, output_range)
     assert save_panels(tmp_path, [source], [row(0), row(1)], lambda points: np.zeros((2, 9))) == []
     assert list(tmp_path.glob("panel_*")) == []
@@ -127,7 +127,7 @@ def test_a_panel_shows_the_cells_outputs_and_its_rows(finished):
     with np.load(finished / panel["data"]) as kept:
         arrays = dict(kept)
     (folder,) = [finished.parent / cell["folder"] for cell in manifest["cells"]]
-    with np.load(folder / "centers.npz") as cell:
+    with np.load(folder / "answers.npz") as cell:
         np.testing.assert_array_equal(arrays["smoothed"], as_bytes(cell["center.tv"], (0.0, 1.0)))
     rows = panels._rows_of(read_rows(finished), panel, manifest["rule"])
     assert rows.index.tolist() == arrays["points"].tolist() == [0, 1, 2]

@@ -47,7 +47,7 @@ def rows_of(grid, **fixed):
     for (h, eps), radii in grid.items():
         for point, radius in enumerate(radii):
             row = dict.fromkeys(COLUMNS)
-            row |= {"cell": f"c{eps / h}", "model": "autoencoder", "dataset": "digits", "train_sigma": eps / h}
+            row |= {"cell": f"c{eps / h}", "model": "autoencoder", "dataset": "digits", "train": eps / h}
             row |= {"metric": "tv", "eps": eps, "h": h, "sigma": eps / h, "point": point, "source": "test", "n0": 0}
             row |= {"n": 1200, "m": 2500, "delta": 0.1, "alpha": 0.01, "seed": 0, "device": "cpu", "vacuous": False}
             row |= MANIFEST["rule"]
@@ -121,7 +121,7 @@ def test_files_are_written_in_the_manifests_order(tmp_path):
 def test_the_sharper_rule_is_a_dotted_curve_beside_the_papers(tmp_path):
     """Also where the paper's rule abstains or is infeasible; not where it is the rule drawn."""
     sharper = {(h, eps): [0.25 * h, 0.5 * h, 0.75 * h] for h, eps in GRID}
-    both = pd.concat([rows_of(GRID), rows_of(sharper, bounds="exact", far="measured")])
+    both = pd.concat([rows_of(GRID), rows_of(sharper, rule="measured")])
     rows, rule = both.reset_index(drop=True), SHARPER_RULE
     folder = write(tmp_path / "a", rows)
     main, side = (summarise(plots._of_figures(read_rows(folder), ["tv"], r)) for r in (MANIFEST["rule"], rule))
@@ -319,7 +319,7 @@ def test_the_footer_names_what_is_not_the_papers_rule(tmp_path):
 
 
 def test_only_the_manifests_rule_is_drawn(tmp_path):
-    other = rows_of({(1.0, 0.2): [50.0], (3.0, 0.4): [70.0]}, bounds="exact")
+    other = rows_of({(1.0, 0.2): [50.0], (3.0, 0.4): [70.0]}, rule="measured")
     alone = write(tmp_path / "a", rows_of(GRID))
     both = write(tmp_path / "b", pd.concat([other, rows_of(GRID)]))
     for one, two in zip(plots.draw(alone), plots.draw(both), strict=True):
@@ -370,7 +370,7 @@ def test_odd_grids_are_drawn_without_a_warning(tmp_path, grid):
 
 
 def test_nothing_of_the_rule_is_one_line(experiment):
-    write(experiment, rows_of(GRID, bounds="exact"))
+    write(experiment, rows_of(GRID, rule="measured"))
     with pytest.raises(ValueError, match="bounds=paper, far=doubled, center=sample, smoothing=center; tv"):
         plots.draw(experiment)
 

@@ -44,7 +44,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from csrun.executors import on_ray as ray_executor  # noqa: E402
 
-EVERYTHING = ("metrics=[tv,l2]", "smoothing=[center,mean]", "bounds=exact", "far=measured", "center=free")
+EVERYTHING = ("metrics=[tv,l2]", "certifiers=[center,mean]", "certifiers=[center_free,center]")
 TWO_CELLS = ("grid.eps=[0.4,0.6]", "points.count=4", *EVERYTHING)
 ON_RAY = "executor=ray"
 LISTENING = "0A"

@@ -48,7 +48,7 @@ def test_expected_radii_are_near_the_certified_ones(h, budget):
     noise, pair = GaussianNoise(0.25), GridPoint(0.25 * h, h, 0.25)
     expected = [expected_radius(evidence_of(pilot, seed), L2(), pair, budget, pilot) for seed in range(3)]
     found = certificate_from(
-        evidence_of(budget, 10), pair.eps, metric=L2(), noise=noise, budget=budget, bounds=EXACT, far="measured"
+        evidence_of(budget, 10), pair.eps, metric=L2(), noise=noise, budget=budget, bounds=EXACT, rule="measured"
     )
     assert found.radius == pytest.approx(median(expected), rel=0.07)
 
@@ -105,7 +105,7 @@ def test_points_before_the_request_serve_where_none_follow():
         pilot_points(make_plan(compose(*SMALL, f"points.count={total}")))
 
 
-@pytest.mark.parametrize("other", ["center=free", "smoothing=[center,mean]", "attack=pgd"])
+@pytest.mark.parametrize("other", ["center=free", "certifiers=[center,mean]", "attack=pgd"])
 def test_what_it_says_nothing_about_is_refused(other):
     with pytest.raises(RunError, match="recommend is true, which is about centers of the sample"):
         compose(*SMALL, "recommend=true", other)
@@ -113,6 +113,6 @@ def test_what_it_says_nothing_about_is_refused(other):
 
 def test_where_nothing_helps_one_line_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(recommending, "SIZES", (1_000,))
-    config = compose(*SMALL, f"out={tmp_path}", "bounds=exact", "grid.h=[2.9]", "m=9000", "points.count=1")
+    config = compose(*SMALL, f"out={tmp_path}", "rule=measured", "grid.h=[2.9]", "m=9000", "points.count=1")
     with pytest.raises(RunError, match=r"no budget tried certifies any eps at h = 2.9: lower grid.h"):
         recommend(config, Display(Console(file=io.StringIO())))

@@ -30,7 +30,7 @@ def study_in(
     for training in trainings:
         for (h, eps), (radius, error) in grid(training).items() if callable(grid) else grid.items():
             row = dict.fromkeys(COLUMNS) | {"cell": f"c{eps / h}", "model": "autoencoder", "dataset": "mnist"}
-            row |= {"train_sigma": eps / h if training is None else training * eps / h, "metric": metric, "eps": eps}
+            row |= {"train": eps / h if training is None else training * eps / h, "metric": metric, "eps": eps}
             row |= {"h": h, "sigma": eps / h, "point": 0, "n0": 0, "n": 10, "m": 20, "delta": 0.1, "seed": 0} | RULE
             row |= {"outcome": "certified", "certified": radius, "error": error, "vacuous": False, "seconds": seconds}
             rows.append(row if radius is not None else row | {"outcome": "bad_center", "certified": None})
@@ -185,7 +185,7 @@ def test_where_only_one_rule_certifies(tmp_path):
     abstains = {(1.0, 0.2): (None, 1.0)}
     study = study_in(tmp_path / "a", abstains)
     rows = pd.read_csv(study.folder / "certificates.csv")
-    ours = rows.assign(bounds="exact", far="measured", certified=3.0, outcome="certified")
+    ours = rows.assign(rule="measured", certified=3.0, outcome="certified")
     pd.concat([rows, ours]).to_csv(study.folder / "certificates.csv", index=False)
     (found,) = sharpenings([Study.read(study.folder)])
     assert (found.ratios, found.paper_abstains, found.paper_infeasible) == ((), 1, 0)

@@ -57,7 +57,7 @@ def test_more_points_and_more_eps_extend_a_cell(run_small, tmp_path):
     short = rows_without_seconds(run_small().folder)
     longer = rows_without_seconds(run_small("points.count=3").folder)
     assert [row for row in longer if row["point"] != "2"] == short
-    wider = rows_without_seconds(run_small("grid.eps=[0.4,0.2]", "grid.h=null", "grid.sigma=[0.4]").folder)
+    wider = rows_without_seconds(run_small("grid.eps=[0.4,0.2]", "grid.h=null", "grid.scale=[0.4]").folder)
     assert [row for row in wider if row["eps"] == "0.4"] == short
     assert {row["h"] for row in wider} == {"0.5", "1.0"}
     runs = [path for path in (tmp_path / "runs").iterdir() if path.name.startswith("autoencoder")]
@@ -65,7 +65,7 @@ def test_more_points_and_more_eps_extend_a_cell(run_small, tmp_path):
 
 
 def test_a_wider_grid_equals_one_asked_for_at_once(run_small, tmp_path):
-    grid = ("grid.eps=[0.2,0.4]", "grid.h=null", "grid.sigma=[0.4]")
+    grid = ("grid.eps=[0.2,0.4]", "grid.h=null", "grid.scale=[0.4]")
     at_once = rows_without_seconds(run_small(*grid, f"out={tmp_path / 'at-once'}").folder)
     run_small()
     assert rows_without_seconds(run_small(*grid).folder) == at_once
@@ -125,7 +125,7 @@ def test_sigkill_in_the_middle_then_the_same_command(run_small, tmp_path):
 
 def test_centers_are_kept_for_audits(run_small, tmp_path):
     run_small()
-    with np.load(only_cell(tmp_path / "runs") / "centers.npz") as arrays:
+    with np.load(only_cell(tmp_path / "runs") / "answers.npz") as arrays:
         assert arrays["points"].tolist() == [0, 1]
         assert arrays["center.tv"].shape == arrays["base"].shape == (2, 1, 8, 8)
 
@@ -175,12 +175,12 @@ def test_evidence_survives_the_store_to_the_last_digit(run_small, tmp_path):
 def test_a_measured_rule_can_lead(run_small):
     """``bounds=exact far=measured``: the same cells, the same rows, another rule drawn."""
     before = rows_without_seconds(run_small().folder)
-    ours = run_small("bounds=exact", "far=measured").folder
+    ours = run_small("rule=measured").folder
     assert rows_without_seconds(ours) == before
     assert json.loads((ours / "manifest.json").read_text())["rule"]["far"] == "measured"
 
 
-@pytest.mark.parametrize("request_", [("far=measured",), ("bounds=exact", "far=near")])
+@pytest.mark.parametrize("request_", [("far=measured",), ("rule=measured", "far=near")])
 def test_a_far_rule_that_does_not_exist_is_refused(run_small, request_):
     with pytest.raises(RunError, match="far is '"):
         run_small(*request_)

@@ -39,7 +39,7 @@ def test_publishing_leaves_nothing_of_an_earlier_result(run_small, tmp_path, scr
 def test_an_estimate_at_the_draws_there_were_is_the_certificate(run_small, tmp_path, script, monkeypatch):
     """With the counts of the run itself nothing is estimated; with more draws the bound falls."""
     more_draws = script("more_draws")
-    run_small("metrics=[l2]", "smoothing=[center,mean]", "grid.h=[1]")
+    run_small("metrics=[l2]", "certifiers=[center,mean]", "grid.h=[1]")
     table = pd.read_csv(tmp_path / "runs" / "tv_digits" / "summary.csv")
     (radius,) = table[(table["smoothing"] == "mean") & (table["far"] == "local")]["radius_median"]
     counts = json.loads((tmp_path / "runs" / "tv_digits" / "manifest.json").read_text())["counts"]

@@ -41,7 +41,7 @@ def rows_of(radii, *, errors=None, **fixed):
     made = []
     for point, radius in enumerate(radii):
         row = dict.fromkeys(COLUMNS)
-        row |= {"cell": "c0", "model": "autoencoder", "dataset": "digits", "train_sigma": 0.5, "metric": "tv"}
+        row |= {"cell": "c0", "model": "autoencoder", "dataset": "digits", "train": 0.5, "metric": "tv"}
         row |= {"eps": 0.5, "h": 1.0, "sigma": 0.5, "point": point, "source": f"test/{point}", "n0": 0, "n": 1200}
         row |= {"m": 2500, "delta": 0.1, "alpha1": 0.005, "alpha2": 0.005, "alpha": 0.01, "bounds": "paper"}
         row |= {"far": "doubled", "center": "sample", "smoothing": "center", "seed": 0, "device": "cpu"}
@@ -240,7 +240,7 @@ def test_rendered_words_and_numbers(tmp_path):
     rows = pd.concat(
         [
             rows_of([12.34567, 12.34567, ABSTAIN]),
-            rows_of([3.5, 3.5, 3.5], bounds="exact"),
+            rows_of([3.5, 3.5, 3.5], rule="measured"),
             rows_of([1.0, ABSTAIN], h=1.5, sigma=1 / 3, train_sigma=1 / 3),
             rows_of(["infeasible"] * 2, h=2.0, sigma=0.25, train_sigma=0.25),
             rows_of([1234.5678, 1.0, 12345.678], metric="l2"),

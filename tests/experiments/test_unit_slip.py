@@ -71,7 +71,7 @@ def test_there_is_none_where_the_center_is_not_trusted_or_no_rank_exists():
 
 @pytest.fixture
 def finished(run_small):
-    return run_small("unit_slip=true", "bounds=exact", "far=doubled", "metrics=[tv]").folder
+    return run_small("unit_slip=true", "rule=exact", "metrics=[tv]").folder
 
 
 def test_the_table_says_what_it_is_and_no_certificate_changes(finished, run_small):
@@ -87,7 +87,7 @@ def test_the_table_says_what_it_is_and_no_certificate_changes(finished, run_smal
     assert len(lines) == len(lead) == 2
     before = (finished / "certificates.csv").read_bytes()
     assert SLIP_NUMBER.encode() not in before
-    again = run_small("bounds=exact", "far=doubled", "metrics=[tv]").folder
+    again = run_small("rule=exact", "metrics=[tv]").folder
     assert (again / "certificates.csv").read_bytes() == before
     assert not (again / SLIP_FILE).exists()  # a run that does not ask for it leaves none behind
     assert json.loads((again / "manifest.json").read_text())["notes"] == []
