@@ -9,7 +9,7 @@ Method: Kumar and Goldstein, *Center Smoothing: Certified Robustness for Network
 
 from centersmooth.attack import Attack, Attacked
 from centersmooth.certificate import Budget, Certificate, Outcome, Smoothed
-from centersmooth.certifiers import Center, Mean
+from centersmooth.certifiers import Center, Label, Mean
 from centersmooth.errors import CenterSmoothError, InfeasibleError, ModelError, RequestError
 from centersmooth.metrics import (
     L1,
@@ -43,6 +43,7 @@ __all__ = [
     "GaussianNoise",
     "InfeasibleError",
     "Jaccard",
+    "Label",
     "Mean",
     "MeanSmoother",
     "Metric",

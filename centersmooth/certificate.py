@@ -176,6 +176,8 @@ class Certificate:
         Names of what made it, as in rows.
     about : {"run", "map"}
         Which answer at ``x'`` it speaks of: that of a fresh run, or that of the exact smoothed function.
+    threat : str
+        The unit of ``eps``.
     reason : str
         One line where there is no radius, or where the rule gave way to a simpler one; else empty.
     """
@@ -189,6 +191,7 @@ class Certificate:
     certifier: str
     rule: str
     about: About
+    threat: str
     reason: str = ""
 
     @property
@@ -202,9 +205,10 @@ class Certificate:
         if self.radius is None:
             return f"no certificate at eps = {self.eps:g}: {self.reason or self.outcome.message}"
         nothing = ", which is the whole output space" if self.vacuous else ""
+        subject = "a fresh smoothed answer" if self.about == "run" else "the smoothed function"
         return (
-            f"for every input within eps = {self.eps:g} the smoothed output stays within {self.radius:.4g} of its "
-            f"answer here{nothing}, except with probability {self.alpha:.3g}"
+            f"for every input within eps = {self.eps:g} ({self.threat}) {subject} stays within {self.radius:.4g} of "
+            f"the answer here{nothing}, except with probability {self.alpha:.3g}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from centersmooth.certifiers.base import Certifier, pack, unpack
 from centersmooth.certifiers.center import Center
+from centersmooth.certifiers.label import Label
 from centersmooth.certifiers.mean import Mean
 
-__all__ = ["Center", "Certifier", "Mean", "pack", "unpack"]
+__all__ = ["Center", "Certifier", "Label", "Mean", "pack", "unpack"]

@@ -293,6 +293,7 @@ def mean_certificate(evidence: MeanEvidence, eps: float, rule: str, metric: Metr
         certifier="mean",
         rule=rule,
         about="run",
+        threat=noise.threat.unit,
         reason=_tail_note(budget, eps) if rule == "local" and 0 < everywhere == movement else "",
     )
 

@@ -182,6 +182,14 @@ CERTIFIERS = {
     "mean": CertifierEntry(
         "centersmooth:Mean", "the mean of the noisy outputs: for l1, l2 and tv", label="mean", rules=("global", "local")
     ),
+    "label": CertifierEntry(
+        "centersmooth:Label",
+        "the class of most noisy outputs: 0 where it cannot change",
+        label="majority class",
+        rules=("counts_run", "counts"),
+        details=("label", "p_low", "reach"),
+        measured=False,
+    ),
 }
 """The names and rules are those of `centersmooth.certifiers.Certifier`."""
 

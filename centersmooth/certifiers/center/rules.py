@@ -223,6 +223,7 @@ def certificate_from(
     noise, budget, bounds = setting.noise, setting.budget, BOUNDS_OF[rule]
     alpha = spent_alpha(budget, bounds)
     common: dict[str, Any] = {"alpha": alpha, "certifier": CERTIFIER_OF[kind], "rule": rule, "about": "run"}
+    common["threat"] = noise.threat.unit
     if problem := center_problem(budget, bounds) or radius_problem(budget, noise, eps, bounds):
         return CenterCertificate(eps, Outcome.INFEASIBLE, None, False, None, **common, reason=problem)
     if evidence.far is None or not budget.accepts_center(evidence.inside, bounds):
