@@ -60,7 +60,8 @@ def test_digits_split():
 
 
 def training(seed: int = 0, sigma: float = 0.4, epochs: int = 2, model: str = "autoencoder", method: str = "augment"):
-    return training_of(model, load_data("digits", None), TrainConfig(epochs, 200, 50), method, sigma, seed, "cpu")
+    data, schedule, law = load_data("digits", None), TrainConfig(epochs, 200, 50), {"name": "gaussian"}
+    return training_of(model, data, schedule, method, law, sigma, seed, "cpu")
 
 
 def test_a_checkpoint_is_found_again_and_training_is_repeatable(tmp_path):

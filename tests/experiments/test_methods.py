@@ -23,6 +23,8 @@ from csrun.models.base import BaseModel
 from csrun.training.checkpoints import Training, obtain, train_checkpoint, training_of
 from csrun.training.methods import Method, with_noise
 
+GAUSSIAN = {"name": "gaussian"}
+
 
 def written_out(model: str, sigma: float, epochs: int, images: int, batch: int, seed: int) -> dict[str, torch.Tensor]:
     """Section 5 of the paper, without the runner's training: the trained weights."""
@@ -45,19 +47,19 @@ def written_out(model: str, sigma: float, epochs: int, images: int, batch: int, 
 
 
 @pytest.mark.parametrize("model", ["autoencoder", "reconstructor"])
-@pytest.mark.parametrize(("method", "train"), [("augment", 0.4), ("none", 0.0)])
-def test_training_of_the_paper_is_the_same_to_the_last_digit(tmp_path, model, method, train_sigma):
+@pytest.mark.parametrize(("method", "sigma", "label"), [("augment", 0.4, "augment@0.4"), ("none", 0.0, "none")])
+def test_training_of_the_paper_is_the_same_to_the_last_digit(tmp_path, model, method, sigma, label):
     data = load_data("digits", None)
-    training = training_of(model, data, TrainConfig(2, 110, 50), method, 0.4, 3, "cpu")
-    assert (training.method, training.train_sigma) == (method, train_sigma)
+    training = training_of(model, data, TrainConfig(2, 110, 50), method, GAUSSIAN, 0.4, 3, "cpu")
+    assert (training.method, training.scale, training.label) == (method, sigma, label)
     trained = obtain(training, MODELS[model], data, tmp_path, lambda images: None)[0].state_dict()
-    for name, expected in written_out(model, train_sigma, 2, 110, 50, 3).items():
+    for name, expected in written_out(model, sigma, 2, 110, 50, 3).items():
         assert torch.equal(trained[name], expected), name
 
 
-def test_trainings_without_noise_are_one_at_every_sigma():
+def test_trainings_without_noise_are_one_at_every_scale():
     data, schedule = load_data("digits", None), TrainConfig(1, 100, 50)
-    first, second = (training_of("autoencoder", data, schedule, "none", sigma, 0, "cpu") for sigma in (0.1, 0.2))
+    first, second = (training_of("autoencoder", data, schedule, "none", GAUSSIAN, s, 0, "cpu") for s in (0.1, 0.2))
     assert first == second
 
 
@@ -71,7 +73,7 @@ def test_gaussian_noise_of_a_batch_is_that_of_its_inputs_in_turn():
 class OneShift(Noise):
     """A law whose draws move all coordinates of an input together."""
 
-    threat: ClassVar[str] = "a common shift"
+    scale = 1.0
 
     def sample(self, x, count, draws):
         return x + draws.normal((count,) + (1,) * x.ndim)
@@ -119,7 +121,7 @@ def classify(monkeypatch):
 
 
 def classifier_training(data: DataSet, epochs: int = 20) -> Training:
-    return training_of("classifier", data, TrainConfig(epochs, 1200, 50), "classify", 0.1, 0, "cpu")
+    return training_of("classifier", data, TrainConfig(epochs, 1200, 50), "classify", GAUSSIAN, 0.1, 0, "cpu")
 
 
 def test_a_method_that_uses_labels_trains_a_classifier(tmp_path, classify):
@@ -138,7 +140,7 @@ def test_a_method_is_given_the_epoch_the_law_and_a_model_that_trains(tmp_path, c
 def test_workers_train_with_the_same_labels(classify):
     data = load_data("digits", None)
     training = classifier_training(data, epochs=1)
-    plain = training_of("autoencoder", data, TrainConfig(1, 1200, 50), "none", 0.1, 0, "cpu")
+    plain = training_of("autoencoder", data, TrainConfig(1, 1200, 50), "none", GAUSSIAN, 0.1, 0, "cpu")
 
     @dataclass(frozen=True)
     class Stored:
@@ -165,7 +167,7 @@ def test_labels_are_in_the_digest_of_what_learns_from_them_only(classify):
     other, schedule = relabelled(data, labels), TrainConfig(1, 1200, 50)
     assert classifier_training(data) == classifier_training(relabelled(data, data.train.labels))
     assert classifier_training(data).digest != classifier_training(other).digest
-    augment, same = (training_of("autoencoder", d, schedule, "augment", 0.1, 0, "cpu") for d in (data, other))
+    augment, same = (training_of("autoencoder", d, schedule, "augment", GAUSSIAN, 0.1, 0, "cpu") for d in (data, other))
     assert augment == same
 
 

@@ -49,7 +49,7 @@ class Method(ABC):
 
 
 def with_noise(x: Tensor, noise: Noise, draws: Draws) -> Tensor:
-    """Inputs with noise, drawn for each of them independently: ``(b, *in) -> (b, *in)``.
+    """Inputs with noise, drawn for each of them independently: ``(b, *in) -> (b, *noised)``.
 
     Examples
     --------
