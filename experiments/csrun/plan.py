@@ -158,8 +158,9 @@ class Plan:
 
     def attack_passes(self, cell: CellPlan) -> int:
         """Forward passes of all attacks on a cell, if every point gets its certificates, of each kind asked for."""
-        settings = len(cell.pairs) * len(self.config.metrics) * len(self.config.certifiers)
-        return self.passes_of_attack * len(self.attacked) * settings
+        measured = [CERTIFIERS[name].measured for name in self.config.certifiers]
+        answers = sum(len(self.config.metrics) if one else 1 for one in measured)
+        return self.passes_of_attack * len(self.attacked) * len(cell.pairs) * answers
 
     def to_train(self) -> list[Training]:
         """Trainings whose checkpoint is not there yet, each once, in the order of their cells."""

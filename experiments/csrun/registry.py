@@ -76,14 +76,19 @@ class CertifierEntry(Entry):
         Its rules, the default last.
     details : tuple of str
         Columns of its rows beside those of every row.
-    measured : bool
-        Whether it is built from a metric.
+    distance : str
+        What its own distance says, for axes; empty where it is built from a metric.
     """
 
     label: str = ""
     rules: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
-    measured: bool = True
+    distance: str = ""
+
+    @property
+    def measured(self) -> bool:
+        """Whether it is built from a metric."""
+        return not self.distance
 
 
 @dataclass(frozen=True)
@@ -188,7 +193,7 @@ CERTIFIERS = {
         label="majority class",
         rules=("counts_run", "counts"),
         details=("label", "p_low", "reach"),
-        measured=False,
+        distance="1 where the class can change",
     ),
 }
 """The names and rules are those of `centersmooth.certifiers.Certifier`."""
@@ -266,6 +271,12 @@ def packages_of(names: Iterable[str]) -> list[str]:
     """Distributions that models, metrics and data sets of these names need beside those of every run."""
     kinds: tuple[Mapping[str, Entry], ...] = (MODELS, METRICS, DATA)
     return [package for name in names for kind in kinds if name in kind for package in kind[name].packages]
+
+
+def measures(metrics: Iterable[str], certifiers: Iterable[str]) -> list[str]:
+    """What the radii of these certifiers are measured in: metrics, and certifiers that bring their own distance."""
+    own = [name for name in certifiers if not CERTIFIERS[name].measured]
+    return [*(metrics if any(CERTIFIERS[name].measured for name in certifiers) else []), *own]
 
 
 def default_rule(certifier: str) -> str:

@@ -25,6 +25,7 @@ from csrun.models.precision import require_float32
 from csrun.papers.baselines import l2_baselines
 from csrun.papers.unit_slip import slip_lines, slip_note, slip_table
 from csrun.plan import TRAINING_WEIGHT, Plan, make_plan
+from csrun.registry import measures
 from csrun.report.panels import PanelSource, draw_panels, save_panels
 from csrun.report.tables import ATTACK_FILE, SLIP_FILE, titled
 from csrun.system.files import write_atomically
@@ -114,7 +115,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
     manifest = {
         "experiment": config.name,
         "title": config.title,
-        "metrics": list(config.metrics),
+        "metrics": measures(config.metrics, config.certifiers),
         "curve": _curve(config),
         "rule": rule,
         "noise": config.noise,

@@ -83,7 +83,7 @@ class CellAttack:
 
     def missing(self, rows: Iterable[Row]) -> list[Target]:
         """Certified points, certifiers and eps of these rows that have not been attacked yet, in their order."""
-        targets = dict.fromkeys(_target(row) for row in rows if row["outcome"] == Outcome.CERTIFIED.value)
+        targets = dict.fromkeys(_target(row) for row in rows if _attacked(row))
         return [target for target in targets if not self._judged(target)]
 
     def carry_out(self, target: Target, progress: Callable[[float], None]) -> None:
@@ -107,7 +107,7 @@ class CellAttack:
     def rows(self, rows: Iterable[Row]) -> Iterator[Row]:
         """What was found beside each certified row."""
         for row in rows:
-            if row["outcome"] == Outcome.CERTIFIED.value and (judged := self._judged(_target(row))):
+            if _attacked(row) and (judged := self._judged(_target(row))):
                 yield _row(row, judged, self.attack)
 
     def _judged(self, target: Target) -> list[Judged]:
@@ -140,6 +140,11 @@ class CellAttack:
 
     def _identity(self) -> dict[str, Any]:
         return {**asdict(self.attack), "runs": self.runs, "version": VERSION}
+
+
+def _attacked(row: Row) -> bool:
+    """Whether there is a radius to exceed, by runs: of the exact smoothed function none is known."""
+    return row["outcome"] == Outcome.CERTIFIED.value and row["about"] == "run"
 
 
 def _target(row: Row) -> Target:
@@ -219,7 +224,10 @@ def attack_note(rows: Sequence[Row]) -> str:
         return ""
     runs, abstained, beyond = (sum(int(row[key]) for row in rows) for key in ("runs", "abstained", "beyond"))
     points = len({row["point"] for row in rows})
-    shares = "; ".join(f"{metric} {_shares(rows, metric)}" for metric in dict.fromkeys(row["metric"] for row in rows))
+    shares = "; ".join(
+        f"{metric or rows[0]['certifier']} {_shares(rows, metric)}"
+        for metric in dict.fromkeys(row["metric"] for row in rows)
+    )
     silent = f", {abstained} abstained" if abstained else ""
     return (
         f"attacked by {rows[0]['attack']} on {points} point{'s' * (points != 1)}: largest movement over certified "

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
 METRIC_LABELS = {name: metric.help for name, metric in METRICS.items()}
+METRIC_LABELS |= {name: one.distance for name, one in CERTIFIERS.items() if one.distance}
 _NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA", "mtcnn": "MTCNN", "biggan": "BigGAN"}
 _NAMES |= {"dcgan": "DCGAN"}
 

@@ -122,7 +122,12 @@ def _parse(path: Path) -> pd.DataFrame:
     if odd:
         raise ValueError(f"expected vacuous to be True, False or empty, got {odd[0]!r}")
     rows["vacuous"] = rows["vacuous"] == "True"
-    return rows
+    return _with_measure(rows)
+
+
+def _with_measure(rows: pd.DataFrame) -> pd.DataFrame:
+    """In the column of the metric the certifier, where that brings its own distance."""
+    return rows.assign(metric=rows["metric"].mask(rows["metric"] == "", rows["certifier"]))
 
 
 def _parsed(name: str, text: str, kind: Callable[[str], Any], empty: Any) -> Any:
@@ -223,7 +228,8 @@ def read_attacks(folder: str | Path) -> pd.DataFrame:
     columns = [*KEYS, "point", "movement"]
     if not path.is_file():
         return pd.DataFrame(columns=columns)
-    return pd.read_csv(path, usecols=columns).dropna(subset="movement")
+    rows = pd.read_csv(path, usecols=columns, keep_default_na=False, na_values={"movement": "", "h": ""})
+    return _with_measure(rows).dropna(subset="movement")
 
 
 def quantile(values: Sequence[float] | np.ndarray, q: float) -> float:
