@@ -66,20 +66,29 @@ def described(value: object) -> str:
 
 
 class _Brief(reprlib.Repr):
-    """One line for any value: arrays by shape and type, functions and modules by name, long values abbreviated."""
+    """The rules of `brief`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.maxother = self.maxlong = 160
+        self.maxother = self.maxlong = self.maxstring = 160
 
     def repr1(self, x: Any, level: int) -> str:
         if isinstance(x, (Tensor, np.ndarray)):
             return f"<{type(x).__name__} {tuple(x.shape)}, {x.dtype}>"
         if isinstance(x, nn.Module):
             return type(x).__name__
-        if callable(x) and hasattr(x, "__name__"):
+        if callable(x) and hasattr(x, "__name__") and not isinstance(x, type):
             return str(x.__name__)
         return " ".join(super().repr1(x, level).split())
+
+
+def brief(value: object) -> str:
+    """A value in one line: arrays by shape and type, functions and modules by name, long values abbreviated.
+
+    >>> brief([torch.zeros(2, 3), 0.5, torch.dist])
+    '[<Tensor (2, 3), torch.float32>, 0.5, dist]'
+    """
+    return _Brief().repr(value)
 
 
 def brief_repr(value: object, **attributes: object) -> str:
@@ -90,8 +99,7 @@ def brief_repr(value: object, **attributes: object) -> str:
     'SimpleNamespace(x=<Tensor (2, 3), torch.float32>, eps=0.5, distance=dist)'
     """
     shown = attributes or {name: held for name, held in vars(value).items() if not name.startswith("_")}
-    brief = _Brief()
-    return f"{type(value).__name__}({', '.join(f'{name}={brief.repr(held)}' for name, held in shown.items())})"
+    return f"{type(value).__name__}({', '.join(f'{name}={brief(held)}' for name, held in shown.items())})"
 
 
 def advice(output: object, inputs: int) -> str:

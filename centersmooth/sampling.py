@@ -24,7 +24,7 @@ from centersmooth.checks import an_integer, is_range
 from centersmooth.draws import Draws
 from centersmooth.errors import ForwardMemoryError, ModelError, RequestError, is_out_of_memory
 from centersmooth.noise import Noise
-from centersmooth.outputs import advice, described, unplain
+from centersmooth.outputs import advice, brief, described, unplain
 
 Model = Callable[[Tensor], Tensor]
 """The base function ``f`` on a batch: ``(b, *in) -> (b, *out)``."""
@@ -156,9 +156,9 @@ class Sampler:
         for name in ("forward_block", "batch_size"):
             object.__setattr__(self, name, an_integer(name, getattr(self, name), 1))
         if not callable(self.model):
-            raise RequestError(f"model is {self.model!r}: expected an nn.Module or a function of a batch")
+            raise RequestError(f"model is {brief(self.model)}: expected an nn.Module or a function of a batch")
         if self.output_range is not None and not is_range(self.output_range):
-            raise RequestError(f"output_range is {self.output_range!r}: expected two numbers (low, high), or None")
+            raise RequestError(f"output_range is {brief(self.output_range)}: expected two numbers (low, high), or None")
 
     def base_output(self, x: Tensor) -> Tensor:
         """``f`` at ``x`` without noise, computed in a block padded with zeros: ``(*in) -> (*out)``."""
@@ -246,14 +246,17 @@ class Sampler:
         outputs : Tensor, shape ``(b, *out)``
             The noisy outputs that `check_model` returned for it.
         """
-        if x.ndim < 2 or len(x) < 2 or outputs.ndim < 2 or outputs.shape[1] != len(x):
+        if x.ndim < 2 or len(x) < 2:
             return False
+        block, size = self._blocks_to_judge_by(x)[0], self.forward_block
+        if {block.shape[1:2], outputs.shape[1:2]} != {x.shape[:1]}:
+            return False  # noisy inputs or outputs have other rows, or none
         # From the last row on: a causal model answers the first row of a sequence as if it were alone.
         inputs = torch.arange(len(outputs), device=x.device)
         rows = len(x) - 1 - inputs % len(x)
-        expected, size = outputs[inputs, rows], self.forward_block
+        expected = outputs[inputs, rows]
         try:
-            answers = self.call(self._blocks_to_judge_by(x)[0][inputs[:size], rows[:size]])
+            answers = self.call(block[inputs[:size], rows[:size]])
         except (RequestError, ForwardMemoryError):  # x[i] is not an input of this model
             return False
         return _Agreement.of(expected).between(expected[:size], answers)

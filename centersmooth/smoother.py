@@ -24,7 +24,7 @@ from centersmooth.errors import InfeasibleError, RequestError
 from centersmooth.gathering import Setting, gather_one
 from centersmooth.metrics.base import Metric
 from centersmooth.noise import Noise, Threat
-from centersmooth.outputs import brief_repr, described, unplain
+from centersmooth.outputs import brief, brief_repr, described, unplain
 from centersmooth.sampling import Model, Progress, RandomStream, Sampler, evaluating
 
 Number: TypeAlias = float | np.number[Any]
@@ -68,12 +68,14 @@ class Smoother:
         batch_size: int = 1024,
     ) -> None:
         if not isinstance(certifier, Certifier):
-            raise RequestError(f"certifier is {certifier!r}: expected one such as Center(L2())")
+            raise RequestError(f"certifier is {brief(certifier)}: expected one such as Center(L2())")
         if not isinstance(noise, Noise):
-            raise RequestError(f"noise is {noise!r}: expected a law such as GaussianNoise(sigma=0.25)")
+            raise RequestError(f"noise is {brief(noise)}: expected a law such as GaussianNoise(sigma=0.25)")
         budget = Budget.quick() if budget is None else budget
         if not isinstance(budget, Budget):
-            raise RequestError(f"budget is {budget!r}: expected counts such as Budget(n=2_000, m=4_000, delta=0.08)")
+            raise RequestError(
+                f"budget is {brief(budget)}: expected counts such as Budget(n=2_000, m=4_000, delta=0.08)"
+            )
         self.certifier = certifier
         self.rule = certifier.rules[-1] if rule is None else rule
         certifier.require_rule(self.rule)
@@ -476,7 +478,7 @@ def checked_stream(stream: RandomStream | None) -> RandomStream:
         It is neither a stream nor None.
     """
     if stream is not None and not isinstance(stream, RandomStream):
-        raise RequestError(f"stream is {stream!r}: expected RandomStream(seed=0), or None for fresh entropy")
+        raise RequestError(f"stream is {brief(stream)}: expected RandomStream(seed=0), or None for fresh entropy")
     return stream if stream is not None else RandomStream.fresh()
 
 
@@ -500,7 +502,7 @@ def what_to_attack(certificate: Certificate, attack: Attack | None, runs: int, n
     if certificate.certifier != name:
         raise RequestError(f"the certificate is of {certificate.certifier!r}: expected one of this smoother, {name!r}")
     if attack is not None and not isinstance(attack, Attack):
-        raise RequestError(f"attack is {attack!r}: expected an Attack, such as Attack('search')")
+        raise RequestError(f"attack is {brief(attack)}: expected an Attack, such as Attack('search')")
     return attack if attack is not None else Attack(), an_integer("runs", runs, 1), certificate.answer
 
 
@@ -517,7 +519,7 @@ def sizes(eps: Number | Iterable[Number], threat: Threat) -> list[float]:
     RequestError
         One of them is no size of perturbations.
     """
-    error = RequestError(f"eps is {eps!r}: expected {threat.meaning}, or a list of such numbers")
+    error = RequestError(f"eps is {brief(eps)}: expected {threat.meaning}, or a list of such numbers")
     if isinstance(eps, str):
         raise error
     try:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from centersmooth.checks import is_number
 from centersmooth.errors import RequestError, is_out_of_memory
-from centersmooth.outputs import brief_repr
+from centersmooth.outputs import brief, brief_repr
 
 TILE_ENTRIES = 2**23
 """Entries of one tile of a distance matrix: 64 MiB in float64."""
@@ -198,12 +198,14 @@ class DistanceFunction(Metric):
         self, distance: Callable[[Tensor, Tensor], Tensor], *, power: float = 1.0, diameter: float = math.inf
     ) -> None:
         if not callable(distance):
-            raise RequestError(f"distance is {distance!r}: expected a function of two equally long batches")
+            raise RequestError(f"distance is {brief(distance)}: expected a function of two equally long batches")
         if not is_number(power) or not 1 <= power < math.inf:
-            raise RequestError(f"power is {power!r}: expected 1 (a metric) or more (a power of one, 2 for its square)")
+            raise RequestError(
+                f"power is {brief(power)}: expected 1 (a metric) or more (a power of one, 2 for its square)"
+            )
         if not is_number(diameter) or not diameter > 0:
             raise RequestError(
-                f"diameter is {diameter!r}: expected the largest distance, a positive number or infinity"
+                f"diameter is {brief(diameter)}: expected the largest distance, a positive number or infinity"
             )
         self.distance = distance
         self.power = power
@@ -296,5 +298,6 @@ def require_metric(metric: Metric) -> None:
     """
     if not isinstance(metric, Metric):
         raise RequestError(
-            f"metric is {metric!r}: expected an instance such as L2(), or DistanceFunction(yours) around a function"
+            f"metric is {brief(metric)}: expected an instance such as L2(), or DistanceFunction(yours) around a "
+            "function"
         )

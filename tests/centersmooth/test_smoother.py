@@ -45,6 +45,7 @@ from centersmooth.bounds import EXACT, PAPER, half_count
 from centersmooth.certifiers.center.rules import ROUNDING, center_problem, spent_alpha
 from centersmooth.certifiers.center.search import best_candidate, least_median_center
 from centersmooth.certifiers.distances import DistanceSample, kept_ranks
+from centersmooth.draws import Draws
 from centersmooth.noise import Noise
 from centersmooth.sampling import Sampler
 
@@ -878,6 +879,21 @@ def test_a_batch_is_warned_of_once_a_shape_in_the_line_of_the_caller() -> None:
     with pytest.warns(UserWarning, match=r"shape \(4, 8\), and so is x") as of_four:
         smoother.smooth(four)
     assert [w.filename for w in (*of_five, *of_four)] == [__file__, __file__]
+
+
+class WithMask(GaussianNoise):
+    """A law whose noisy inputs have one row more than the input."""
+
+    def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
+        noisy = super().sample(x, count, draws)
+        return torch.cat([noisy, noisy[:, :1]], dim=1)
+
+
+def test_rows_of_noisy_inputs_that_are_not_those_of_the_input_are_no_batch() -> None:
+    sampler, x = Sampler(MLP, WithMask(SIGMA), 64, 64), torch.zeros(5, 8)
+    with torch.no_grad():
+        assert not sampler.answers_rows(x, sampler.check_model(x))
+        assert not sampler.answers_rows(torch.zeros(5, 8), torch.zeros(64, 5, 3))
 
 
 @pytest.mark.parametrize(("shape", "calls"), [((5, 8), 1), ((4, 5), 0), ((8,), 0)])
