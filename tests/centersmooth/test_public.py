@@ -24,6 +24,7 @@ from centersmooth import (
     GaussianNoise,
     InfeasibleError,
     Jaccard,
+    Label,
     Mean,
     MeanSmoother,
     Metric,
@@ -102,6 +103,7 @@ PUBLIC: dict[str, tuple[object, str]] = {
     "GaussianNoise": (NOISE, "GaussianNoise(sigma=0.5)"),
     "InfeasibleError": (InfeasibleError("why"), "InfeasibleError('why')"),
     "Jaccard": (Jaccard(), "Jaccard()"),
+    "Label": (Label(), "Label()"),
     "Mean": (Mean(TotalVariation()), "Mean(metric=TotalVariation())"),
     "MeanSmoother": (
         MeanSmoother(torch.sigmoid, L1(), NOISE, BUDGET, output_range=(0.0, 1.0)),
