@@ -10,6 +10,7 @@ from torch import Tensor
 
 from centersmooth.bounds import Bounds
 from centersmooth.checks import a_number, an_integer
+from centersmooth.outputs import brief_repr
 
 
 class Outcome(Enum):
@@ -145,6 +146,9 @@ class Smoothed:
     base: Tensor
     error: float
 
+    def __repr__(self) -> str:
+        return brief_repr(self)
+
     @property
     def output(self) -> Tensor | None:
         """What to ship: the answer, or None where the smoothed model abstains."""
@@ -200,6 +204,9 @@ class Certificate:
         common = {field.name for field in fields(Certificate)}
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in common}
 
+    def __repr__(self) -> str:
+        return brief_repr(self)
+
     def __str__(self) -> str:
         """One sentence for people; `repr` has every number."""
         if self.radius is None:
@@ -212,7 +219,7 @@ class Certificate:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CenterCertificate(Certificate):
     """A certificate about centers.
 

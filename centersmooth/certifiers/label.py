@@ -56,7 +56,7 @@ class LabelEvidence:
     drawn: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LabelCertificate(Certificate):
     """A certificate about a class.
 
