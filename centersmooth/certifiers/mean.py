@@ -21,7 +21,7 @@ from centersmooth.certifiers.expectation import (
     mean_problem,
     reach,
 )
-from centersmooth.contracts import check_own_metric, check_seminorm
+from centersmooth.contracts.metrics import check_own_metric, check_seminorm
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
 from centersmooth.metrics.base import Metric, between, features_of, require_metric

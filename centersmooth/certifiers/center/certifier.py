@@ -20,7 +20,7 @@ from centersmooth.certifiers.center.rules import (
     radius_problem,
 )
 from centersmooth.certifiers.center.search import CenterKind, require_means
-from centersmooth.contracts import check_own_metric
+from centersmooth.contracts.metrics import check_own_metric
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
 from centersmooth.metrics.base import Metric, between, features_of, require_metric

@@ -1,20 +1,12 @@
-"""For your own metrics, noises and models: contracts they have to keep, and a model whose answer is known.
-
-`check_metric` and `check_noise` are meant to run in your test suite; the library's own run them as tables.
-"""
+"""The contract of a metric: what a certificate takes for granted of a distance."""
 
 from __future__ import annotations
 
-import math
-
 import torch
-from scipy.special import ndtr
 from torch import Tensor
 
 from centersmooth.errors import ModelError
 from centersmooth.metrics.base import DistanceFunction, Metric, features_of, is_shipped
-from centersmooth.noise import DrawsTogether, Noise
-from centersmooth.sampling import RandomStream
 
 
 def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) -> None:
@@ -115,97 +107,3 @@ def check_seminorm(metric: Metric, outputs: Tensor, output_range: tuple[float, f
 def _require(metric: Metric, what: str, excess: Tensor | float, tolerance: float) -> None:
     if float(excess) > tolerance:
         raise ModelError(f"{metric.name}: {what}, by {float(excess):.3g} of the largest distance")
-
-
-def check_noise(noise: Noise, eps: float, *, draws: int = 200_000) -> None:
-    """Check that a smoothing law keeps the contract of `Noise` at one ``eps``, for inputs of one number.
-
-    `Noise.required_mass` is at least the mass, grows with mass and ``eps``, and is the mass itself at ``eps = 0``;
-    `Noise.kept_mass` is its inverse; with several draws taken together one draw is one draw. And the bound holds: of
-    half-lines, which for one-sided shifts are the worst sets there are (Neyman and Pearson), none loses more from ``x =
-    0`` to ``x' = +-eps`` than it says, up to six standard errors. A law that draws noise 30% smaller than it states
-    fails.
-
-    Parameters
-    ----------
-    eps : float
-        In the law's unit; about one scale of the noise shows most.
-    draws : int
-        At ``x`` and at each ``x'``.
-
-    Raises
-    ------
-    ModelError
-        Naming the first property that fails.
-    """
-    masses = (1e-3, 0.1, 0.5, 0.55, 0.9, 0.999)
-    for mass in masses:
-        required = [noise.required_mass(mass, e) for e in (0.0, eps / 2, eps)]
-        _expect(noise, f"required_mass({mass}, 0) is {required[0]}", abs(required[0] - mass) <= 1e-9)
-        _expect(
-            noise, f"required_mass({mass}, ...) falls with eps: {required}", mass <= required[1] <= required[2] <= 1
-        )
-        kept = noise.kept_mass(mass, eps)
-        found = noise.required_mass(kept, eps)
-        _expect(noise, f"required_mass(kept_mass({mass})) is {found}, above it", found <= mass * (1 + 1e-9))
-        if required[2] < 1:
-            back = noise.kept_mass(required[2], eps)
-            _expect(noise, f"kept_mass(required_mass({mass})) is {back}", abs(back - mass) <= 1e-6)
-        if isinstance(noise, DrawsTogether):
-            together = [noise.required_mass_of_draws(mass, eps, count) for count in (1, 2, 4)]
-            rising = required[2] * (1 - 1e-9) <= together[0] <= together[1] <= together[2] <= 1
-            _expect(noise, f"required_mass_of_draws({mass}, ...) is {together} for 1, 2, 4", rising)
-    required = [noise.required_mass(mass, eps) for mass in masses]
-    _expect(noise, f"required_mass falls with the mass: {required}", required == sorted(required))
-    _check_half_lines(noise, eps, draws)
-
-
-def _check_half_lines(noise: Noise, eps: float, count: int) -> None:
-    inputs = torch.tensor([[0.0], [eps], [-eps]], dtype=torch.float64)
-    streams = (RandomStream(0).draws(f"check noise {i}", 0, inputs) for i in range(3))
-    at_x, *moved = (noise.sample(x, count, one)[:, 0].sort().values for x, one in zip(inputs, streams, strict=True))
-    error = 6 * math.sqrt(0.25 / count)
-    for mass in torch.arange(0.05, 1.0, 0.05).tolist():
-        low, high = at_x[int(mass * count) - 1], at_x[count - int(mass * count)]
-        least = noise.kept_mass(max(0.0, mass - error), eps) - error
-        for at_x_prime in moved:
-            found = (float((at_x_prime <= low).double().mean()), float((at_x_prime >= high).double().mean()))
-            what = f"a half-line of mass {mass:.2f} at x has {min(found):.4f} at x', and {least:.4f} is promised"
-            _expect(noise, what, min(found) >= least)
-
-
-def _expect(noise: Noise, what: str, holds: bool) -> None:
-    if not holds:
-        raise ModelError(f"{noise}: {what}")
-
-
-class LinearModel:
-    """``f(x) = x @ weight``, one number an input: under Gaussian noise everything is known in closed form.
-
-    Parameters
-    ----------
-    weight : Tensor, shape ``(d,)``
-    """
-
-    def __init__(self, weight: Tensor) -> None:
-        self.weight = weight
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        return inputs @ self.weight[:, None]
-
-    def movement(self, eps: float) -> float:
-        """How far the exact smoothed output moves within ``eps``: ``eps * |weight|``."""
-        return eps * float(self.weight.norm())
-
-    def mass(self, center: float, radius: float, x: Tensor, sigma: float) -> float:
-        """Mass of ``[center - radius, center + radius]`` under ``f(x + N(0, sigma^2 I))``."""
-        scale = sigma * float(self.weight.norm())
-        mean = float(x @ self.weight)
-        return float(ndtr((center + radius - mean) / scale) - ndtr((center - radius - mean) / scale))
-
-    def radius(self, center: float, mass: float, x: Tensor, sigma: float) -> float:
-        """The radius at which the ball around ``center`` has ``mass``, by bisection to the last digit."""
-        low, high = 0.0, abs(center - float(x @ self.weight)) + 40 * sigma * float(self.weight.norm())
-        while low < (middle := (low + high) / 2) < high:
-            low, high = (low, middle) if self.mass(center, middle, x, sigma) >= mass else (middle, high)
-        return high if math.isfinite(high) else math.inf
