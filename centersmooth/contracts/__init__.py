@@ -4,14 +4,15 @@
 tables, one row for each plug-in.
 """
 
+from centersmooth.contracts.certifiers import check_certifier
 from centersmooth.contracts.metrics import check_metric, check_own_metric, check_seminorm
 from centersmooth.contracts.noises import check_noise
 from centersmooth.contracts.worlds import LinearModel, TwoOutputs
 
-
 __all__ = [
     "LinearModel",
     "TwoOutputs",
+    "check_certifier",
     "check_metric",
     "check_noise",
     "check_own_metric",

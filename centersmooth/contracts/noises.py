@@ -120,8 +120,8 @@ def _check_losses(noise: Noise, eps: float, at_x: Array, at_x_prime: Array) -> N
         p, q = ordering(at_x[half:]), ordering(at_x_prime[half:])
         _expect_bound(noise, f"a {name}", p, q, partial(noise.required_mass, eps=eps))
         if isinstance(noise, DrawsTogether):
-            sums = (one[: len(one) // 3 * 3].reshape(-1, 3).sum(axis=1) for one in (p, q))
-            _expect_bound(noise, f"a {name} of 3 draws", *sums, partial(noise.required_mass_of_draws, eps=eps, draws=3))
+            p, q = (one[: len(one) // 3 * 3].reshape(-1, 3).sum(axis=1) for one in (p, q))
+            _expect_bound(noise, f"a {name} of 3 draws", p, q, partial(noise.required_mass_of_draws, eps=eps, draws=3))
 
 
 def _log_ratio(at_x: Array, at_x_prime: Array) -> Callable[[Array], Array]:
