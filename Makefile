@@ -6,11 +6,12 @@ BUDGET ?= auto
 JOBS ?= 2
 QUICK := centersmooth $(addprefix tests/centersmooth/test_,bounds.py metrics.py sampling.py against_reference.py sources.py) \
 	$(addprefix tests/experiments/test_,golden.py startup.py)
+CONTRACTS := tests/centersmooth/test_contracts.py
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test check quick test-pythons bench reproduce-all plots report publish clean
+.PHONY: help install demo test check quick test-pythons test-noise test-certifier test-metric bench reproduce-all plots report publish clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -52,6 +53,15 @@ test-pythons: $(READY) ## The fast tests on each of PYTHONS, in .venv-NAME; says
 			echo "$$python: failed"; failed=1; \
 		fi; \
 	done; test -z "$$failed"
+
+test-noise: $(READY) ## The contract of one noise: NOISE=gaussian
+	@$(BIN)/pytest $(CONTRACTS) --noise="$(NOISE)"
+
+test-certifier: $(READY) ## The contract of one certifier, its coverage included: CERTIFIER=center
+	@$(BIN)/pytest $(CONTRACTS) --certifier="$(CERTIFIER)"
+
+test-metric: $(READY) ## The contract of one metric: METRIC=l2
+	@$(BIN)/pytest $(CONTRACTS) --metric="$(METRIC)"
 
 bench: $(READY) ## Time against the plain procedure: bench/results/, some minutes on two cores
 	$(BIN)/python bench/run.py $(CASES)

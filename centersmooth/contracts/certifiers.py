@@ -29,8 +29,8 @@ COUNTS: Final = Budget(n=400, m=1_000, delta=0.1, alpha1=0.05, alpha2=0.05)
 _FALSE_ALARM: Final = 1e-9
 """How often a certifier that covers may fail the count of one rule on one model."""
 
-_MASSES: Final = (0.2, 0.42)
-"""What is left of the first output at ``x'``: the largest movement of a mean, and a center that has just changed."""
+_MASSES: Final = (0.42, 0.2)
+"""What is left of the first output at ``x'``: a center that has just changed, and the largest movement of a mean."""
 
 _X: Final = torch.zeros(1, dtype=torch.float64)
 

@@ -1,4 +1,4 @@
-"""Every smoothing law keeps the contract of `Noise`; laws that do not are caught."""
+"""What smoothing laws offer beside their contract, which is in test_contracts."""
 
 from __future__ import annotations
 
@@ -10,53 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from centersmooth import L2, Budget, Center, CenterSmoother, GaussianNoise, ModelError, Noise, RequestError
-from centersmooth.contracts import check_noise
+from centersmooth import L2, Budget, Center, CenterSmoother, GaussianNoise, Noise, RequestError
 from centersmooth.draws import Draws
 from centersmooth.gathering import Setting
-
-LAWS: dict[str, tuple[Noise, float]] = {
-    "gaussian": (GaussianNoise(0.5), 0.5),
-    "gaussian, far": (GaussianNoise(1.0), 2.0),
-    "gaussian, near": (GaussianNoise(2.0), 0.1),
-}
-"""A row a law, with the eps it is looked at."""
-
-
-@pytest.mark.parametrize("law", LAWS)
-def test_a_law_keeps_its_contract(law: str) -> None:
-    check_noise(*LAWS[law])
-
-
-class Understated(GaussianNoise):
-    """Draws noise 30% smaller than it states."""
-
-    def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
-        return GaussianNoise(0.7 * self.sigma).sample(x, count, draws)
-
-
-class Mirrored(GaussianNoise):
-    """Takes for the inverse what is one for symmetric threats only; harmless here, so made asymmetric."""
-
-    def required_mass(self, mass: float, eps: float) -> float:
-        return 1 - (1 - mass) ** math.exp(eps)
-
-    def kept_mass(self, mass: float, eps: float) -> float:
-        return 1 - self.required_mass(1 - mass, eps)
-
-
-class Shrinking(GaussianNoise):
-    def required_mass(self, mass: float, eps: float) -> float:
-        return mass * math.exp(-eps)
-
-
-@pytest.mark.parametrize(
-    ("noise", "words"),
-    [(Understated(0.5), "half-line"), (Mirrored(0.5), "kept_mass"), (Shrinking(0.5), "falls with eps")],
-)
-def test_a_law_that_does_not_is_caught(noise: Noise, words: str) -> None:
-    with pytest.raises(ModelError, match=words):
-        check_noise(noise, 0.5)
 
 
 def test_reach_is_the_largest_eps() -> None:

@@ -1,0 +1,100 @@
+"""The tables of contract tests: a row for each noise, certifier and metric."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor
+
+from centersmooth import (
+    L1,
+    L2,
+    Angular,
+    Center,
+    Cosine,
+    GaussianNoise,
+    Jaccard,
+    Mean,
+    Metric,
+    Noise,
+    SquaredL2,
+    TotalVariation,
+)
+from centersmooth.certifiers import Certifier
+
+
+@dataclass(frozen=True)
+class NoiseRow:
+    """A law, an ``eps``, and the mean and standard deviation of its noise on one number."""
+
+    noise: Noise
+    eps: float
+    moments: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class CertifierRow:
+    """A certifier, two outputs that it tells apart, and what else `check_certifier` is to know."""
+
+    certifier: Certifier
+    outputs: tuple[Tensor, Tensor]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+NOISES = {
+    "gaussian": [
+        NoiseRow(GaussianNoise(0.5), 0.5, (0.0, 0.5)),
+        NoiseRow(GaussianNoise(1.0), 2.0, (0.0, 1.0)),
+        NoiseRow(GaussianNoise(2.0), 0.1, (0.0, 2.0)),
+    ],
+}
+
+VECTORS = (torch.zeros(2), torch.ones(2))
+BOXES = (torch.tensor([0.0, 0.0, 4.0, 4.0]), torch.tensor([2.0, 0.0, 6.0, 4.0]))
+UNIT = {"output_range": (0.0, 1.0)}
+
+CERTIFIERS = {
+    "center": [CertifierRow(Center(L2()), VECTORS), CertifierRow(Center(Jaccard()), BOXES)],
+    "center_free": [CertifierRow(Center(L2(), "free"), VECTORS)],
+    "mean": [CertifierRow(Mean(L2()), VECTORS, UNIT), CertifierRow(Mean(L1()), VECTORS, UNIT)],
+}
+
+METRICS: dict[str, Metric] = {
+    "l1": L1(),
+    "l2": L2(),
+    "sql2": SquaredL2(),
+    "cosine": Cosine(),
+    "angular": Angular(),
+    "tv": TotalVariation(),
+    "jaccard": Jaccard(),
+}
+
+TABLES: dict[str, dict[str, Any]] = {"noise": NOISES, "certifier": CERTIFIERS, "metric": METRICS}
+
+
+def shape_for(metric: Metric) -> tuple[int, ...]:
+    return {"TotalVariation": (2, 3, 4), "Jaccard": (4,)}.get(metric.name, (5,))
+
+
+def fit_for(metric: Metric, outputs: Tensor) -> Tensor:
+    """The outputs; for boxes with their corners in order."""
+    if metric.name != "Jaccard":
+        return outputs
+    return torch.cat([torch.minimum(outputs[:, :2], outputs[:, 2:]), torch.maximum(outputs[:, :2], outputs[:, 2:])], 1)
+
+
+def outputs_for(metric: Metric, n: int = 6) -> st.SearchStrategy[Tensor]:
+    """Few distinct values, so that zeros, duplicates, constants and empty boxes all turn up."""
+    values = st.sampled_from([0.0, 0.0, 1.0, -1.0, 0.5, 0.1, 3.0, -0.7])
+    outputs = arrays(np.float32, (n, *shape_for(metric)), elements=values).map(torch.from_numpy)
+    return outputs.map(lambda drawn: fit_for(metric, drawn))
+
+
+def random_outputs(metric: Metric, n: int = 40) -> Tensor:
+    """Continuous outputs."""
+    return fit_for(metric, torch.randn(n, *shape_for(metric), generator=torch.Generator().manual_seed(0)))
