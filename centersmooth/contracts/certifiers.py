@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from centersmooth.certificate import Budget, Certificate, Outcome
 from centersmooth.certifiers.base import Certifier, pack, unpack
 from centersmooth.contracts.worlds import TwoOutputs
-from centersmooth.errors import InfeasibleError, ModelError
+from centersmooth.errors import InfeasibleError, ModelError, RequestError
 from centersmooth.gathering import STAGES, Collects, Setting, Shared, gather
 from centersmooth.noise import Noise
 from centersmooth.sampling import Model, RandomStream, Sampler
@@ -43,12 +43,14 @@ def check_certifier(
     *,
     budget: Budget = COUNTS,
     output_range: tuple[float, float] | None = None,
+    exact: Callable[[float], Tensor] | None = None,
     beside: Mapping[str, Collects] | None = None,
     runs: int = 100,
 ) -> None:
     """Check that a certifier keeps the contract of `Certifier`, and that its certificates cover.
 
-    - `Certifier.problem` is empty or one line, and no certificate is infeasible where it is empty.
+    - `Certifier.unsuited` and `Certifier.problem` are empty or one line; where they are empty, no certificate is
+      infeasible.
     - A collector wants no more draws of a stage than it said at first, never less than 0, and 0 in the end; an answer
       wants no more draws than a certificate, and can be read from evidence without a radius.
     - Evidence is the same, to the last bit, for batches of 1, 7 and 256, in one pass with other certifiers, and by a
@@ -77,6 +79,9 @@ def check_certifier(
         Counts that serve every rule.
     output_range : (float, float), optional
         Hard limits of every output coordinate.
+    exact : callable, optional
+        The exact smoothed answer of a model that gives the first of the outputs with a probability, as a function of
+        that. Rules whose certificates are about the map (`Certifier.about`) are compared with it in the place of a run.
     beside : mapping of str to Certifier, optional
         Certifiers that share a pass with this one.
     runs : int
@@ -86,6 +91,8 @@ def check_certifier(
     ------
     InfeasibleError
         The budget is too small for one of the rules.
+    RequestError
+        A rule is about the map, and there is no ``exact``.
     ModelError
         Naming the first property that fails.
 
@@ -96,6 +103,8 @@ def check_certifier(
     """
     request = _Request(certifier, Setting(noise, budget, output_range, forward_block=32))
     _check_problems(request, eps)
+    if exact is None and any(certifier.about(rule) == "map" for rule in certifier.rules):
+        raise RequestError(f"exact is None: expected the exact smoothed answer, which {certifier} certifies")
     ramp = _ramp(outputs, noise)
     certifier.check(request.setting, torch.stack([*outputs, outputs[0]]))
     wanted = [_check_wants(request, ramp, radius) for radius in (False, True)]
@@ -105,7 +114,7 @@ def check_certifier(
     request = replace(request, setting=replace(request.setting, forward_block=512))
     for mass in _MASSES:
         step = TwoOutputs(*outputs, threshold=_quantile(noise, eps, mass))
-        _check_coverage(request, step, eps, runs)
+        _check_coverage(request, step, eps, runs, exact(mass) if exact is not None else None)
 
 
 @dataclass(frozen=True)
@@ -159,13 +168,14 @@ def _check_problems(request: _Request, eps: float) -> None:
     certifier, setting = request.certifier, request.setting
     few = replace(setting, budget=replace(setting.budget, n=1, m=1))
     for asked in (setting, few, replace(setting, output_range=None)):
-        for rule in certifier.rules:
-            for radius in (None, 0.0, eps):
-                said = certifier.problem(asked, rule, radius)
-                one_line = isinstance(said, str) and len(said.splitlines()) <= 1
-                _expect(certifier, one_line, f"problem() is {said!r}: expected one line, or nothing")
+        said = [certifier.unsuited(asked)]
+        if not said[0]:
+            said += [certifier.problem(asked, rule, radius) for rule in certifier.rules for radius in (None, 0.0, eps)]
+        for one in said:
+            one_line = isinstance(one, str) and len(one.splitlines()) <= 1
+            _expect(certifier, one_line, f"says {one!r} of a request: expected one line, or nothing")
     for rule in certifier.rules:
-        if problem := certifier.problem(setting, rule, eps):
+        if problem := certifier.unsuited(setting) or certifier.problem(setting, rule, eps):
             raise InfeasibleError(problem)
 
 
@@ -254,8 +264,8 @@ def _equal(a: object, b: object) -> bool:
     return torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else bool(a == b)
 
 
-def _check_coverage(request: _Request, model: Model, eps: float, runs: int) -> None:
-    """Count runs at ``x' = eps`` that answer beyond the radius certified at ``x = 0``."""
+def _check_coverage(request: _Request, model: Model, eps: float, runs: int, exact: Tensor | None) -> None:
+    """Count answers at ``x' = eps``, of a run or exact ones, beyond the radius certified at ``x = 0``."""
     certifier, setting = request.certifier, request.setting
     beyond = dict.fromkeys(certifier.rules, 0)
     alpha = dict.fromkeys(certifier.rules, -1.0)
@@ -270,11 +280,12 @@ def _check_coverage(request: _Request, model: Model, eps: float, runs: int) -> N
             answer, moved = (certifier.answer(one, setting, rule).output for one in (here, there))
             if answer is None:
                 raise ModelError(f"{certifier}: a radius is certified under the rule {rule} where the model abstains")
+            moved = exact if certifier.about(rule) == "map" else moved
             beyond[rule] += moved is not None and certifier.distance(answer, moved) > certificate.radius
     for rule, count in beyond.items():
         _expect(certifier, alpha[rule] >= 0, f"no run has a radius under the rule {rule}, so nothing was checked")
         most = _most(runs, alpha[rule])
-        what = f"{count} of {runs} runs at x' are beyond the radius of the rule {rule}, where {most} may be"
+        what = f"{count} of {runs} answers at x' are beyond the radius of the rule {rule}, where {most} may be"
         _expect(certifier, count <= most, what)
 
 

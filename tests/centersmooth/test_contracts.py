@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from centersmooth import (
     Mean,
     ModelError,
     Outcome,
+    RequestError,
     Smoothed,
 )
 from centersmooth.certifiers.mean import MeanCollector
@@ -178,9 +180,36 @@ def test_certificates_that_do_not_cover_are_caught(fault: str) -> None:
         check_certifier(broken, VECTORS, noise, 1.5, **UNIT)
 
 
+def mixed(mass: float) -> Tensor:
+    """The exact mean of the first output with this probability, and of the second otherwise."""
+    return (mass * VECTORS[0] + (1 - mass) * VECTORS[1]).double()
+
+
+class ExactMean(Mean):
+    """A mean whose certificates are about the map; those of the library hold for it too."""
+
+    def about(self, rule: str) -> str:
+        return "map"
+
+
+class OfHalfEpsExactMean(OfHalfEps, ExactMean): ...
+
+
+def test_certificates_about_the_map_are_compared_with_the_exact_answer() -> None:
+    """And not with runs, of which these certificates do not speak."""
+    check = partial(check_certifier, outputs=VECTORS, noise=GaussianNoise(1.0), eps=1.5, runs=50, **UNIT)
+    check(ExactMean(L2()), exact=mixed)
+    with pytest.raises(ModelError, match=r"50 of 50 answers at x' are beyond"):
+        check(ExactMean(L2()), exact=lambda mass: mixed(mass) + 1)
+    with pytest.raises(ModelError, match=r"answers at x' are beyond"):
+        check(OfHalfEpsExactMean(L2()), exact=mixed)
+    with pytest.raises(RequestError, match="exact is None: expected the exact smoothed answer"):
+        check(ExactMean(L2()))
+
+
 class TwoLines(Mean):
-    def problem(self, setting: Setting, rule: str, eps: float | None = None) -> str:
-        return super().problem(setting, rule, eps) and "first line\nsecond line"
+    def unsuited(self, setting: Setting) -> str:
+        return super().unsuited(setting) and "first line\nsecond line"
 
 
 class SaidTooLate(Mean):
@@ -265,7 +294,7 @@ class Unpicklable(Mean):
 
 
 BROKEN_CERTIFIERS = {
-    "problem\\(\\) is 'first line\\\\nsecond line'": TwoLines,
+    "says 'first line\\\\nsecond line' of a request: expected one line": TwoLines,
     "infeasible at eps = 0, where problem": SaidTooLate,
     "radii fall as eps grows": Falling,
     "a radius is certified under the rule global where the model abstains": Silent,
