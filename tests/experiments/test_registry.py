@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import numpy as np
+import plugins
 import pytest
 import torch
 from support import compose, small_biggan
@@ -42,6 +43,13 @@ def test_every_entry_can_be_imported_and_is_told_in_one_line(kind):
         assert callable(entry.load())
         assert 0 < len(entry.help) < 70
         assert "\n" not in entry.help
+
+
+def test_every_plug_in_has_a_row_of_contract_tests():
+    """LPIPS needs weights; its contract is in test_perceptual."""
+    assert set(plugins.NOISES) == set(registry.NOISES)
+    assert set(plugins.CERTIFIERS) == set(registry.CERTIFIERS)
+    assert {*plugins.METRICS, "lpips"} == set(registry.METRICS)
 
 
 @pytest.mark.parametrize("name", ["autoencoder", "reconstructor"])
