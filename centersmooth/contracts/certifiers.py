@@ -23,8 +23,8 @@ from centersmooth.gathering import STAGES, Collects, Setting, Shared, gather
 from centersmooth.noise import Noise
 from centersmooth.sampling import Model, RandomStream, Sampler
 
-COUNTS: Final = Budget(n=400, m=1_000, delta=0.1, alpha1=0.05, alpha2=0.05)
-"""Few draws and large failure probabilities, so that broken variants stand out in a hundred runs."""
+COUNTS: Final = Budget(n=400, m=2_000, delta=0.1, alpha1=0.05, alpha2=0.05)
+"""Few draws and large failure probabilities, so that broken variants stand out in 60 runs."""
 
 _FALSE_ALARM: Final = 1e-9
 """How often a certifier that covers may fail the count of one rule on one model."""
@@ -45,7 +45,7 @@ def check_certifier(
     output_range: tuple[float, float] | None = None,
     exact: Callable[[float], Tensor] | None = None,
     beside: Mapping[str, Collects] | None = None,
-    runs: int = 100,
+    runs: int = 60,
 ) -> None:
     """Check that a certifier keeps the contract of `Certifier`, and that its certificates cover.
 

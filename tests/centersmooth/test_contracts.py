@@ -176,7 +176,7 @@ UNSOUND = {
 @pytest.mark.parametrize("fault", UNSOUND)
 def test_certificates_that_do_not_cover_are_caught(fault: str) -> None:
     broken, noise = UNSOUND[fault]
-    with pytest.raises(ModelError, match=r"of 100 runs at x' are beyond the radius of the rule \w+, where 32 may be"):
+    with pytest.raises(ModelError, match=r"of 60 answers at x' are beyond the radius of the rule \w+, where 23 may be"):
         check_certifier(broken, VECTORS, noise, 1.5, **UNIT)
 
 
@@ -299,7 +299,7 @@ BROKEN_CERTIFIERS = {
     "radii fall as eps grows": Falling,
     "a radius is certified under the rule global where the model abstains": Silent,
     "no run has a radius under the rule global": NeverCertifies,
-    "wants 1400 draws for an answer and 1200 for a radius": MoreForAnswers,
+    "wants 2400 draws for an answer and 2200 for a radius": MoreForAnswers,
     "wants 1 draws of center, where it wanted 16": WithWanting,
     "wants -1 draws of candidates": WithOwing,
     "evidence before other certifiers of a pass is not the same: ": WithInPlace,
