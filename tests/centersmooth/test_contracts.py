@@ -28,7 +28,7 @@ from centersmooth import (
     DistanceFunction,
     GaussianNoise,
     InfeasibleError,
-    Jaccard,
+    Label,
     Mean,
     ModelError,
     Outcome,
@@ -120,15 +120,19 @@ def test_a_noise_that_does_not_is_caught(broken: GaussianNoise, words: str) -> N
 
 # --- Certifiers -----------------------------------------------------------------------------------------------------
 
-EVERY = {f"{name} {i}": row.certifier for name, rows in CERTIFIERS.items() for i, row in enumerate(rows)}
-VECTOR_VALUED = {name: one for name, one in EVERY.items() if not isinstance(one.metric, Jaccard)}
+OF_VECTORS = {
+    f"{name} {i}": row.certifier
+    for name, rows in CERTIFIERS.items()
+    for i, row in enumerate(rows)
+    if row.outputs[0].shape == (2,)
+}
 
 
 @pytest.mark.parametrize("certifier", CERTIFIERS)
 def test_a_certifier_keeps_its_contract(certifier: str) -> None:
-    """Each in one pass with all others that can measure its outputs."""
+    """Each in one pass with all others that can take its outputs."""
     for row in CERTIFIERS[certifier]:
-        beside = VECTOR_VALUED if row.outputs is VECTORS else {}
+        beside = OF_VECTORS if row.outputs[0].shape == (2,) else {}
         check_certifier(row.certifier, row.outputs, GaussianNoise(1.0), 1.5, beside=beside, **row.details)
 
 
@@ -143,6 +147,15 @@ class OfHalfEpsCenter(OfHalfEps, Center): ...
 
 
 class OfHalfEpsMean(OfHalfEps, Mean): ...
+
+
+class OfHalfEpsLabel(OfHalfEps, Label): ...
+
+
+class OfHalfEpsRunLabel(OfHalfEpsLabel):
+    """Of the rule about a run alone."""
+
+    rules = ("counts_run",)
 
 
 class SmallRadius:
@@ -170,14 +183,19 @@ UNSOUND = {
     "mean, half eps": (OfHalfEpsMean(L2()), GaussianNoise(1.0)),
     "mean, small radius": (SmallRadiusMean(L2()), GaussianNoise(1.0)),
     "mean, less noise": (Mean(L2()), Understated(1.0)),
+    "label, half eps": (OfHalfEpsLabel(), GaussianNoise(1.0)),
+    "label, half eps of a run": (OfHalfEpsRunLabel(), GaussianNoise(1.0)),
+    "label, less noise": (Label(), Understated(1.0)),
 }
 
 
 @pytest.mark.parametrize("fault", UNSOUND)
 def test_certificates_that_do_not_cover_are_caught(fault: str) -> None:
-    broken, noise = UNSOUND[fault]
-    with pytest.raises(ModelError, match=r"of 60 answers at x' are beyond the radius of the rule \w+, where 23 may be"):
-        check_certifier(broken, VECTORS, noise, 1.5, **UNIT)
+    (broken, noise), row = UNSOUND[fault], CERTIFIERS[fault.split(",")[0]][0]
+    with pytest.raises(
+        ModelError, match=r"of 60 answers at x' are beyond the radius of the rule \w+, where \d+ may be"
+    ):
+        check_certifier(broken, row.outputs, noise, 1.5, **row.details)
 
 
 def mixed(mass: float) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from centersmooth import L2, Budget, Center, CenterSmoother, GaussianNoise, Noise, RequestError
 from centersmooth.draws import Draws
 from centersmooth.gathering import Setting
+from centersmooth.noise import L2Ball
 
 
 def test_reach_is_the_largest_eps() -> None:
@@ -27,7 +28,8 @@ def test_reach_is_the_largest_eps() -> None:
 class SingleDraws(Noise):
     """A law without a bound for several draws together."""
 
-    threat = "l2"
+    threat = L2Ball()
+    scale = 1.0
     sample: Callable[..., Tensor] = GaussianNoise(1.0).sample
     required_mass: Callable[..., float] = GaussianNoise(1.0).required_mass
 
@@ -35,7 +37,9 @@ class SingleDraws(Noise):
 def test_free_centers_need_a_bound_for_draws_together() -> None:
     setting = Setting(SingleDraws(), Budget(n=2_000, m=4_000, delta=0.1))
     assert Center(L2()).problem(setting, "measured", 0.5) == ""
-    assert "has no bound for several draws together: use 'sample'" in Center(L2(), "free").problem(setting, "measured")
+    assert Center(L2()).unsuited(setting) == ""
+    with pytest.raises(RequestError, match="has no bound for several draws together: use kind='sample'"):
+        CenterSmoother(lambda x: x, L2(), setting.noise, setting.budget, kind="free")
 
 
 def test_an_object_that_is_not_a_law_is_refused() -> None:
@@ -45,5 +49,6 @@ def test_an_object_that_is_not_a_law_is_refused() -> None:
 
 def test_laws_are_plain_values() -> None:
     assert GaussianNoise(0.5) == dataclasses.replace(GaussianNoise(0.25), sigma=0.5)
-    assert GaussianNoise(0.5).threat == "l2"
+    assert GaussianNoise(0.5).threat.unit == "l2"
+    assert GaussianNoise(0.5).scale == 0.5
     assert torch.equal(*(GaussianNoise(1.0).sample(torch.zeros(2), 3, Draws(1, torch.zeros(2))) for _ in "ab"))

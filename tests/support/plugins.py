@@ -19,6 +19,7 @@ from centersmooth import (
     Cosine,
     GaussianNoise,
     Jaccard,
+    Label,
     Mean,
     Metric,
     Noise,
@@ -56,12 +57,21 @@ NOISES = {
 
 VECTORS = (torch.zeros(2), torch.ones(2))
 BOXES = (torch.tensor([0.0, 0.0, 4.0, 4.0]), torch.tensor([2.0, 0.0, 6.0, 4.0]))
+SCORES = (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
+CLASSES = (torch.tensor(0), torch.tensor(1))
 UNIT = {"output_range": (0.0, 1.0)}
+
+
+def likelier(mass: float) -> Tensor:
+    """The class of a model that gives class 0 with this probability, and class 1 otherwise."""
+    return torch.tensor(0 if mass > 0.5 else 1)
+
 
 CERTIFIERS = {
     "center": [CertifierRow(Center(L2()), VECTORS), CertifierRow(Center(Jaccard()), BOXES)],
     "center_free": [CertifierRow(Center(L2(), "free"), VECTORS)],
     "mean": [CertifierRow(Mean(L2()), VECTORS, UNIT), CertifierRow(Mean(L1()), VECTORS, UNIT)],
+    "label": [CertifierRow(Label(), outputs, {"exact": likelier}) for outputs in (SCORES, CLASSES)],
 }
 
 METRICS: dict[str, Metric] = {
