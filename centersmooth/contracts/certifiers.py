@@ -56,6 +56,7 @@ def check_certifier(
     - Evidence is the same, to the last bit, for batches of 1, 7 and 256, in one pass with other certifiers, and by a
       certifier that was pickled.
     - Evidence that was packed, saved and unpacked gives the same certificates.
+    - A certificate names its certifier and rule, and is about what `Certifier.about` says.
     - Radii do not fall as ``eps`` grows. There is none where the smoothed model abstains.
     - Certificates cover. The model is a step from one of the ``outputs`` to the other, the worst case of the shift
       bound, at two thresholds. In each of ``runs`` runs, the input ``x = 0`` is certified and a fresh run at the worst
@@ -63,9 +64,9 @@ def check_certifier(
       ``binom.isf(1e-9, runs, alpha)`` times at most. A certifier that covers fails this for one rule and one threshold
       with probability at most 1e-9.
 
-    With the counts given here, a center or mean whose radius is that of half the ``eps`` fails, as it does under noise
-    that is 30% smaller than it states. A radius that is only loose, or wrong by less than the slack of the rule, does
-    not.
+    With the counts given here, a center, mean or class whose certificate is that of half the ``eps`` fails, and so does
+    one under noise that is 30% smaller than it states. What is not seen: a radius that is wrong by less than the slack
+    of its rule.
 
     Parameters
     ----------
@@ -92,7 +93,7 @@ def check_certifier(
     InfeasibleError
         The budget is too small for one of the rules.
     RequestError
-        A rule is about the map, and there is no ``exact``.
+        A rule is about the map, and there is no ``exact``; the ``outputs`` are at distance 0.
     ModelError
         Naming the first property that fails.
 
@@ -105,6 +106,8 @@ def check_certifier(
     _check_problems(request, eps)
     if exact is None and any(certifier.about(rule) == "map" for rule in certifier.rules):
         raise RequestError(f"exact is None: expected the exact smoothed answer, which {certifier} certifies")
+    if not certifier.distance(*outputs) > 0:
+        raise RequestError(f"outputs are at distance 0 for {certifier}: expected two that it tells apart")
     ramp = _ramp(outputs, noise)
     certifier.check(request.setting, torch.stack([*outputs, outputs[0]]))
     wanted = [_check_wants(request, ramp, radius) for radius in (False, True)]
@@ -255,8 +258,12 @@ def _check_certificates(request: _Request, evidence: Any, eps: float) -> None:
         _expect(certifier, same, f"evidence that was saved and read has another certificate at eps = {one.eps:g}")
         infeasible = one.outcome is Outcome.INFEASIBLE
         _expect(certifier, not infeasible, f"infeasible at eps = {one.eps:g}, where problem() had nothing to say")
-    for first in range(0, len(certificates), len(ladder)):
-        radii = [math.inf if one.radius is None else one.radius for one in certificates[first : first + len(ladder)]]
+    for rule in certifier.rules:
+        of_rule, certificates = certificates[: len(ladder)], certificates[len(ladder) :]
+        said = {(one.certifier, one.rule, one.about) for one in of_rule}
+        named = (certifier.name, rule, certifier.about(rule))
+        _expect(certifier, said == {named}, f"certificates call themselves {said}: expected {named}")
+        radii = [math.inf if one.radius is None else one.radius for one in of_rule]
         _expect(certifier, radii == sorted(radii), f"radii fall as eps grows: {radii}")
 
 

@@ -209,6 +209,9 @@ class ExactMean(Mean):
     def about(self, rule: str) -> str:
         return "map"
 
+    def certificate(self, evidence: Any, eps: float, rule: str, setting: Setting) -> Certificate:
+        return dataclasses.replace(super().certificate(evidence, eps, rule, setting), about="map")
+
 
 class OfHalfEpsExactMean(OfHalfEps, ExactMean): ...
 
@@ -234,6 +237,13 @@ class SaidTooLate(Mean):
     def certificate(self, evidence: Any, eps: float, rule: str, setting: Setting) -> Certificate:
         certificate = super().certificate(evidence, eps, rule, setting)
         return dataclasses.replace(certificate, outcome=Outcome.INFEASIBLE, radius=None)
+
+
+class Misnamed(Mean):
+    """Certificates that claim to be about the exact mean."""
+
+    def certificate(self, evidence: Any, eps: float, rule: str, setting: Setting) -> Certificate:
+        return dataclasses.replace(super().certificate(evidence, eps, rule, setting), about="map")
 
 
 class Falling(Mean):
@@ -314,6 +324,7 @@ class Unpicklable(Mean):
 BROKEN_CERTIFIERS = {
     "says 'first line\\\\nsecond line' of a request: expected one line": TwoLines,
     "infeasible at eps = 0, where problem": SaidTooLate,
+    r"certificates call themselves .*'map'.*expected \('mean', 'global', 'run'\)": Misnamed,
     "radii fall as eps grows": Falling,
     "a radius is certified under the rule global where the model abstains": Silent,
     "no run has a radius under the rule global": NeverCertifies,
@@ -340,6 +351,12 @@ def test_counts_that_serve_no_rule_are_refused_before_any_run() -> None:
     few = Budget(n=100, m=900, delta=0.1, alpha1=0.05, alpha2=0.05)
     with pytest.raises(InfeasibleError, match="n >= 185 would do"):
         check_certifier(Center(L2()), VECTORS, GaussianNoise(1.0), 1.5, budget=few)
+
+
+def test_outputs_that_a_certifier_takes_for_one_are_refused() -> None:
+    """No certificate could then be wrong."""
+    with pytest.raises(RequestError, match=r"outputs are at distance 0 for Label\(\)"):
+        check_certifier(Label(), VECTORS, GaussianNoise(1.0), 1.5, **CERTIFIERS["label"][0].details)
 
 
 @pytest.mark.parametrize(("width", "expected"), [(0.0, [0, 0, 0, 1]), (1.0, [0, 0.25, 1, 1])])
