@@ -52,7 +52,7 @@ _LONGER, _SHORTER = 1.5, 0.9
 
 @dataclass(frozen=True)
 class Attack:
-    """How to look for a perturbation, and how hard.
+    """A search for the worst perturbation: its kind and its effort.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def judge(
 
 @dataclass(frozen=True)
 class Attacked:
-    """What an attack on one certificate found.
+    """Result of an attack on one certificate.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""From counts to guarantees: the confidence bounds of center smoothing, on plain floats.
+"""Confidence bounds of center smoothing: from counts to guarantees, on plain floats.
 
 Each certificate spends its failure probability in three places, and a *bounds* object answers for all three:
 
@@ -63,7 +63,7 @@ def half_count(n: int) -> int:
 
 
 class Bounds(Protocol):
-    """What a set of confidence bounds has to answer; see the module for each method's meaning."""
+    """Confidence bounds; the module explains each method."""
 
     @property
     def name(self) -> BoundsName: ...

@@ -1,4 +1,4 @@
-"""What goes in and what comes out: the budget of draws and failure probabilities, outcomes, certificates."""
+"""Budgets, outcomes, answers and certificates: the input and output of certification."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from centersmooth.outputs import brief_repr
 
 
 class Outcome(Enum):
-    """How the certification of one point ended. The value is its name in tables, `message` what to make of it."""
+    """Outcome of the certification of one point: its value names it in tables, `message` explains it."""
 
     CERTIFIED = "certified"
     BAD_CENTER = "bad_center"
@@ -43,7 +43,7 @@ _LEAST_ALPHA = 1e-301
 
 @dataclass(frozen=True)
 class Budget:
-    """How many draws a certificate may use, and how often it may be wrong.
+    """Numbers of draws and failure probabilities of a certificate.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ class Smoothed:
 
     @property
     def output(self) -> Tensor | None:
-        """What to ship: the answer, or None where the smoothed model abstains."""
+        """The output to ship: the answer, or None where the smoothed model abstains."""
         return None if self.abstained else self.answer
 
 

@@ -9,12 +9,12 @@ from centersmooth.errors import RequestError
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a real number of any type, but no bool and no NaN."""
+    """Test for a real number of any type, but not a bool or NaN."""
     return isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
 
 
 def is_range(limits: object) -> bool:
-    """Whether it is two numbers in order, infinite ones too."""
+    """Test for two numbers in order, infinite ones included."""
     return (
         isinstance(limits, (tuple, list))
         and len(limits) == 2

@@ -26,7 +26,7 @@ class ForwardMemoryError(CenterSmoothError, MemoryError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: of a device, of the host under PyTorch, or under anything else.
+    """Test for an error that says memory ran out, of a device or of the host.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes do not fit"))
     (True, False)

@@ -81,7 +81,7 @@ class Collector(Protocol):
     """An accumulator over the stages of one pass."""
 
     def wants(self, stage: str) -> int:
-        """How many more draws of this stage it has use for; 0 ends the stage early."""
+        """Number of further draws of this stage that it can use; 0 ends the stage early."""
         ...
 
     def update(self, stage: str, outputs: Tensor) -> None:

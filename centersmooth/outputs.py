@@ -103,7 +103,7 @@ def brief_repr(value: object, **attributes: object) -> str:
 
 
 def advice(output: object, inputs: int) -> str:
-    """How to make one tensor ``(batch, ...)`` of what a model returned for a batch of ``inputs``; may be empty."""
+    """Advice on making one tensor ``(batch, ...)`` of what a model returned for a batch of ``inputs``; may be empty."""
     if output is None:
         return "look for a missing return"
     if isinstance(output, Tensor):

@@ -234,7 +234,7 @@ class Sampler:
         return torch.cat(batch)
 
     def answers_rows(self, x: Tensor, outputs: Tensor) -> bool:
-        """Whether the model treats ``x`` as a batch: row ``i`` of its output is its output for ``x[i]``.
+        """Test for a model that treats ``x`` as a batch: row ``i`` of its output is its output for ``x[i]``.
 
         One call of the model, on one row of each noisy input, and none where the shapes rule it out. A single row is
         no batch: the output is then the same but for one dimension. A vector is none either, as every function of
@@ -334,7 +334,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class _Agreement:
-    """How far two answers to one input may differ.
+    """Tolerance for two outputs of one input.
 
     Parameters
     ----------

@@ -217,7 +217,7 @@ class Smoother:
         stream: RandomStream | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Certificate | list[Certificate]]:
-        """What `certify` returns, for each of several inputs, in their order, as soon as each is done.
+        """Certify several inputs, in their order, each as soon as it is done.
 
         Parameters
         ----------
@@ -507,7 +507,7 @@ def what_to_attack(certificate: Certificate, attack: Attack | None, runs: int, n
 
 
 def is_iterable(values: object) -> bool:
-    """Whether there are several values; an array or a tensor without dimensions is one value."""
+    """Test for several values; an array or a tensor without dimensions is one value."""
     return isinstance(values, Iterable) and getattr(values, "ndim", None) != 0
 
 

@@ -54,14 +54,14 @@ class Certifier(ABC):
 
     @abstractmethod
     def unsuited(self, setting: Setting) -> str:
-        """Why it has no certificates for this metric, noise and kind of budget, whatever the counts; empty if it has.
+        """The reason why no counts give a certificate for this metric, noise and kind of budget; empty if some do.
 
         Said when a smoother is made, with what would do.
         """
 
     @abstractmethod
     def problem(self, setting: Setting, rule: str, eps: float | None = None) -> str:
-        """Why no answer, or with ``eps`` no radius, can come of these counts; empty if one can.
+        """The reason why these counts give no answer, or with ``eps`` no radius; empty if they do.
 
         Said before any draw, with the counts that would do.
         """
@@ -154,7 +154,7 @@ def _integers(array: NDArray[Any], options: tuple[Any, ...]) -> np.dtype[Any]:
 
 
 def _shortest(values: NDArray[Any]) -> NDArray[Any]:
-    """In 32 bits where that loses nothing."""
+    """Cast to 32 bits where no value changes."""
     smaller = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}.get(values.dtype)
     if smaller is None or values.ndim == 0:
         return values

@@ -1,4 +1,4 @@
-"""How far the mean of the noisy outputs can move: the bounds behind smoothing by expectation.
+"""Bounds on the movement of the mean of the noisy outputs, from distances.
 
 For a seminorm ``d(a, b) = ||a - b||``, outputs of a declared range and Gaussian noise, ``h = eps/sigma``. Let ``g(x) =
 E f(x + P)``; a run of the smoothed model at ``x`` answers with the mean of ``n`` draws. At ``x`` draw ``n`` outputs,
@@ -83,7 +83,7 @@ _BULK, _TAIL = 64, 1.3
 
 @dataclass(frozen=True)
 class MeanEvidence:
-    """What the draws at one input say about the mean, under one metric.
+    """Summary of the draws at one input around their mean, under one metric.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class MeanEvidence:
 
 
 def mean_problem(metric: Metric, noise: object, budget: Budget, output_range: tuple[float, float] | None) -> str:
-    """Why smoothing by expectation has no certificate here; empty if it has one.
+    """The reason why a mean has no certificate here; empty if it has one.
 
     >>> from centersmooth import Jaccard
     >>> mean_problem(Jaccard(), GaussianNoise(1.0), Budget(), (0.0, 1.0))
@@ -185,7 +185,7 @@ class Band:
 
     @property
     def reach(self) -> float:
-        """Where the mass ends."""
+        """The largest possible distance."""
         return float(self.edges[-1])
 
     def integral(self, weight: Callable[[Array], Array], power: int = 1) -> float:
@@ -249,7 +249,7 @@ def global_movement(diameter: float, h: float) -> float:
 
 
 def estimation_error(band: Band, h: float, count: int, alpha: float, metric: Metric) -> float:
-    """What the mean of ``count`` draws at any ``x'`` within ``eps = h sigma`` is off by, w.p. ``>= 1 - alpha``."""
+    """Error of the mean of ``count`` draws at any ``x'`` within ``eps = h sigma``, w.p. ``>= 1 - alpha``."""
     second = band.integral(lambda beyond: shifted(beyond, h), power=2)
     first = band.integral(lambda beyond: shifted(beyond, h))
     expected = second if metric.seminorm == "l2" else band.reach * first

@@ -183,7 +183,7 @@ def _check_problems(request: _Request, eps: float) -> None:
 
 
 def _check_wants(request: _Request, model: Model, radius: bool) -> int:
-    """How many draws a collector wants in all stages, each fed to its end."""
+    """Number of draws a collector wants in all stages, each fed to its end."""
     certifier, sampler, shared = request.certifier, request.sampler(model, 1024), Shared()
     collector = certifier.collector(request.setting, shared, radius=radius)
     total = 0

@@ -53,7 +53,7 @@ class LinearModel:
         return inputs @ self.weight[:, None]
 
     def movement(self, eps: float) -> float:
-        """How far the exact smoothed output moves within ``eps``: ``eps * |weight|``."""
+        """Movement of the exact smoothed output within ``eps``: ``eps * |weight|``."""
         return eps * float(self.weight.norm())
 
     def mass(self, center: float, radius: float, x: Tensor, sigma: float) -> float:

@@ -1,4 +1,4 @@
-"""What a distance has to provide.
+"""The base class of metrics.
 
 Shapes: ``n, m`` numbers of outputs, ``*out`` the shape of one output, ``D`` the length of its features.
 """
@@ -81,7 +81,7 @@ class Metric(ABC):
 
     @property
     def name(self) -> str:
-        """How messages call this metric."""
+        """Name of the metric in messages."""
         return type(self).__name__
 
     def __repr__(self) -> str:
@@ -124,7 +124,7 @@ class Metric(ABC):
 
     @abstractmethod
     def features(self, outputs: Tensor) -> Tensor:
-        """What distances are computed from: ``(n, *out) -> (n, ...)``, row by row."""
+        """Features of outputs, from which distances are computed: ``(n, *out) -> (n, ...)``, row by row."""
 
     @abstractmethod
     def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ def features_of(metric: Metric, outputs: Tensor) -> Tensor:
 
 
 def is_shipped(metric: Metric) -> bool:
-    """Whether the metric is one of ours, which keep the contract by test; a `DistanceFunction` is the user's."""
+    """Test for a metric of this library; a `DistanceFunction` is the user's."""
     kind = type(metric)
     return kind.__module__.partition(".")[0] in ("centersmooth", "csrun") and kind is not DistanceFunction
 

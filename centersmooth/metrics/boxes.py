@@ -34,7 +34,7 @@ class Jaccard(Metric):
         return 1.0
 
     def means(self, groups: Tensor) -> Tensor:
-        """Of each group the mean corners of its boxes, without the empty ones; four zeros where all are empty.
+        """Mean corners of the boxes of each group, without the empty ones; four zeros where all are empty.
 
         The order of the corners is kept, so the mean of boxes is a box.
         """

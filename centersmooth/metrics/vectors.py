@@ -193,7 +193,7 @@ def _l2(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _has_small(features: Tensor) -> bool:
-    """Whether a coordinate is so small that differences of such ones have squares below float64's range."""
+    """Test for coordinates so small that squares of their differences leave float64's range."""
     sizes = features.abs()
     return bool(((sizes > 0) & (sizes < _SMALL)).any())
 
@@ -259,7 +259,7 @@ class _Direction(_Euclidean):
 
     @staticmethod
     def _differentiable(outputs: Tensor) -> Tensor:
-        """The same, for attacks: gradients pass through no tensor that is written in place."""
+        """`pairwise` for attacks: gradients need tensors that are not written in place."""
         flat = _flat(outputs).double()
         norms = torch.linalg.vector_norm(flat, dim=1, keepdim=True)
         zero = (norms == 0).double()

@@ -38,7 +38,7 @@ class Noise(ABC):
         """The size of the law, which grids vary."""
 
     def clean(self, x: Tensor) -> Tensor:
-        """What the base model sees where there is no noise, ``(*in) -> (*noised)``; by default ``x`` itself."""
+        """The base model's input at ``x`` without noise, ``(*in) -> (*noised)``; by default ``x`` itself."""
         return x
 
     def __repr__(self) -> str:

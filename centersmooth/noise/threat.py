@@ -51,7 +51,7 @@ class Threat(ABC):
         return self.start(x, eps, draws)
 
     def perturbed(self, x: Tensor, shift: Tensor, eps: float) -> Tensor:
-        """What `apply` gives, with a shift of size at most ``eps`` after all rounding."""
+        """The perturbed input, by a shift of size at most ``eps`` after all rounding."""
         return self.apply(x, self.project(shift, eps))
 
 
@@ -97,7 +97,7 @@ class L2Ball(Threat):
 
 
 def unit_vector(vector: Tensor) -> Tensor:
-    """Of norm 1; zeros stay zeros."""
+    """Scale to norm 1; zeros stay zeros."""
     norm = float(torch.linalg.vector_norm(vector))
     return vector / norm if norm > 0 else vector
 

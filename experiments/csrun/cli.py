@@ -73,7 +73,7 @@ def _outcome(arguments: list[str], command: str) -> int:
     terminations: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        """As Ctrl-C does: Ray, while it waits, lets no other exception of a signal through."""
+        """Interrupt as Ctrl-C does: Ray, while it waits, lets no other exception of a signal through."""
         terminations.append(number)
         raise KeyboardInterrupt
 
@@ -287,7 +287,7 @@ def _launching(given: Mapping[str, str]) -> AbstractContextManager[list[str]]:
 
 
 def _given(overrides: list[str]) -> dict[str, str]:
-    """What the command line sets keys to; the last value of each."""
+    """Keys set on the command line, each with its last value."""
     return {key.lstrip("+"): value for key, _, value in (override.partition("=") for override in overrides)}
 
 
@@ -378,7 +378,7 @@ _WANTED = {
 
 
 def _misfit(merging: str, reason: str) -> str:
-    """What is wrong with a setting, from Hydra's line about merging it and OmegaConf's about its value."""
+    """Error message for a setting, from Hydra's line about merging it and OmegaConf's about its value."""
     key, _, value = merging.removeprefix("Error merging override ").partition("=")
     for sign, wanted in _WANTED.items():
         if sign in reason:
@@ -395,7 +395,7 @@ def _is_unexplained_memory(error: Exception) -> bool:
 
 
 def config_folder() -> Path:
-    """Where the configuration files are, in a checkout and in an installed package alike."""
+    """Folder of the configuration files, in a checkout and in an installed package alike."""
     return Path(str(files("csrun.configs")))
 
 

@@ -70,7 +70,7 @@ class TrainConfig:
 
 @dataclass
 class AttackerConfig:
-    """How hard ``attack`` tries: on the first ``points``, each ``x'`` judged by ``runs`` runs of the smoothed model."""
+    """Effort of ``attack``: on the first ``points``, each ``x'`` judged by ``runs`` runs of the smoothed model."""
 
     points: int = 10
     steps: int = 20
@@ -304,7 +304,7 @@ def _device(name: str, cuda: bool) -> str:
 
 
 def _workers(asked: int | str, device: str) -> int:
-    """How many processes ``workers`` asks for; all of a GPU is one's, and cores are those this process may use."""
+    """Number of processes that ``workers`` asks for: one on a GPU, else one for each core this process may use."""
     if asked == "auto":
         import joblib  # a tenth of a second, which --help can do without
 

@@ -32,7 +32,7 @@ _PROBE_FIRST, _PROBE_CANDIDATES = 4, 4
 
 @dataclass(frozen=True)
 class Cost:
-    """What a cell would take.
+    """Cost of a cell.
 
     Attributes
     ----------
@@ -216,7 +216,7 @@ def _center_seconds(metric: Metric, outputs: Tensor, budget: Budget) -> float:
 
 
 def _timed(prepare: Callable[[int], Tensor], compute: Callable[[Tensor], object], most: int) -> tuple[int, float]:
-    """How long a computation takes: at ``most``, or at the first size, doubled each time, that takes a moment."""
+    """Time a computation at ``most``, or at the first size, doubled each time, that takes a moment."""
     size, started = min(_PROBE_FIRST, most), time.perf_counter()
     while True:
         prepared, begun = prepare(size), time.perf_counter()

@@ -35,7 +35,7 @@ def noise_of(asked: Mapping[str, Any], scale: float) -> Noise:
 
 
 def noise_label(asked: Mapping[str, Any]) -> str:
-    """What rows call it: its name, with the parameters that were set.
+    """Name of a law in rows, with the parameters that were set.
 
     >>> noise_label({"name": "gaussian"}), noise_label({"name": "uniform", "p": 2})
     ('gaussian', 'uniform[p=2]')

@@ -1,4 +1,4 @@
-"""From a configuration to cells: what will be computed, whether it can be, and what it costs."""
+"""Plan of a run: from a configuration to cells, checked before any work."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class CellPlan:
 
     @property
     def scale(self) -> float:
-        """Of the noise."""
+        """Scale of the noise."""
         return self.noise.scale
 
     def cell(self, config: Config, budget: Budget, data_digest: str, weights: str, metric_weights: str) -> Cell:
@@ -78,7 +78,7 @@ def _metric_names(config: Config, spec: ModelSpec) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do.
+    """Plan of a run.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ class Plan:
 
     @property
     def attack(self) -> Attack | None:
-        """How certificates are attacked, if they are."""
+        """Attack on the certificates, if there is to be one."""
         effort = self.config.attacker
         kind = _ATTACKS.get(self.config.attack)
         return None if kind is None else Attack(kind, effort.steps, effort.restarts, effort.draws)
@@ -138,7 +138,7 @@ class Plan:
         return self.budget.passes
 
     def metrics_of(self, cell: CellPlan) -> dict[str, Metric]:
-        """Those in which a cell's outputs are measured, by name."""
+        """Metrics in which a cell's outputs are measured, by name."""
         return {name: self.metrics[name] for name in _metric_names(self.config, cell.spec)}
 
     def certifiers_of(self, cell: CellPlan, model: BaseModel) -> dict[str, Certifier]:
@@ -147,7 +147,7 @@ class Plan:
         return certifiers_of(self.metrics_of(cell), setting)
 
     def input(self, model: BaseModel, point: int) -> Tensor:
-        """What a model is given for a test point, before noise."""
+        """Input of a model for a test point, before noise."""
         return self.inputs(model, [point])[0]
 
     def inputs(self, model: BaseModel, points: Sequence[int]) -> Tensor:
@@ -225,7 +225,7 @@ def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, scale:
 
 
 def _infeasible(config: Config, budget: Budget, noise: Noise, pairs: Iterable[GridPoint]) -> str:
-    """Why no rule of any certifier asked for can certify a pair at one noise level; empty if one can."""
+    """The reason why no rule of any certifier asked for certifies a pair at one noise level; empty if one does."""
     problems = [
         _problem(config, budget, noise, pair.eps, name, rule)
         for name in config.certifiers
@@ -236,7 +236,7 @@ def _infeasible(config: Config, budget: Budget, noise: Noise, pairs: Iterable[Gr
 
 
 def _problem(config: Config, budget: Budget, noise: Noise, eps: float, certifier: str, rule: str) -> str:
-    """Why these counts give no certificate; they are the same for every metric, so any will do here."""
+    """The reason why these counts give no certificate. It is the same for every metric, so any will do here."""
     entry = CERTIFIERS[certifier]
     one: Certifier = entry.build(L2()) if entry.measured else entry.build()
     return one.problem(Setting(noise, budget, None, config.forward_block), rule, eps)

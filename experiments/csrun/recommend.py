@@ -1,4 +1,4 @@
-"""What to ask for: noise level, counts and slack, from a small pilot on points that are then not certified.
+"""Recommendation of noise level, counts and slack, from a small pilot on points that are then not certified.
 
 The pilot draws a few thousand outputs at each noise level of the grid. What a budget would certify is read off their
 distances: an order statistic of ``m`` draws at rank ``j`` is about the pilot's at the same share ``j/m``, and the same
@@ -51,7 +51,7 @@ _BEYOND = 5
 
 @dataclass(frozen=True)
 class Pilot:
-    """What was drawn at one noise level: for each metric its evidence at each pilot point.
+    """Evidence of the pilot at one noise level, for each metric and pilot point.
 
     Attributes
     ----------
@@ -171,7 +171,7 @@ def _choices(plan: Plan, pilots: Iterable[Pilot]) -> Iterator[tuple[str, str, Op
 
 
 def options(pilot: Pilot, name: str, pair: GridPoint, asked: Budget) -> Iterator[Option]:
-    """What each budget tried would give at one noise level; those that certify nothing are left out."""
+    """Expected result of each budget tried at one noise level; those that certify nothing are left out."""
     for n in (size for size in SIZES if size <= 10_000):
         for m in SIZES:
             for delta in DELTAS:
@@ -211,7 +211,7 @@ def _expected(pilot: Pilot, name: str, pair: GridPoint, budget: Budget) -> Optio
 def expected_radius(
     evidence: CenterEvidence, metric: Metric, noise: Noise, eps: float, budget: Budget, pilot: Budget
 ) -> float | None:
-    """What the rule ``measured`` would about certify; None where nothing, or where the pilot cannot say."""
+    """Radius that the rule ``measured`` would certify, estimated; None where it would not, or the pilot cannot say."""
     ranks = far_ranks(budget, noise, eps)
     doubled = EXACT.upper_rank(budget.m, noise.required_mass(0.5 + budget.delta, eps), budget.alpha2)
     if doubled is None or evidence.far is None:

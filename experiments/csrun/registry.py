@@ -87,7 +87,7 @@ class CertifierEntry(Entry):
 
     @property
     def measured(self) -> bool:
-        """Whether it is built from a metric."""
+        """True if it is built from a metric."""
         return not self.distance
 
 
@@ -274,7 +274,7 @@ def packages_of(names: Iterable[str]) -> list[str]:
 
 
 def measures(metrics: Iterable[str], certifiers: Iterable[str]) -> list[str]:
-    """What the radii of these certifiers are measured in: metrics, and certifiers that bring their own distance."""
+    """Distances in which these certifiers' radii are measured: metrics, and certifiers that bring their own."""
     own = [name for name in certifiers if not CERTIFIERS[name].measured]
     return [*(metrics if any(CERTIFIERS[name].measured for name in certifiers) else []), *own]
 

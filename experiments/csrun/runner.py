@@ -38,7 +38,7 @@ from csrun.system.threads import threads
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run leaves: its folder and files, how many points failed, a line for each broken certificate."""
+    """Result of a run: its folder and files, the number of failed points, a line for each broken certificate."""
 
     folder: Path
     files: list[Path]
@@ -142,7 +142,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
 
 
 def _curve(config: Config) -> str:
-    """What the curves of the figures stand for; several h at one eps are drawn against h."""
+    """Kind of the figures' curves; several h at one eps are drawn against h."""
     if len(config.train.method) > 1:
         return "training"
     if config.grid.h is None:
@@ -206,7 +206,7 @@ def _baselines(plan: Plan) -> list[dict[str, Any]]:
 
 
 def _reduced(config: Config) -> bool:
-    """Whether anything is below the paper's counts: draws, points or training."""
+    """True if draws, points or training are below the paper's."""
     paper = config.budgets["paper"]
     asked = [config.n, config.m, config.points.count]
     counts = [paper["n"], paper["m"], paper["points"]["count"]]

@@ -1,4 +1,4 @@
-"""How far a center at ``x'`` can be from its own ball, measured at ``x``: the ranks behind ``far: measured``.
+"""Bounds on the median distance at ``x'`` from distances measured at ``x``: the ranks behind the rule ``measured``.
 
 The paper bounds the median distance ``r'`` that a run at ``x'`` finds by ``2 r_hat``, from the triangle inequality
 alone. But a run at ``x`` sees how large median distances are: it has the distances from every candidate to the sample.
@@ -194,7 +194,7 @@ def _far_ranks(
 
 
 def _cost(ranks: FarRanks, candidates: int, others: int, block: int) -> float:
-    """How large ``T`` tends to be: a fixed order on pairs of ranks, for sharpness only; any order is sound.
+    """A proxy for the size of ``T``, which orders pairs of ranks; any fixed order is sound.
 
     For ``D`` independent standard normal coordinates, the squared distances of a candidate ``y`` have mean ``|y|^2 +
     D`` and variance about ``2 D + 4 |y|^2``. The mean of ``L`` outputs has ``|y|^2`` about ``D/L``, with variance ``2

@@ -1,4 +1,4 @@
-"""What is kept of a distance matrix: order statistics over the candidates of order statistics of their distances."""
+"""Summaries of a distance matrix: order statistics over the candidates of order statistics of their distances."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class QuantileTable:
 
     @classmethod
     def of(cls, nearest: NDArray[np.float64], others: int) -> QuantileTable:
-        """From each candidate's distances of the ranks ``near_ranks(others)``, shape ``(N, ranks)``."""
+        """Build the table from each candidate's distances of the ranks ``near_ranks(others)``, shape ``(N, ranks)``."""
         ordered = np.sort(nearest, axis=0)
         return cls(len(nearest), others, _up_to_float32(ordered[place_ranks(len(nearest)) - 1].T))
 
@@ -88,13 +88,13 @@ def smallest(rows: Tensor, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def sorted_by_numpy(rows: Tensor, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The same by numpy. What is float32 is sorted as that, four times faster than in float64."""
+    """`sorted_rows` by numpy. Keeps float32, which sorts four times faster than float64."""
     numbers = rows if rows.dtype == torch.float32 else rows.double()
     return np.sort(numbers.numpy(), axis=1)[:, ranks - 1].astype(np.float64)
 
 
 def sorted_by_torch(rows: Tensor, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """The same on the device where the rows are."""
+    """`sorted_rows` on the device that holds the rows."""
     return rows.sort(dim=1).values[:, ranks - 1].double().cpu().numpy()
 
 

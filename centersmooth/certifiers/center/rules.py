@@ -1,4 +1,4 @@
-"""From evidence to certificates: the rules, as small functions of order statistics.
+"""Rules of center smoothing: from evidence to certificates, as small functions of order statistics.
 
 The argument, for a distance with ``gamma = 1`` (section 3 of the paper). Let ``c`` be the center at ``x``, ``c'`` the
 one that a fresh run finds at any ``x'`` within ``eps``, ``r'`` the median distance of ``c'``.
@@ -68,7 +68,7 @@ BOUNDS_OF: Final[dict[str, Bounds]] = {"paper": PAPER, "exact": EXACT, "measured
 
 
 def center_problem(budget: Budget, bounds: Bounds) -> str:
-    """Why no center can ever be trusted under this budget, with the ``n`` that would do; empty if one can.
+    """The reason why no center passes its test under this budget, with the ``n`` that would do; empty if one can.
 
     Step 3 needs ``Delta1 <= delta``.
 
@@ -84,7 +84,7 @@ def center_problem(budget: Budget, bounds: Bounds) -> str:
 
 
 def radius_problem(budget: Budget, noise: Noise, eps: float, bounds: Bounds) -> str:
-    """Why no radius can be certified at ``eps`` under this budget, with the ``m`` that would do; empty if one can.
+    """The reason why no radius is certified at ``eps`` under this budget, with the ``m`` that would do; else empty.
 
     >>> from centersmooth import GaussianNoise
     >>> from centersmooth.bounds import PAPER
@@ -103,7 +103,7 @@ def radius_problem(budget: Budget, noise: Noise, eps: float, bounds: Bounds) -> 
 
 
 def far_problem(budget: Budget, noise: Noise, eps: float) -> str:
-    """Why nothing can be measured at ``eps``, so that the far radius is the doubled one; empty if something can.
+    """The reason why the far radius is the doubled one at ``eps``; empty where it is measured.
 
     >>> from centersmooth import GaussianNoise
     >>> far_problem(Budget(n=2_000, m=4_000, delta=0.08), GaussianNoise(0.5), 1.5)
@@ -116,7 +116,7 @@ def far_problem(budget: Budget, noise: Noise, eps: float) -> str:
 
 
 def free_problem(budget: Budget, metric: Metric) -> str:
-    """Why there are no free centers under this metric and budget; empty if there are.
+    """The reason why this metric and budget have no free centers; empty if they have.
 
     >>> from centersmooth import L2, DistanceFunction
     >>> free_problem(Budget(n=2_000, m=4_000, n0=30), L2())
@@ -144,7 +144,7 @@ def spent_alpha(budget: Budget, bounds: Bounds) -> float:
 
 @dataclass(frozen=True)
 class Radii:
-    """What a certified radius is made of.
+    """Components of a certified radius.
 
     Attributes
     ----------

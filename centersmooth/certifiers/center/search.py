@@ -160,7 +160,7 @@ def _ball(metric: Metric, output: Tensor, features: Tensor) -> _Ball:
 
 
 def _nearest_of_blocks(metric: Metric, means: Tensor, features: Tensor) -> NDArray[np.float64]:
-    """Of each mean its median distance to the sample, and its distances of the kept ranks to those outside its block.
+    """Median distance of each mean to the sample, and its distances of the kept ranks to outputs outside its block.
 
     The latter leave the block out by putting it infinitely far away.
     """

@@ -105,7 +105,7 @@ class CellAttack:
         self._keep(target, {"judged": [asdict(run) for run in judged]}, started)
 
     def rows(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """What was found beside each certified row."""
+        """Rows of the attack table, one beside each certified row."""
         for row in rows:
             if _attacked(row) and (judged := self._judged(_target(row))):
                 yield _row(row, judged, self.attack)
@@ -143,7 +143,7 @@ class CellAttack:
 
 
 def _attacked(row: Row) -> bool:
-    """Whether there is a radius to exceed, by runs: of the exact smoothed function none is known."""
+    """Test for a radius that runs can exceed; a radius of the exact smoothed function is not judged by runs."""
     return row["outcome"] == Outcome.CERTIFIED.value and row["about"] == "run"
 
 

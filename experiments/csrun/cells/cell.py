@@ -17,7 +17,7 @@ from csrun.system.files import digest_of
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell's numbers depend on.
+    """Everything a cell's numbers depend on.
 
     Attributes
     ----------

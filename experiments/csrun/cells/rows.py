@@ -96,7 +96,7 @@ def _numbers(certificate: Certificate, error: float) -> Row:
 
 
 def text(value: object) -> str:
-    """How a value stands in a table: shortest round-trip floats, empty for None.
+    """A value as text: shortest round-trip floats, empty for None.
 
     >>> text(0.1), text(None), text(True), text(3)
     ('0.1', '', 'True', '3')
@@ -105,7 +105,7 @@ def text(value: object) -> str:
 
 
 def rows_of_rule(rows: Iterable[Row], rule: Mapping[str, str]) -> list[Row]:
-    """Those of one rule, of a table of certificates or of attacks."""
+    """Rows of one rule, of a table of certificates or of attacks."""
     return [row for row in rows if all(row[part] == value for part, value in rule.items())]
 
 

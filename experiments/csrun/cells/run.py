@@ -163,7 +163,7 @@ class CellRun:
 
 
 def _identity(plan: Plan, cell_plan: CellPlan, model: BaseModel, metrics: Mapping[str, Metric]) -> str:
-    """What a cell's numbers depend on besides the model's weights and the library."""
+    """Identity of metrics, and of a user's own model, as part of the cell's digest."""
     identity = metric_weights_digest(metrics)
     if ":" in "".join((cell_plan.model, *metrics)):
         block = plan.config.forward_block
@@ -175,7 +175,7 @@ def _identity(plan: Plan, cell_plan: CellPlan, model: BaseModel, metrics: Mappin
 
 
 def waiting(plan: Plan, display: Display) -> Callable[[str], None] | None:
-    """Where to say that another run is waited for, if one is to be."""
+    """Callback that says another run is waited for; None where this one does not wait."""
     return display.say if plan.config.wait else None
 
 

@@ -192,5 +192,5 @@ class CellStore:
 
 
 def _place(row: Row, order: Sequence[str]) -> tuple[object, ...]:
-    """Where a row stands in the table: rows of one pass are in order already."""
+    """Sort key of a row: rows of one pass are in order already."""
     return (int(row["point"]), order.index(key_of(row["certifier"], row["metric"])))

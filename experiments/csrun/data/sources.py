@@ -47,7 +47,7 @@ class Source(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """What a row calls an example."""
+        """Name of an example in rows."""
         ...
 
     def digest(self, count: int) -> str:
@@ -236,7 +236,7 @@ class FileSource:
 
 
 def _is_grey(content: bytes) -> bool:
-    """Whether an image is stored without colour, by its header; a damaged one, which is refused once used, may be."""
+    """Test for an image stored without colour, by its header; a damaged one is refused once it is used."""
     from PIL import Image
 
     with warnings.catch_warnings():

@@ -55,7 +55,7 @@ def run_locally(cells: Sequence[CellRun], display: Display) -> None:
 
 
 def confine_ray(address: str) -> None:
-    """What Ray reads when it is imported: no report of its use; a cluster of one's own on the loopback, with a token.
+    """Set what Ray reads on import: no usage report; a local cluster on the loopback only, with a token.
 
     On Linux Ray takes the machine's own address for 127.0.0.1, and listens there, unless clusters are off as on macOS.
     Without a token any user of the machine could have tasks run there.

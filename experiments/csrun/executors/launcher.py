@@ -64,7 +64,7 @@ def _settings(given: Mapping[str, str]) -> RayConfig:
 
 
 def _device(given: Mapping[str, str], settings: RayConfig) -> str:
-    """What a job will compute on. Nodes may have GPUs where the driver has none."""
+    """Device a job will compute on. Nodes may have GPUs where the driver has none."""
     if given.get("device") == "cpu":
         return "cpu"
     if settings.gpus is not None:

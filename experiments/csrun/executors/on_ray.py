@@ -92,7 +92,7 @@ def _no_cluster(address: str, error: Exception) -> str:
 
 
 def slots(cpus: int, gpus: float) -> int:
-    """How many tasks the nodes of the cluster can run at once."""
+    """Number of tasks the nodes of the cluster can run at once."""
     return sum(_fitting(node["Resources"], cpus, gpus) for node in ray.nodes() if node["Alive"])
 
 
@@ -143,7 +143,7 @@ class Cluster:
         self._task = ray.remote(num_cpus=settings.cpus, num_gpus=self._gpus, max_retries=RETRIES)(_on_worker)
 
     def in_flight(self) -> int:
-        """As many as the cluster has room for, twice; a node that joined counts."""
+        """Twice the number of tasks the cluster can run at once; a node that joined counts."""
         return max(1, self._settings.in_flight or 2 * slots(self._settings.cpus, self._gpus))
 
     def store(self, packed: bytes) -> StoredObject:

@@ -22,7 +22,7 @@ _PARENT_DEATH_SIGNAL = 1
 
 
 def needed(arguments: Sequence[str]) -> bool:
-    """Whether these arguments of ``cs-run`` ask for Ray, outside such a process."""
+    """Test for arguments of ``cs-run`` that ask for Ray, outside such a process."""
     asked = {"executor=ray", "hydra/launcher=ray"} & {argument.lstrip("+") for argument in arguments}
     return os.name == "posix" and _REPORT not in os.environ and bool(asked)
 

@@ -58,7 +58,7 @@ class Package(Hashable, Protocol):
 
 
 class BackEnd(Protocol):
-    """Where tasks are run.
+    """Back end that runs tasks.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class BackEnd(Protocol):
     points_a_task: int
 
     def in_flight(self) -> int:
-        """How many tasks to have under way at once."""
+        """Number of tasks to have under way at once."""
         ...
 
     def store(self, packed: bytes) -> Package: ...
@@ -180,7 +180,7 @@ class Tasks:
             self._points[task] = batch
 
     def _next_batch(self) -> tuple[CellRun, list[int]] | None:
-        """Of the cells that are open, else of the next one whose checkpoint is there."""
+        """Next points of an open cell, else of the next cell whose checkpoint is there."""
         while not self._batches:
             training = {training for training, _ in self._trainings.values()}
             cell = next((cell for cell in self._waiting if cell.cell_plan.training not in training), None)
@@ -237,7 +237,7 @@ def _for_training(data: DataSet, trainings: Sequence[Training]) -> DataSet:
 
 
 def pack(content: object) -> bytes:
-    """As bytes that may be read on another device.
+    """Serialise to bytes that may be read on another device.
 
     Raises
     ------

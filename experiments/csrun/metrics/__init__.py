@@ -39,13 +39,13 @@ def metric_weights_digest(metrics: Mapping[str, Metric]) -> str:
 
 
 def metric_facts(metric: Metric) -> dict[str, str]:
-    """What a manifest says of a metric that rests on a network: which one, and the digest of its weights."""
+    """Manifest entry of a metric that rests on a network: which one, and the digest of its weights."""
     facts = {key: getattr(metric, key) for key in ("backbone", "version") if hasattr(metric, key)}
     return facts | ({"weights": metric.weights_digest()} if hasattr(metric, "weights_digest") else {})
 
 
 def fingerprint(metrics: Mapping[str, Metric], outputs: Tensor, output_range: tuple[float, float] | None) -> str:
-    """What a user's own model and metrics answer on a block of noisy inputs, as part of a cell's identity.
+    """Digest of what a user's own model and metrics answer on a block of noisy inputs, as part of a cell's identity.
 
     State in closures, arrays and helper modules has no digest; what it does to the numbers has. The range that a model
     declares is a part of it too, as kept evidence of a mean rests on it.

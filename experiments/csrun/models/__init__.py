@@ -139,7 +139,7 @@ def import_factory(name: str, key: str) -> Callable[[], Any]:
 def call_factory(
     factory: Callable[[], Any], name: str, expected: str = "a model or function on a batch", kind: type = nn.Module
 ) -> Any:
-    """What a user's factory returns, callable or of one kind; its own error in one line."""
+    """Call a user's factory; its own error becomes one line."""
     try:
         made = factory()
     except Exception as error:

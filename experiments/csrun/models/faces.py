@@ -281,7 +281,7 @@ def _largest(boxes: Boxes, images: int) -> Tensor:
 
 
 def _counts(image: Tensor) -> list[int]:
-    """How many boxes each image has, of those that have any."""
+    """Number of boxes of each image that has any."""
     counts: list[int] = image.unique_consecutive(return_counts=True)[1].tolist()
     return counts
 
@@ -379,7 +379,7 @@ def _windows_of(sums: Tensor, boxes: Boxes) -> Tensor:
 
 
 def _inside(sums: Tensor, boxes: Boxes) -> Boxes:
-    """Those that share a pixel with their image. The package fails with an IndexError where one does not."""
+    """Boxes that share a pixel with their image. The package fails with an IndexError where one does not."""
     return boxes.take((_windows_of(sums, boxes)[:, 2:] > 0).all(dim=1))
 
 

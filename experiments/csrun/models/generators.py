@@ -220,7 +220,7 @@ def _biggan_files(package: ModuleType, source: str) -> tuple[Path, Path]:
 
 
 def _biggan_note(package: ModuleType, source: str, gan: BigGAN) -> str:
-    """What sets a generator apart from biggan-deep-128 as the package downloads it; empty if it is that."""
+    """Note on how a generator differs from biggan-deep-128 as the package downloads it; empty if it does not."""
     if source == BIGGAN:
         return ""
     if source in package.PRETRAINED_MODEL_ARCHIVE_MAP:

@@ -50,7 +50,7 @@ def read_weights(path: str | Path, fix: str) -> Mapping[str, Tensor]:
 
 
 def _content(path: str | Path, error: Exception) -> str:
-    """What else the file may be."""
+    """Description of a file that is not what was expected."""
     with Path(path).open("rb") as file:
         start = file.read(64).lstrip()
     if start.startswith(b"<"):
@@ -77,7 +77,7 @@ def adopt_weights(module: nn.Module, state: Mapping[str, Tensor], path: str | Pa
 
 
 def frozen(module: _Module) -> _Module:
-    """In float32, eval mode, without gradients of its weights."""
+    """Freeze a network: float32, eval mode, no gradients of its weights."""
     return module.float().eval().requires_grad_(False)
 
 

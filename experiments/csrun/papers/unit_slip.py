@@ -1,4 +1,4 @@
-"""What the released face experiment reports, from the same draws; it is no certificate, and is never kept as one.
+"""Numbers the released face experiment would report from the same draws. They are not certificates, nor kept as any.
 
 The paper's code multiplies the noise by 255, as its images have pixels from 0 to 255, but hands ``eps`` to the
 certificate as it stands. The noise is the same as here; the shift bound is taken at ``eps / (255 sigma) = h / 255``

@@ -1,4 +1,4 @@
-"""What the paper claims of its experiments, each beside the numbers of ours that support or contradict it.
+"""Claims of the paper, each beside the numbers of ours that support or contradict it.
 
 A *study* is one experiment's folder of cached results. Each claim looks at every study it speaks of and leaves a
 finding: what was measured, and whether the claim holds there. Medians are those of the figures: an abstention counts
@@ -79,17 +79,17 @@ class Study:
 
     @property
     def reduced(self) -> bool:
-        """Whether draws, points or training are below the paper's."""
+        """True if draws, points or training are below the paper's."""
         return bool(self.manifest["reduced"])
 
     @property
     def older(self) -> bool:
-        """Whether a cell was computed before the method last changed (CHANGELOG)."""
+        """True if a cell was computed before the method last changed (CHANGELOG)."""
         return any(cell.get("method", 0) < METHOD_VERSION for cell in self.manifest.get("cells", []))
 
     @property
     def conditions(self) -> list[str]:
-        """What a reader has to know before comparing, in a few words: budget, points, rule, stand-ins."""
+        """Conditions to know before comparing, in a few words: budget, points, rule, stand-ins."""
         rule, points = self.manifest["rule"]["rule"], self.manifest.get("points")
         conditions = ["smoke counts" if self.manifest["budget"] == "smoke" else "reduced counts"] * self.reduced
         conditions += [f"{points} point{'s' * (points != 1)}"] if points else []
@@ -99,7 +99,7 @@ class Study:
 
     @property
     def marks(self) -> list[str]:
-        """The same with every note of the manifest in full."""
+        """Conditions with every note of the manifest in full."""
         return [*self.conditions, *map(str, self.manifest["notes"])]
 
     def drawn(self, metric: str | None = None) -> pd.DataFrame:
@@ -111,7 +111,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one study says of one claim.
+    """Finding of one study about one claim.
 
     Attributes
     ----------
@@ -156,7 +156,7 @@ class Claim:
 
     @property
     def reduced(self) -> bool:
-        """Whether nothing but reduced counts speaks for the verdict."""
+        """True if only reduced counts support the verdict."""
         deciding = [finding for finding in self.findings if finding.holds is not None]
         return bool(deciding) and all(finding.reduced for finding in deciding)
 
@@ -195,7 +195,7 @@ class Sharpening:
 
 
 def sharpenings(studies: Sequence[Study]) -> list[Sharpening]:
-    """How much smaller medians get by our rules, where they have one; abstentions counted."""
+    """Ratios of the medians of our rules to the paper's, abstentions counted."""
     return [found for study in studies for rule in RULES_BESIDE for found in _sharpenings_of(study, rule)]
 
 
@@ -296,7 +296,7 @@ def _median(value: float) -> str:
 
 
 def _range(values: Sequence[float] | pd.Series) -> str:
-    """From the least to the largest, in two digits; what is infinite is an abstention.
+    """Range of values in two digits; infinite ones are abstentions.
 
     >>> _range([0.5, 0.25]), _range([2.0]), _range([1.0, math.inf])
     ('0.25 to 0.5', '2', '1 to abstains')
@@ -306,7 +306,7 @@ def _range(values: Sequence[float] | pd.Series) -> str:
 
 
 def _slip(study: Study) -> str:
-    """What the unit slip of the released code gives on the same samples, where the study kept it."""
+    """Sentence on the unit slip of the released code on the same samples, where the study kept it."""
     slips = read_unit_slip(study.folder)
     if slips.empty:
         return ""

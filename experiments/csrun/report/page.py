@@ -155,7 +155,7 @@ def _grid(study: Study) -> Grid:
 
 
 def made_with(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """How a result was made, in lines of name and value."""
+    """Provenance of a result, in lines of name and value."""
     hardware = manifest.get("hardware", {})
     known = {
         "command": manifest.get("command"),
@@ -180,7 +180,7 @@ def _methods(manifest: Mapping[str, Any]) -> str:
 
 
 def _schedule(training: Any) -> Mapping[str, Any] | None:
-    """What all trainings of a study have in common."""
+    """Settings all trainings of a study have in common."""
     trainings = training if isinstance(training, list) else [training] if training else []
     common = [item for item in trainings[0].items() if all(item in t.items() for t in trainings)] if trainings else []
     return dict(common)
@@ -201,7 +201,7 @@ def markdown(claims: Sequence[Claim]) -> str:
 
 
 def sharper_markdown(found: Sequence[Sharpening]) -> str:
-    """How much smaller certificates get, as a Markdown table, for the README."""
+    """Markdown table of how much smaller certificates get."""
     lines = ["| experiment | rule | metric | eps | median radius, ours / paper's |", "|---|---|---|---|---|"]
     for _, group in groupby(found, lambda one: (one.study.folder, one.rule, one.metric)):
         at = list(group)

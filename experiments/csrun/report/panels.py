@@ -165,7 +165,7 @@ def as_bytes(values: NDArray[Any], value_range: tuple[float, float]) -> NDArray[
 
 
 def caption(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]]) -> str:
-    """What a panel shows and what its radii say."""
+    """Caption of a panel: what it shows, and what its radii promise."""
     row = rows[0]
     what = (
         "Green: the base model's box. Blue: the smoothed box."
@@ -265,7 +265,7 @@ def _boxes(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: 
 
 
 def result(row: Mapping[str, Any]) -> str:
-    """What is written under a point.
+    """Text under a point of a panel.
 
     >>> result({"outcome": "certified", "radius": 0.31, "error": 0.02, "vacuous": False})
     'radius 0.31\\nerror 0.02'

@@ -61,7 +61,7 @@ def find_experiments(roots: Sequence[str | Path] = _ROOTS) -> list[Path]:
 
 
 def complaint_about(folder: Path) -> str | None:
-    """Why a folder cannot be drawn, and what to do; None where it can."""
+    """The reason why a folder cannot be drawn, and what to do; None where it can."""
     if not folder.is_dir():
         return f"{folder}: no such folder; give one that cs-run wrote, such as runs/tv_digits"
     missing = [name for name in _FILES if not (folder / name).is_file()]

@@ -80,7 +80,7 @@ class Beside(NamedTuple):
 
 
 def beside(rule: Mapping[str, str]) -> list[Beside]:
-    """What stands beside a rule: the sharpest for the same smoothed model, and for each other smoothed model."""
+    """Rules to draw beside a rule: the sharpest of the same smoothed model, and of each other smoothed model."""
     found, others = [], 0
     for certifier, sharpest in default_rules():
         one = {"certifier": certifier, "rule": sharpest}
@@ -128,7 +128,7 @@ _STYLE: dict[RcKeyType, Any] = {
 
 
 class Curve(NamedTuple):
-    """What one colour stands for: a value of `h`, `scale` or `eps`, and the training where the panels hold several."""
+    """Curve of one colour: a value of `h`, `scale` or `eps`, and the training where the panels hold several."""
 
     value: float
     training: str
@@ -136,7 +136,7 @@ class Curve(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What goes across a figure and what its curves stand for: columns of the rows, and how they are written."""
+    """Layout of a figure: the columns of the rows on its axis and in its curves, and how they are written."""
 
     across: str
     xlabel: str
@@ -240,13 +240,13 @@ def _with_attacks(summary: pd.DataFrame, attacks: pd.DataFrame, name: str) -> pd
 
 
 def _places(summary: pd.DataFrame) -> list[tuple[str, ...]]:
-    """What names a line of a summary, the rule left out."""
+    """Keys of the lines of a summary, the rule left out."""
     keys = [key for key in KEYS if key not in RULE]
     return list(summary[keys].astype(str).itertuples(index=False, name=None))
 
 
 def figure_path(folder: Path, metric: str) -> Path:
-    """Where the figure of a metric lies in an experiment's folder, as PNG."""
+    """Path of the figure of a metric in an experiment's folder, as PNG."""
     name = re.sub(r"[^\w.-]+", "_", metric)
     return folder / f"radius_{name}.png"
 
@@ -295,7 +295,7 @@ def _with_curves(summary: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, l
 
 
 def _collide(summary: pd.DataFrame, values: Sequence[float]) -> bool:
-    """Whether two lines of one panel would be one point of one curve: then the curves differ in training as well."""
+    """True if two lines of one panel would be one point of one curve: then the curves differ in training as well."""
     points = summary[["model", "dataset", "metric", "x"]].assign(value=values)
     return bool(points.duplicated().any())
 
@@ -371,7 +371,7 @@ _LEGEND: dict[str, Any] = {
 
 
 def _columns_that_fit(handles: Sequence[Artist], most: int, width: float) -> int:
-    """In how many columns, ``most`` at most, a legend of these is no wider than ``width`` inches; measured."""
+    """Number of columns, at most ``most``, in which a legend of these is no wider than ``width`` inches; measured."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -424,7 +424,7 @@ def _baseline_look(index: int) -> dict[str, Any]:
 
 
 def _of_label(baselines: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """Of each kind of baseline its values, as pairs ``(h, value)``."""
+    """Values of each kind of baseline, as pairs ``(h, value)``."""
     kinds: dict[str, list[tuple[float, float]]] = {}
     for line in baselines:
         kinds.setdefault(line["label"], []).append((line["h"], line["value"]))
@@ -523,7 +523,7 @@ def _finite(values: pd.Series) -> np.ndarray:
 
 
 def _alone(values: np.ndarray) -> np.ndarray:
-    """Where a value has a gap on both sides, so that no line would show it."""
+    """Mask of values with a gap on both sides, which no line would show."""
     there = np.pad(np.isfinite(values), 1)
     alone: np.ndarray = there[1:-1] & ~there[:-2] & ~there[2:]
     return alone

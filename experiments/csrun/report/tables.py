@@ -126,7 +126,7 @@ def _parse(path: Path) -> pd.DataFrame:
 
 
 def _with_measure(rows: pd.DataFrame) -> pd.DataFrame:
-    """In the column of the metric the certifier, where that brings its own distance."""
+    """Fill in the certifier as the metric of rows whose certifier brings its own distance."""
     return rows.assign(metric=rows["metric"].mask(rows["metric"] == "", rows["certifier"]))
 
 
@@ -160,7 +160,7 @@ def _one_line(error: Exception) -> str:
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """What the experiment draws, from `manifest.json`, checked; optional keys get their defaults.
+    """Read `manifest.json` and check it; optional keys get their defaults.
 
     Raises
     ------
@@ -201,7 +201,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
 
 
 def read_unit_slip(folder: str | Path) -> pd.DataFrame:
-    """What the released code's unit slip would give, which is no certificate: no lines where there is no `SLIP_FILE`.
+    """Read what the released code's unit slip would give, which is not a certificate; empty without `SLIP_FILE`.
 
     Returns
     -------
@@ -217,7 +217,7 @@ def read_unit_slip(folder: str | Path) -> pd.DataFrame:
 
 
 def read_attacks(folder: str | Path) -> pd.DataFrame:
-    """How far attacks moved the smoothed output: no lines where there is no `ATTACK_FILE`.
+    """Read how far attacks moved the smoothed output; empty without `ATTACK_FILE`.
 
     Returns
     -------
@@ -320,7 +320,7 @@ def by_metric(summary: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
 
 
 def training_kind(train: str, scale: float) -> str:
-    """How a model smoothed at `scale` was trained, in words for a legend; empty if it was not trained here.
+    """Words for a legend on how a model smoothed at `scale` was trained; empty if it was not trained here.
 
     Examples
     --------
@@ -421,7 +421,7 @@ def _rules(lines: pd.DataFrame, drawn: tuple[str, ...]) -> list[tuple[str, ...]]
 
 
 def _most_telling(rules: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
-    """As many as the table has room for, in their order: the drawn one, then the sharpest of each smoothed model."""
+    """Rules the table has room for, in their order: the drawn one, then the sharpest of each smoothed model."""
     others = sorted(rules[1:], key=lambda rule: rule not in default_rules())
     return [rules[0], *(rule for rule in rules[1:] if rule in others[: _MOST_RULES - 1])]
 

@@ -1,4 +1,4 @@
-"""What the C library does with freed memory, and what a run does when there is none left."""
+"""Memory of a process: keeping freed memory, and a smaller batch when it runs out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a result was made: versions, hardware, commit."""
+"""Provenance of a result: versions, hardware, commit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PACKAGES = ("centersmooth", "torch", "torchvision", "numpy", "scipy", "pandas",
 
 
 def provenance(device: str, used: Iterable[str] = ()) -> dict[str, Any]:
-    """What a reader needs to repeat a run, apart from its command and configuration.
+    """Facts needed to repeat a run, apart from its command and configuration.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How many threads a process computes with, which moves last digits."""
+"""Number of threads a process computes with; it affects last digits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """As many threads of PyTorch, and of the BLAS under numpy, in the block."""
+    """Set the threads of PyTorch, and of the BLAS under numpy, within the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
