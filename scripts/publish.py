@@ -5,8 +5,8 @@ CelebA, none of a user's own files.
 
 Usage: python scripts/publish.py EXPERIMENT [RUNS_FOLDER]
 
-The README's tables of the paper's claims, and of how much smaller certificates get, are made anew from all that is
-published.
+The tables of results/README.md, of the paper's claims and of how much smaller certificates get, are made anew from all
+that is published.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ def publish(experiment: str, runs: Path, results: Path) -> Path:
     return target
 
 
-def refresh_tables(readme: str, results: Path) -> str:
-    """The README with its tables as the published results have them."""
+def refresh_tables(page: str, results: Path) -> str:
+    """The page ``results/README.md`` with its tables as the published results have them."""
     studies = [Study.read(folder) for folder in find_experiments([results])]
     for name, table in zip(TABLES, (markdown(judge(studies)), sharper_markdown(sharpenings(studies))), strict=True):
         block = re.compile(rf"(<!-- {name}: made by `make publish` -->\n).*?(<!-- end of {name} -->)", flags=re.S)
-        readme = block.sub(lambda found, table=table: found[1] + table + found[2], readme)
-    return readme
+        page = block.sub(lambda found, table=table: found[1] + table + found[2], page)
+    return page
 
 
 def _files(source: Path, panels: list[dict[str, Any]]) -> list[Path]:
@@ -68,8 +68,8 @@ def main(arguments: list[str]) -> None:
         print(publish(arguments[0], runs, ROOT / "results"))
     except FileNotFoundError as error:
         sys.exit(f"publish: {error.filename} is not there: run cs-run experiment={arguments[0]} first")
-    readme = ROOT / "README.md"
-    readme.write_text(refresh_tables(readme.read_text(), ROOT / "results"))
+    page = ROOT / "results" / "README.md"
+    page.write_text(refresh_tables(page.read_text(), ROOT / "results"))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""Hooks of the documentation's build (`make docs`): pages from outside docs/, their links, the gallery.
+
+Markdown files link to each other by their paths in the repository, so that the links work there. The site has the same
+tree with ``docs/`` taken away; here each link is turned into the one between the pages. Links to source files, which
+the site does not have, become the text of the link.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from os.path import normpath, relpath
+from pathlib import Path
+from posixpath import dirname
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from csrun.report.claims import Study
+from csrun.report.plot_cli import find_experiments
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "results/README.md")
+FIGURES = ("results/*/*/*.png", "results/*/*/*.csv", "results/*/*/manifest.json", "bench/results/*")
+GALLERY = "gallery.md"
+SETTINGS = "<!-- cs-run --help -->"
+
+_LINK = re.compile(r"\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?\)")
+_LOADED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages and figures that lie outside docs/, and the gallery."""
+    for path in (*PAGES, *(str(found.relative_to(ROOT)) for one in FIGURES for found in sorted(ROOT.glob(one)))):
+        files.append(File.generated(config, path, abs_src_path=str(ROOT / path)))
+    files.append(File.generated(config, GALLERY, content=gallery()))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """The page with the links of the site and, where it asks for them, the settings of cs-run."""
+    if SETTINGS in markdown:
+        command = [str(Path(sys.executable).with_name("cs-run")), "--help"]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        markdown = markdown.replace(SETTINGS, f"```text\n{text}```")
+    source = page.file.src_uri
+    in_repository = source if source in (*PAGES, GALLERY) else f"docs/{source}"
+    return _LINK.sub(lambda link: _of_site(link, in_repository, source, files), markdown)
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """Refuse a site that would load anything from elsewhere."""
+    for path in Path(config.site_dir).rglob("*.html"):
+        if loaded := _LOADED.search(path.read_text("utf-8")):
+            raise PluginError(f"{path}: the page loads {loaded[0]}; keep the site free of other hosts")
+
+
+def gallery() -> str:
+    """Every published experiment: figures, panels, how it was made, its files."""
+    sections = [
+        "# Gallery\n\nEvery published figure, with the command that makes it. "
+        "[Beside the paper](results/README.md) has the numbers as tables.\n"
+    ]
+    for study in map(Study.read, find_experiments([ROOT / "results"])):
+        folder = study.folder.relative_to(ROOT)
+        pictures = sorted(path.name for path in study.folder.glob("*.png"))
+        sections += [
+            f"## {study.name}\n\n{study.manifest['title']}: {', '.join(study.conditions)}.\n",
+            *(f"![{study.name}: {name.removesuffix('.png')}]({folder}/{name})\n" for name in pictures),
+            f"```\n{study.manifest['command']}\n```\n",
+            f"[Rows]({folder}/certificates.csv), [summary]({folder}/summary.csv), [manifest]({folder}/manifest.json).\n",
+        ]
+    return "\n".join(sections)
+
+
+def _of_site(link: re.Match[str], in_repository: str, source: str, files: Files) -> str:
+    """A link between files of the repository as the link between their pages."""
+    text, target, anchor = link[1], link[2], link[3] or ""
+    path = normpath(f"{dirname(in_repository)}/{target}").lstrip("/")
+    if (ROOT / path / "manifest.json").is_file():
+        name = json.loads((ROOT / path / "manifest.json").read_text())["experiment"]
+        page, anchor = GALLERY, f"#{name}"
+    else:
+        page = path.removeprefix("docs/")
+    if files.get_file_from_path(page) is None and (ROOT / path).exists():
+        return text
+    return f"[{text}]({relpath(page, dirname(source) or '.')}{anchor})"
