@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test check quick test-pythons test-noise test-certifier test-metric bench reproduce-all plots report publish clean
+.PHONY: help install demo test check quick test-pythons test-noise test-certifier test-metric docs bench reproduce-all plots report publish clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[all,dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --constraint constraints.txt --editable '.[all,dev,docs]'
 	@touch $@
 
 demo: $(READY) ## The main job on built-in data: certify 50 digits, a few minutes on two cores
@@ -75,8 +75,11 @@ plots: $(READY) ## Redraw every figure from cached results
 report: $(READY) ## One HTML page from cached results: claims, figures, tables, how each was made (report.html)
 	$(BIN)/cs-report
 
+docs: $(READY) ## The documentation as a site, in site/; fails on a broken link or on anything loaded from elsewhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 publish: $(READY) ## Copy EXPERIMENT's table, manifest and figures from runs/ to results/
 	$(BIN)/python scripts/publish.py $(EXPERIMENT)
 
 clean: ## Remove the environment and caches; results stay
-	rm -rf $(VENV) $(VENV)-* .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(VENV)-* .pytest_cache .mypy_cache .ruff_cache .hypothesis build site *.egg-info

@@ -1,31 +1,64 @@
-"""What the README shows runs, and the counts it lists are the library's."""
+"""What the README and the pages of docs/ show runs, and the numbers they list are the library's and the results'."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+import support
 import torch
-from support import cs_run
+from support import assert_page_runs, assert_same_text, compose, cs_run
 
 from centersmooth import GaussianNoise
 from centersmooth.bounds import BOUNDS
+from csrun import registry
+from csrun.config import config_folder
+from csrun.registry import CERTIFIERS
 
 ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results/README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 README = (ROOT / "README.md").read_text()
+LIBRARY = (ROOT / "docs/library.md").read_text()
+WITH_CODE = ("README.md", *(f"docs/{page}.md" for page in ("library", "extending/noise", "extending/metric")))
 
 
-def test_the_example_runs(capsys):
-    (block,) = re.findall(r"```python\n(.*?)```", README, flags=re.S)
-    torch.manual_seed(0)
-    exec(compile(block, "README.md", "exec"), {})
-    lines = capsys.readouterr().out.splitlines()
-    assert [re.search(r"eps = ([0-9.]+)", line)[1] for line in lines] == ["0.1", "0.25", "0.5"]
-    assert any("stays within" in line for line in lines)
+@pytest.mark.parametrize("path", [*WITH_CODE, "docs/extending/certifier.md"])
+def test_the_code_of_a_page_prints_what_it_says(path):
+    with torch.random.fork_rng(devices=[]):
+        assert assert_page_runs(ROOT / path) >= 1
 
 
-ROWS = re.findall(r"^\| (paper|exact), delta = ([\d.]+) \|(.*)\|$", README, flags=re.M)
+def test_the_page_on_experiments_is_one(tmp_path, monkeypatch):
+    page = ROOT / "docs/extending/experiment.md"
+    (written,) = re.findall(r"```yaml\n(.*?)```", page.read_text(), flags=re.S)
+    shutil.copytree(config_folder(), tmp_path / "configs")
+    (tmp_path / "configs/experiment/l1_digits.yaml").write_text(written)
+    monkeypatch.setattr(support, "config_folder", lambda: tmp_path / "configs")
+    config = compose("experiment=l1_digits")
+    assert (config.name, config.metrics, config.certifiers) == ("l1_digits", ["l1", "l2"], ["center", "mean"])
+    assert (config.grid.eps, config.grid.h, config.data.name) == ([0.2, 0.4], [1], "digits")
+    monkeypatch.setattr(registry, "METRICS", dict(registry.METRICS))
+    assert assert_page_runs(page) == 1
+
+
+def test_a_page_that_says_what_is_not_printed_fails(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("```python\nprint('radius 0.5')\n```\n\n```text\nradius 0.51\n```\n")
+    with pytest.raises(AssertionError, match="printed"):
+        assert_page_runs(page)
+    page.write_text("```python\nprint('radius')\n```\n\n```text\n```\n")
+    with pytest.raises(AssertionError, match="printed"):
+        assert_page_runs(page)
+    assert_same_text("radius 0.5001", "radius 0.5")
+
+
+ROWS = re.findall(r"^\| (paper|exact), delta = ([\d.]+) \|(.*)\|$", LIBRARY, flags=re.M)
+
+
+def test_there_are_counts():
+    assert len(ROWS) == 4
 
 
 @pytest.mark.parametrize(("bounds", "delta", "counts"), ROWS)
@@ -39,23 +72,61 @@ def test_the_table_of_counts(bounds, delta, counts):
 def test_the_least_n():
     assert (
         f"{BOUNDS['paper'].least_n(0.05, 0.0025):,} (paper) or {BOUNDS['exact'].least_n(0.05, 0.0025)} (exact)"
-        in README
+        in LIBRARY
     )
 
 
-def test_files_it_links_to_exist():
-    links = re.findall(r"\]\((?!http|#)([^)]+)\)", README)
-    assert len(links) >= 6
-    assert [link for link in links if not (ROOT / link.partition("#")[0]).exists()] == []
+HEADLINES = re.findall(r"^\| .* \| (.*\d.*) \| \[.*\]\(([^)#]+).*\) \|$", README, flags=re.M)
 
 
-COMMANDS = {path: path.read_text() for path in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("*.md"))]}
+def test_there_are_headlines():
+    assert len(HEADLINES) >= 5
+
+
+@pytest.mark.parametrize(("said", "source"), HEADLINES)
+def test_a_headline_is_in_its_source(said, source):
+    text = (ROOT / source).read_text()
+    assert [number for number in re.findall(r"[\d.,]*\d", said) if number not in text] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/which-rule.md"])
+def test_certifiers_and_rules_that_a_page_names_exist(page):
+    text = (ROOT / page).read_text()
+    table = text[text.index("| output | distance | certifier") :].partition("\n\n")[0]
+    cells = [row.split("|")[3] for row in table.splitlines()[2:]]
+    named = [re.findall(r"`(\w+)`", cell)[:2] for cell in cells]
+    assert {name for names in named for name in names if "_" in name or name in CERTIFIERS} <= set(CERTIFIERS)
+    assert set(CERTIFIERS) <= {name for names in named for name in names}
+
+
+def test_rules_on_the_page_are_those_there_are():
+    text = (ROOT / "docs/which-rule.md").read_text()
+    table = text[text.index("| certifier | rule") :].partition("\n\n")[0]
+    rules: dict[str, list[str]] = {}
+    for row in table.splitlines()[2:]:
+        certifier, rule = (re.findall(r"`(\w+)`", cell) for cell in row.split("|")[1:3])
+        rules.setdefault(*certifier or [list(rules)[-1]], []).extend(rule)
+    assert rules == {name: list(entry.rules) for name, entry in CERTIFIERS.items()}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_a_page_links_to_exist(path):
+    links = re.findall(r"\]\((?!http|#)([^)\s]+)\)", path.read_text())
+    assert [link for link in links if not (path.parent / link.partition("#")[0]).exists()] == []
+
+
+def test_the_readme_is_one_page():
+    assert len(README.splitlines()) <= 125
+    assert len(re.findall(r"\]\((?!http|#)([^)\s]+)\)", README)) >= 10
+
+
+COMMANDS = {path: path.read_text() for path in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("**/*.md"))]}
 COMMANDS[ROOT / "cs-run --help"] = cs_run("--help", cwd=ROOT).stdout
 
 
 def unquoted_brackets(text: str) -> list[str]:
     """Settings and packages with a bracket outside quotes, which zsh would take for a pattern; Python is left out."""
-    text = re.sub(r"```python\n.*?```", "", text, flags=re.S)
+    text = re.sub(r"```(?:python|yaml)\n.*?```", "", text, flags=re.S)
     return re.findall(r"""(?<![\w.'"])[\w./]+=\[[^\s`]*|(?<=pip install )[\w-]+\[[^\s`]*""", text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,3 +121,25 @@ def small_biggan(folder: Path, z_dim: int) -> Path:
     (folder / "config.json").write_text(config.to_json_string())
     torch.save(gan.state_dict(), folder / "pytorch_model.bin")
     return folder
+
+
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e-?\d+)?")
+
+
+def assert_same_text(printed: str, said: str) -> None:
+    """The same words, and numbers within 1%: last digits differ between machines."""
+    assert NUMBER.sub("#", printed).split() == NUMBER.sub("#", said).split(), f"printed:\n{printed}"
+    numbers = [[float(one) for one in NUMBER.findall(text)] for text in (printed, said)]
+    assert numbers[0] == pytest.approx(numbers[1], rel=1e-2), f"printed:\n{printed}"
+
+
+def assert_page_runs(page: Path) -> int:
+    """Run the Python of a page in order, each block printing the text block right under it; how many blocks there are."""
+    blocks = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", page.read_text(), flags=re.S)
+    names: dict[str, object] = {"__name__": "page"}
+    for code, said in blocks:
+        printed = io.StringIO()
+        with redirect_stdout(printed):
+            exec(compile(code, page.name, "exec"), names)
+        assert_same_text(printed.getvalue(), said)
+    return len(blocks)
