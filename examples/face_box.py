@@ -3,8 +3,8 @@
 Needs the extra `faces`; about ten seconds on a core. The distance of two boxes is the Jaccard distance, one minus the
 area they share over the area they cover. Prints:
 
-    for every input within eps = 0.15 the smoothed output stays within 0.2 of its center, except with probability 0.01
-    x1, y1, x2, y2 = 44, 64, 135, 176
+    for every input within eps = 0.15 the smoothed output stays within 0.1703 of its answer here, except with probability 0.01
+    x1, y1, x2, y2 = 45, 63, 132, 174
 """
 
 import torch
@@ -15,9 +15,9 @@ from csrun.models.faces import FaceDetector
 
 photograph = torch.from_numpy(astronaut()[:218, 135:313].copy()).permute(2, 0, 1) / 255  # (3, 218, 178) in [0, 1]
 detector = FaceDetector()  # (b, 3, H, W) -> (b, 4): the largest face, in pixels; zeros where there is none
-few_draws = Budget(n=200, m=200, delta=0.15)  # Budget.quick() gives smaller radii and larger eps
+few_draws = Budget(n=300, m=300, delta=0.2)  # Budget.quick() gives a smaller radius
 
-smoother = CenterSmoother(detector, Jaccard(), GaussianNoise(sigma=0.15), few_draws)
+smoother = CenterSmoother(detector, Jaccard(), GaussianNoise(sigma=0.15), few_draws, forward_block=16)
 certificate = smoother.certify(photograph, 0.15, stream=RandomStream(seed=0))
 print(certificate)
 print("x1, y1, x2, y2 =", ", ".join(f"{corner:.0f}" for corner in certificate.answer))

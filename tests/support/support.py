@@ -134,7 +134,7 @@ def assert_same_text(printed: str, said: str) -> None:
 
 
 def assert_page_runs(page: Path) -> int:
-    """Run the Python of a page in order, each block printing the text block right under it; how many blocks there are."""
+    """Run the Python of a page, each block of which prints the text block right under it; returns their number."""
     blocks = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", page.read_text(), flags=re.S)
     names: dict[str, object] = {"__name__": "page"}
     for code, said in blocks:
