@@ -3,8 +3,10 @@
 The model is the linear autoencoder with ten components, which principal component analysis gives, of 8x8 digits.
 A center is one of the outputs; a free center may also be a mean of some. Prints:
 
-    sample: for every input within eps = 0.25 the smoothed output stays within 1.796 of its answer here, except with probability 0.01
-    free: for every input within eps = 0.25 the smoothed output stays within 1.71 of its answer here, except with probability 0.01
+    sample: for every input within eps = 0.25 the smoothed output stays within 1.796 of its answer here,
+        except with probability 0.01
+    free: for every input within eps = 0.25 the smoothed output stays within 1.71 of its answer here,
+        except with probability 0.01
 """
 
 import torch

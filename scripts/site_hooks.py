@@ -72,7 +72,7 @@ def gallery() -> str:
             f"## {study.name}\n\n{study.manifest['title']}: {', '.join(study.conditions)}.\n",
             *(f"![{study.name}: {name.removesuffix('.png')}]({folder}/{name})\n" for name in pictures),
             f"```\n{study.manifest['command']}\n```\n",
-            f"[Rows]({folder}/certificates.csv), [summary]({folder}/summary.csv), [manifest]({folder}/manifest.json).\n",
+            f"[Rows]({folder}/certificates.csv), [medians]({folder}/summary.csv), [manifest]({folder}/manifest.json).\n",
         ]
     return "\n".join(sections)
 

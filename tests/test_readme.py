@@ -14,7 +14,7 @@ from support import assert_page_runs, assert_same_text, compose, cs_run
 from centersmooth import GaussianNoise
 from centersmooth.bounds import BOUNDS
 from csrun import registry
-from csrun.config import config_folder
+from csrun.cli import config_folder
 from csrun.registry import CERTIFIERS
 
 ROOT = Path(__file__).parent.parent
