@@ -3,7 +3,7 @@
 The distance is the share of probability that moves to another class, averaged over the pixels. The weights here are
 random, so that nothing is downloaded; with yours (`weights="DEFAULT"`) the numbers mean something. Prints:
 
-    for every input within eps = 0.25 the smoothed output stays within 0.0002601 of its answer here,
+    for every input within eps = 0.25 (l2) a fresh smoothed answer stays within 0.0002601 of the answer here,
         except with probability 0.01
     classes at the first pixels: [1, 1, 1, 1]
 """

@@ -3,9 +3,9 @@
 The model is the linear autoencoder with ten components, which principal component analysis gives, of 8x8 digits.
 A center is one of the outputs; a free center may also be a mean of some. Prints:
 
-    sample: for every input within eps = 0.25 the smoothed output stays within 1.796 of its answer here,
+    sample: for every input within eps = 0.25 (l2) a fresh smoothed answer stays within 1.796 of the answer here,
         except with probability 0.01
-    free: for every input within eps = 0.25 the smoothed output stays within 1.71 of its answer here,
+    free: for every input within eps = 0.25 (l2) a fresh smoothed answer stays within 1.71 of the answer here,
         except with probability 0.01
 """
 

@@ -3,7 +3,7 @@
 Needs the extra `faces`; about ten seconds on a core. The distance of two boxes is the Jaccard distance, one minus the
 area they share over the area they cover. Prints:
 
-    for every input within eps = 0.15 the smoothed output stays within 0.1703 of its answer here,
+    for every input within eps = 0.15 (l2) a fresh smoothed answer stays within 0.1703 of the answer here,
         except with probability 0.01
     x1, y1, x2, y2 = 45, 63, 132, 174
 """

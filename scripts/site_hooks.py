@@ -66,13 +66,13 @@ def gallery() -> str:
         "[Beside the paper](results/README.md) has the numbers as tables.\n"
     ]
     for study in map(Study.read, find_experiments([ROOT / "results"])):
-        folder = study.folder.relative_to(ROOT)
+        at = study.folder.relative_to(ROOT)
         pictures = sorted(path.name for path in study.folder.glob("*.png"))
         sections += [
             f"## {study.name}\n\n{study.manifest['title']}: {', '.join(study.conditions)}.\n",
-            *(f"![{study.name}: {name.removesuffix('.png')}]({folder}/{name})\n" for name in pictures),
+            *(f"![{study.name}: {name.removesuffix('.png')}]({at}/{name})\n" for name in pictures),
             f"```\n{study.manifest['command']}\n```\n",
-            f"[Rows]({folder}/certificates.csv), [medians]({folder}/summary.csv), [manifest]({folder}/manifest.json).\n",
+            f"[Rows]({at}/certificates.csv), [medians]({at}/summary.csv), [manifest]({at}/manifest.json).\n",
         ]
     return "\n".join(sections)
 

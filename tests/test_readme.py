@@ -92,7 +92,7 @@ def test_a_headline_is_in_its_source(said, source):
 @pytest.mark.parametrize("page", ["README.md", "docs/which-rule.md"])
 def test_certifiers_and_rules_that_a_page_names_exist(page):
     text = (ROOT / page).read_text()
-    table = text[text.index("| output | distance | certifier") :].partition("\n\n")[0]
+    table = text[text.index("| output | distance | certifier |") :].partition("\n\n")[0]
     cells = [row.split("|")[3] for row in table.splitlines()[2:]]
     named = [re.findall(r"`(\w+)`", cell)[:2] for cell in cells]
     assert {name for names in named for name in names if "_" in name or name in CERTIFIERS} <= set(CERTIFIERS)
