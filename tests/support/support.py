@@ -140,6 +140,6 @@ def assert_page_runs(page: Path) -> int:
     for code, said in blocks:
         printed = io.StringIO()
         with redirect_stdout(printed):
-            exec(compile(code, page.name, "exec"), names)
+            exec(compile(code, page.name, "exec", dont_inherit=True), names)
         assert_same_text(printed.getvalue(), said)
     return len(blocks)
