@@ -13,7 +13,9 @@ import tempfile
 import warnings
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -136,10 +138,11 @@ def assert_same_text(printed: str, said: str) -> None:
 def assert_page_runs(page: Path) -> int:
     """Run the Python of a page, each block of which prints the text block right under it; returns their number."""
     blocks = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", page.read_text(), flags=re.S)
-    names: dict[str, object] = {"__name__": "page"}
-    for code, said in blocks:
-        printed = io.StringIO()
-        with redirect_stdout(printed):
-            exec(compile(code, page.name, "exec", dont_inherit=True), names)
-        assert_same_text(printed.getvalue(), said)
+    module = ModuleType("page")  # classes of the page can be pickled
+    with patch.dict(sys.modules, page=module):
+        for code, said in blocks:
+            printed = io.StringIO()
+            with redirect_stdout(printed):
+                exec(compile(code, page.name, "exec", dont_inherit=True), module.__dict__)
+            assert_same_text(printed.getvalue(), said)
     return len(blocks)
