@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import support
 import torch
@@ -87,6 +88,14 @@ def test_there_are_headlines():
 def test_a_headline_is_in_its_source(said, source):
     text = (ROOT / source).read_text()
     assert [number for number in re.findall(r"[\d.,]*\d", said) if number not in text] == []
+
+
+def test_the_caption_of_the_picture_is_its_certificate():
+    rows = pd.read_csv(ROOT / "results/jaccard_astronaut/cpu-cpu/summary.csv").query("eps == 0.3").set_index("rule")
+    exact, measured = rows["radius_median"][["exact", "measured"]]
+    caption = README[README.index("*A face detector's") :].partition("\n\n")[0]
+    said = re.search(r"distance ([\d.]+) of the blue one by the rule `exact`, and within ([\d.]+)", caption)
+    assert [float(one) for one in said.groups()] == [round(exact, 3), round(measured, 3)]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/which-rule.md"])
