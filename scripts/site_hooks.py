@@ -62,8 +62,8 @@ def on_post_build(config: MkDocsConfig) -> None:
 def gallery() -> str:
     """Every published experiment: figures, panels, how it was made, its files."""
     sections = [
-        "# Gallery\n\nEvery published figure, with the command that makes it. "
-        "[Beside the paper](results/README.md) has the numbers as tables.\n"
+        "# Gallery\n\nEvery published figure, with the command it was made by. Results of an older method have the "
+        "settings of that time. [Beside the paper](results/README.md) has the numbers as tables.\n"
     ]
     for study in map(Study.read, find_experiments([ROOT / "results"])):
         at = study.folder.relative_to(ROOT)

@@ -1,0 +1,68 @@
+"""The documentation's site: links between pages that lie elsewhere in the repository, and nothing from other hosts."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def hooks(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    return importlib.import_module("site_hooks")
+
+
+@pytest.mark.parametrize(
+    ("source", "link", "of_site"),
+    [
+        ("README.md", "[a](docs/library.md#how-many-draws)", "[a](library.md#how-many-draws)"),
+        ("library.md", "[a](../README.md)", "[a](README.md)"),
+        ("extending/noise.md", "[a](../which-rule.md)", "[a](../which-rule.md)"),
+        ("extending/certifier.md", "[a](../../CONTRIBUTING.md)", "[a](../CONTRIBUTING.md)"),
+        ("results/README.md", "[`a`](tv_digits/cpu-cpu)", "[`a`](../gallery.md#tv_digits)"),
+        ("which-rule.md", "![a](../results/digits_h/cpu-cpu/a.png)", "![a](results/digits_h/cpu-cpu/a.png)"),
+        ("library.md", "[a](../examples/mean.py)", "a"),
+        (
+            "library.md",
+            "[a](https://arxiv.org/abs/2102.09701) [b](#here)",
+            "[a](https://arxiv.org/abs/2102.09701) [b](#here)",
+        ),
+    ],
+)
+def test_a_link_of_the_repository_becomes_one_of_the_site(hooks, source, link, of_site):
+    pages = {"library.md", "README.md", "which-rule.md", "CONTRIBUTING.md", "gallery.md"}
+    there = SimpleNamespace(get_file_from_path=lambda path: path if path in pages else None)
+    page = SimpleNamespace(file=SimpleNamespace(src_uri=source))
+    assert hooks.on_page_markdown(link, page, None, there) == of_site
+
+
+def test_the_gallery_shows_every_published_figure(hooks):
+    gallery = hooks.gallery()
+    figures = [str(path.relative_to(ROOT)) for path in ROOT.glob("results/*/*/*.png")]
+    assert len(figures) > 10
+    assert [figure for figure in figures if f"]({figure})" not in gallery] == []
+
+
+@pytest.mark.parametrize(
+    "loaded",
+    [
+        '<script src="https://example.org/a.js">',
+        '<link rel="stylesheet" href="//example.org/a.css">',
+        "<img alt=a src=http://example.org/a.png>",
+    ],
+)
+def test_what_another_host_would_have_to_serve_is_refused(hooks, tmp_path, loaded):
+    from mkdocs.exceptions import PluginError
+
+    page = tmp_path / "index.html"
+    page.write_text('<script src="a.js"></script><a href="https://arxiv.org">a</a>')
+    hooks.on_post_build(SimpleNamespace(site_dir=str(tmp_path)))
+    page.write_text(loaded)
+    with pytest.raises(PluginError, match="other hosts"):
+        hooks.on_post_build(SimpleNamespace(site_dir=str(tmp_path)))
