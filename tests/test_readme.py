@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import pandas as pd
 import pytest
 import support
 import torch
-from support import assert_page_runs, assert_same_text, compose, cs_run
+from support import assert_page_runs, assert_same_text, compose, compose_raw, cs_run
 
 from centersmooth import GaussianNoise
 from centersmooth.bounds import BOUNDS
 from csrun import registry
 from csrun.cli import config_folder
+from csrun.config import grid_pairs, resolve
 from csrun.registry import CERTIFIERS
+from csrun.report.tables import ROW_COLUMNS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results/README.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -40,6 +43,7 @@ def test_the_page_on_experiments_is_one(tmp_path, monkeypatch):
     config = compose("experiment=l1_digits")
     assert (config.name, config.metrics, config.certifiers) == ("l1_digits", ["l1", "l2"], ["center", "mean"])
     assert (config.grid.eps, config.grid.h, config.data.name) == ([0.2, 0.4], [1], "digits")
+    assert len({point.scale for point in grid_pairs(config.grid)}) == 2  # as the page says of its cells
     monkeypatch.setattr(registry, "METRICS", dict(registry.METRICS))
     assert assert_page_runs(page) == 1
 
@@ -118,6 +122,13 @@ def test_rules_on_the_page_are_those_there_are():
     assert rules == {name: list(entry.rules) for name, entry in CERTIFIERS.items()}
 
 
+def test_the_columns_on_the_page_are_those_of_a_row():
+    text = (ROOT / "docs/running.md").read_text()
+    table = text[text.index("| columns |") :].partition("\n\n")[0]
+    named = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(ROW_COLUMNS)
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_files_a_page_links_to_exist(path):
     links = re.findall(r"\]\((?!http|#)([^)\s]+)\)", path.read_text())
@@ -142,6 +153,27 @@ def unquoted_brackets(text: str) -> list[str]:
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
 def test_commands_quote_their_brackets(path):
     assert unquoted_brackets(COMMANDS[path]) == []
+
+
+def commands_of(text: str) -> list[str]:
+    """The cs-run commands of a page's blocks, each on one line."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.S | re.M)
+    lines = "\n".join(block for language, block in blocks if not language).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip().startswith("cs-run ")]
+
+
+ASKED = [command for path in PAGES for command in commands_of(path.read_text())]
+
+
+@pytest.mark.parametrize("command", sorted({one for one in ASKED if "--multirun" not in one}))
+def test_a_command_of_a_page_is_understood(command):
+    arguments = shlex.split(command, comments=True)[1:]
+    resolve(compose_raw(*(one for one in arguments if not one.startswith("--"))), cuda=True)
+
+
+def test_commands_are_found():
+    assert len(ASKED) > 20
+    assert commands_of("```\ncs-run a=b \\\n  c=d  # why\n```\n") == ["cs-run a=b    c=d  # why"]
 
 
 def test_an_unquoted_bracket_is_found():
