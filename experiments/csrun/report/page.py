@@ -191,7 +191,7 @@ def _pairs(values: Mapping[str, Any] | None) -> str:
 
 
 def markdown(claims: Sequence[Claim]) -> str:
-    """The claims as a Markdown table, for the README."""
+    """The claims as a Markdown table, for results/README.md."""
     lines = ["| the paper | ours | |", "|---|---|---|"]
     for claim in claims:
         ours = "<br>".join(map(_finding_line, claim.findings)) or "–"
