@@ -131,7 +131,7 @@ def _run(arguments: list[str], command: str) -> int:
             _end_job(codes, failures)
 
     _require_known_flags(overrides)
-    _require_known_experiments(overrides)
+    _require_known_files(overrides)
     _require_no_folders_of_hydra(overrides)
     given = _given(overrides)
     _require_usable_launcher(given, "--multirun" in overrides)
@@ -217,13 +217,15 @@ def _flags_first(arguments: list[str]) -> list[str]:
     return sorted(arguments, key=lambda argument: "=" in argument or argument.startswith("~"))
 
 
-def _require_known_experiments(overrides: list[str]) -> None:
-    from csrun.registry import require_known
+def _require_known_files(overrides: list[str]) -> None:
+    """Experiments and noise laws are files of `config_folder`."""
+    from csrun.registry import NOISES, require_known
 
+    known = {"experiment": list(experiments()), "noise": list(NOISES)}
     for override in overrides:
         key, _, value = override.partition("=")
-        for name in value.split(",") if key == "experiment" else ():
-            require_known("experiment is", name, experiments())
+        for name in value.split(",") if key in known else ():
+            require_known(f"{key} is", name, known[key])
 
 
 def _require_no_folders_of_hydra(overrides: list[str]) -> None:
@@ -380,6 +382,8 @@ _WANTED = {
 def _misfit(merging: str, reason: str) -> str:
     """Error message for a setting, from Hydra's line about merging it and OmegaConf's about its value."""
     key, _, value = merging.removeprefix("Error merging override ").partition("=")
+    if merging.startswith("Could not override "):
+        return f"{merging.removeprefix('Could not override ').rstrip('.')} is not a setting: cs-run --help lists them"
     for sign, wanted in _WANTED.items():
         if sign in reason:
             return f"{key} is {value or 'empty'}: expected {wanted.format(key=key, value=value)}"

@@ -255,7 +255,7 @@ def _require_known_names(config: Config) -> None:
         require_known("certifiers has", certifier, CERTIFIERS)
     if config.rule is not None:
         first = config.certifiers[0]
-        require_known("rule is", config.rule, CERTIFIERS[first].rules, more=f" for the certifier {first}")
+        require_known("rule is", config.rule, CERTIFIERS[first].rules, more=f" for the certifier {first}, or null")
     for method in config.train.method:
         require_known("train.method has", method, METHODS)
     for setting, name, known in (
@@ -344,6 +344,8 @@ def _validated(config: Config) -> Config:
         raise RunError("recommend is true, which is about centers of the sample: leave out certifiers and attack")
     if config.wait and config.executor == "ray":
         raise RunError("wait is true with executor=ray, which holds all its cells at once: expected wait=false")
+    for names in (config.models, config.metrics, config.certifiers):
+        names[:] = dict.fromkeys(names)  # one named twice is asked for once
     validate_ray(config.ray, config.device)
     grid_pairs(config.grid, config.noise["name"])
     return config

@@ -143,8 +143,12 @@ class Plan:
 
     def certifiers_of(self, cell: CellPlan, model: BaseModel) -> dict[str, Certifier]:
         """All certifiers that a cell can have, by key."""
-        setting = Setting(cell.noise, self.budget, model.output_range, self.config.forward_block)
-        return certifiers_of(self.metrics_of(cell), setting)
+        return certifiers_of(self.metrics_of(cell), Setting.of(self.sampler(cell, model), self.budget))
+
+    def sampler(self, cell: CellPlan, model: BaseModel) -> Sampler:
+        """The cell's model under its noise; refuses an output range that is none."""
+        block, batch = self.config.forward_block, self.config.batch_size
+        return Sampler(model, cell.noise, block, batch, model.output_range)
 
     def input(self, model: BaseModel, point: int) -> Tensor:
         """Input of a model for a test point, before noise."""
@@ -286,7 +290,7 @@ def check(plan: Plan, cell_plan: CellPlan, model: BaseModel, certifiers: Mapping
     RunError, CenterSmoothError
     """
     config = plan.config
-    sampler = Sampler(model, cell_plan.noise, config.forward_block, config.batch_size, model.output_range)
+    sampler = plan.sampler(cell_plan, model)
     _require_inputs(plan, model)
     x = plan.input(model, plan.points[0])
     with evaluating(model):

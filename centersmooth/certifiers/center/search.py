@@ -141,7 +141,7 @@ def require_means(outputs: Tensor) -> None:
     ModelError
     """
     if not outputs.is_floating_point():
-        raise ModelError(f"center='free' takes means of outputs: expected floating-point ones, got {outputs.dtype}")
+        raise ModelError(f"kind='free' takes means of outputs: expected floating-point ones, got {outputs.dtype}")
 
 
 class _Ball(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from centersmooth import Metric, ModelError, RandomStream
-from centersmooth.sampling import Sampler, evaluating
+from centersmooth.sampling import evaluating
 from csrun.cells.attacks import CellAttack
 from csrun.cells.certify import Point, PointCertifier, PointResult, names_of
 from csrun.cells.rows import Row
@@ -167,7 +167,7 @@ def _identity(plan: Plan, cell_plan: CellPlan, model: BaseModel, metrics: Mappin
     identity = metric_weights_digest(metrics)
     if ":" in "".join((cell_plan.model, *metrics)):
         block = plan.config.forward_block
-        sampler = Sampler(model, cell_plan.noise, block, plan.config.batch_size, model.output_range)
+        sampler = plan.sampler(cell_plan, model)
         with evaluating(model):
             outputs = torch.cat(list(sampler.draw(plan.input(model, 0), block, RandomStream(0), "fingerprint")))
             identity += fingerprint(metrics, outputs, model.output_range)
@@ -206,8 +206,7 @@ def _attack_cell(
     """Attack the certificates that have not been; what all attacks found, and how many failed."""
     if plan.attack is None:
         return [], 0
-    cell, batch_size = store.cell, plan.config.batch_size
-    sampler = Sampler(model, cell_plan.noise, cell.forward_block, batch_size, store.output_range)
+    cell, sampler = store.cell, plan.sampler(cell_plan, model)
     runs, inputs = plan.config.attacker.runs, lambda point: plan.input(model, point)
     own = CellAttack(store, sampler, plan.attack, runs, inputs)
     rows = [row for row in rows if int(row["point"]) in plan.attacked]
