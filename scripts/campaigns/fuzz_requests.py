@@ -88,6 +88,14 @@ _NAMES = [
     "autoencoder",
     "[autoencoder,reconstructor]",
     "[mtcnn]",
+    "mean",
+    "[mean]",
+    "[center_free,center]",
+    "measured",
+    "local",
+    "augment",
+    "[none,augment]",
+    "gaussian",
 ]
 _NAMES += [
     "[os:getcwd]",
@@ -102,8 +110,9 @@ _NAMES += [
 ]
 _KEYS = (
     "n m n0 delta alpha1 alpha2 seed batch_size forward_block points.count points.start train.epochs train.images "
-    "train.batch_size grid.eps grid.h grid.scale models metrics model metric bounds device budget data.name data.path "
-    "train.noise weights weights.dcgan name title experiment out nope train nope.nope hydra.run.dir +new ++n ~n ~grid"
+    "train.batch_size grid.eps grid.h grid.scale models metrics model metric certifiers certifier rule noise "
+    "noise.name device budget data.name data.path train.method weights weights.dcgan name title experiment out "
+    "nope train nope.nope hydra.run.dir +new ++n ~n ~grid +noise.new"
 ).split()
 _CHEAP = {"train.epochs": ["1", "2"], "train.images": ["1", "50"], "points.count": ["1", "2"], "name": ["x", "a b"]}
 """Where a large right value would only cost time."""

@@ -14,6 +14,7 @@ from centersmooth.certifiers.center import rules
 from csrun import cli
 from csrun.cells import attacks
 from csrun.cells.attacks import attack_note, broken, chance
+from csrun.data import load_data
 from csrun.errors import RunError
 from csrun.plan import make_plan
 from csrun.report import plots
@@ -49,9 +50,9 @@ def test_every_certified_row_has_its_movement_and_no_row_changes(run_small, tmp_
     rows, lines = without_seconds(folder), lines_of(folder)
     certified = rows[rows["outcome"] == "certified"]
     assert len(lines) == len(certified) > 0
-    known = {(row["metric"], str(row["point"]), *row[list(RULE)]): row["certified"] for _, row in certified.iterrows()}
+    known = {(row["metric"], str(row["point"]), *row[list(RULE)]): row["radius"] for _, row in certified.iterrows()}
     for line in lines:
-        assert float(line["certified"]) == known[line["metric"], line["point"], *(line[part] for part in RULE)]
+        assert float(line["radius"]) == known[line["metric"], line["point"], *(line[part] for part in RULE)]
         assert int(line["abstained"]) <= int(line["runs"]) == 2
         assert (line["movement"] == "") == (line["abstained"] == line["runs"])
         assert line["beyond"] == "0"
@@ -95,11 +96,23 @@ def test_attacks_do_not_depend_on_order_or_batches(run_small, tmp_path):
     assert lines_of(run_small(*QUICK, out, "batch_size=7").folder) == one
 
 
-def test_what_is_kept_says_where_the_attacked_input_lies(run_small, tmp_path):
+def test_what_is_judged_lies_within_eps_and_every_run_is_kept(run_small, tmp_path, monkeypatch):
+    judge, judged = attacks.judge, []
+
+    def watching(sampler, certifier, budget, perturbed, answer, stream, **options):
+        judged.append((stream.point, perturbed))
+        return judge(sampler, certifier, budget, perturbed, answer, stream, **options)
+
+    monkeypatch.setattr(attacks, "judge", watching)
     run_small(*QUICK)
+    data = load_data("digits", None)
+    inputs = data.images(data.test, [0, 1])
+    norms = [float((perturbed.double() - inputs[point].double()).norm()) for point, perturbed in judged]
+    assert len(norms) == 2 * 2
+    assert all(0.2 <= norm <= 0.4 for norm in norms), norms
     for path in (tmp_path / "runs").glob("*/attacks/*.json"):
         kept = json.loads(path.read_text())
-        assert 0.2 <= kept["norm"] <= kept["eps"] == 0.4
+        assert (kept["key"], kept["eps"], kept["kind"]) == ("center.tv", 0.4, "pgd")
         assert len(kept["judged"]) == kept["runs"] == 2
 
 
@@ -126,7 +139,7 @@ def test_wrong_certificates_fail_the_run(run_small, monkeypatch, capsys, tmp_pat
 
 def row(beyond, metric="tv", **other):
     fixed = dict.fromkeys(KEYS, "1") | {"metric": metric, "beyond": str(beyond), "runs": "4", "point": "0"}
-    fixed |= {"abstained": "0", "movement": "0.5", "certified": "2.0", "attack": "pgd"}
+    fixed |= {"abstained": "0", "movement": "0.5", "radius": "2.0", "attack": "pgd"}
     return fixed | {"alpha1": "0.005", "alpha2": "0.005"} | other
 
 
@@ -168,7 +181,9 @@ def test_the_figure_and_the_end_table_show_what_was_found(run_small):
     drawn, curves = plots._with_curves(
         plots._with_attacks(summary_of(lead), found, "attacked"), plots.LAYOUTS[manifest["curve"]]
     )
-    assert "attacked (median)" in [h.get_label() for h in plots._legend_handles(drawn, curves)]
+    assert "attacked (median)" in [
+        h.get_label() for h in plots._legend_handles(drawn, curves, plots.beside(manifest["rule"]))
+    ]
     screen = io.StringIO()
     Console(file=screen, width=200).print(render(summary_of(rows), manifest))
     assert "attacked by pgd on 2 points" in screen.getvalue()
@@ -211,10 +226,10 @@ def test_a_point_whose_attack_fails_is_counted_and_tried_again(run_small, monkey
 
     judge = attacks.judge
 
-    def failing(sampler, metric, budget, perturbed, center, stream, **options):
+    def failing(sampler, certifier, budget, perturbed, answer, stream, **options):
         if stream.point == 1:
             raise ModelError("the model returned NaN")
-        return judge(sampler, metric, budget, perturbed, center, stream, **options)
+        return judge(sampler, certifier, budget, perturbed, answer, stream, **options)
 
     monkeypatch.setattr(attacks, "judge", failing)
     result = run_small(*QUICK)

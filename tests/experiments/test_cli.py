@@ -51,6 +51,14 @@ def test_version(tmp_path):
         (["n=100"], "n >= 300 would do"),
         (["m=10"], "m >= 241 would do"),
         (["metrics=[foo]"], "expected one of tv, l1"),
+        (["certifiers=[foo]"], "certifiers has 'foo': expected one of center, "),
+        (["certifiers=[]"], "certifiers is empty: expected at least one name"),
+        (["rule=local"], "rule is 'local': expected paper, exact or measured for the certifier center, or null"),
+        (["certifiers=[mean,center]", "rule=paper"], "expected global or local for the certifier mean"),
+        (["noise=gausian"], "did you mean gaussian?"),
+        (["noise=null"], "noise is 'null': expected gaussian"),
+        (["noise.unknown=1"], "'noise.unknown' is not a setting"),
+        (["+noise.unknown=1"], "noise has unknown: gaussian noise has no such parameter"),
         (["grid.h=[0]"], "positive"),
         (["experiment=tv_mnist", "data.path=/nowhere"], "data.path=FOLDER"),
         (["ray.gpus=-1"], "ray.gpus is -1: expected 0"),
@@ -149,8 +157,11 @@ def test_a_job_in_a_process_of_its_own_reports_how_it_ended(tmp_path):
     """Hydra's submitit launcher, on this machine: nothing but an error finds its way back from there."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'centersmooth[slurm]'")
     sweep = ["--multirun", "hydra/launcher=submitit_local", "hydra.launcher.submitit_folder=jobs/%j"]
-    done = cs_run(*sweep, "experiment=tv_digits", "budget=smoke", "bounds=paper,nope", "dry_run=true", cwd=tmp_path)
+    done = cs_run(*sweep, "experiment=tv_digits", "budget=smoke", "rule=paper,nope", "dry_run=true", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == "cs-run: bounds is 'nope': expected paper or exact"
+    assert (
+        done.stderr.splitlines()[-1]
+        == "cs-run: rule is 'nope': expected paper, exact or measured for the certifier center, or null"
+    )
     logs = [log.read_text() for log in (tmp_path / "jobs").glob("*/*_0_log.out")]
     assert sum("cells, " in log for log in logs) == 1

@@ -119,7 +119,7 @@ def test_a_picture_is_the_same_input_as_a_file_and_as_bytes_of_an_array(networks
         done = cs_run(networks, f"model={model}", f"data.path={name}", f"name={name.replace('.', '_')}")
         assert done.returncode == 0, done.stderr
         unit = "numbers as they stand in the file" if name == "floats.npy" else "pixels in [0, 1]"
-        assert f"unit of eps and sigma: {unit}\n" in re.sub(" *\n", "\n", done.stdout)
+        assert f"unit of eps and scale: {unit}\n" in re.sub(" *\n", "\n", done.stdout)
     assert rows_of(networks, "images") == rows_of(networks, "images_npy") == rows_of(networks, "floats_npy")
 
 
@@ -151,14 +151,14 @@ def test_the_numbers_are_the_librarys_in_the_type_of_the_model(networks, monkeyp
     network = getattr(importlib.import_module("own"), model)()
     dtype = torch.float64 if model == "linear64" else torch.float32
     smoother = CenterSmoother(network, L2(), GaussianNoise(0.25), Budget(1200, 1700, 0.1), forward_block=128)
-    rows = [row for row in rows_of(networks, "custom") if (row["bounds"], row["far"]) == ("exact", "measured")]
-    (centers,) = (networks / "runs").glob("own.*/answers.npz")
-    kept = np.load(centers, allow_pickle=False)["center.l2"]
+    rows = [row for row in rows_of(networks, "custom") if row["rule"] == "measured"]
+    (answers,) = (networks / "runs").glob("own.*/answers.npz")
+    kept = np.load(answers, allow_pickle=False)["center.l2"]
     assert len(rows) == 2
     for point, row in enumerate(rows):
         x = torch.from_numpy(inputs[point]).to(dtype)
         certificate = smoother.certify(x, eps=0.25, stream=RandomStream(0, point))
-        assert row["certified"] == repr(certificate.radius)
+        assert row["radius"] == repr(certificate.radius)
         assert certificate.answer.dtype == dtype
         assert np.array_equal(kept[point], certificate.answer.numpy())
         assert kept.dtype == certificate.answer.numpy().dtype
@@ -250,7 +250,7 @@ class Metric(L1):
 def test_no_old_evidence_for_a_changed_range_or_mean(folder, change):
     """What is kept of a mean rests on the declared range, and a free center on what a mean is."""
     request = ["model=ranged:Model", "metric=ranged:Metric", "data.path=inputs.npy", "points.count=1"]
-    request += ["certifiers=[center,mean]", "center=free"]
+    request += ["certifiers=[center,center_free,mean]"]
     for source in (RANGED, RANGED.replace(*change)):
         (folder / "ranged.py").write_text(source)
         done = cs_run(folder, *request)
@@ -304,7 +304,7 @@ def whole():
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("center=free", "expected floating-point ones"),
+        ("certifier=center_free", "expected floating-point ones"),
         ("certifiers=[center,mean]", "a mean needs hard limits"),
         ("attack=pgd", "needs gradients of the model"),
     ],

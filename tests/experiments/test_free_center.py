@@ -1,4 +1,4 @@
-"""``center=free`` in a run: beside the rules of the sample, from one pass, and never in their way."""
+"""Free centers in a run: beside the rules of the sample, from one pass, and never in their way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from centersmooth import DistanceFunction
 from csrun import plan
 from csrun.errors import RunError
 from csrun.plan import make_plan
-from csrun.report.tables import PAPER_RULE, RULE, read_attacks, read_manifest, read_rows
+from csrun.report.tables import FREE_RULE, PAPER_RULE, RULE, read_attacks, read_manifest, read_rows
 from csrun.runner import _units
 
 FREE = ("certifiers=[center_free,center]", "metrics=[tv,l2]")
@@ -25,12 +25,12 @@ def test_rows_stand_beside_those_of_the_sample_which_do_not_change(run_small, tm
     plain = rows_of(run_small("metrics=[tv,l2]").folder)
     result = run_small(*FREE)
     both = rows_of(result.folder)
-    free = both[both["center"] == "free"]
-    assert both[both["center"] == "sample"].reset_index(drop=True).equals(plain)
-    assert set(free[list(RULE)].itertuples(index=False, name=None)) == {("exact", "measured", "free", "center")}
+    free = both[both["certifier"] == "center_free"]
+    assert both[both["certifier"] == "center"].reset_index(drop=True).equals(plain)
+    assert set(free[list(RULE)].itertuples(index=False, name=None)) == {("center_free", "measured")}
     assert len(free) == len(plain) / 3
-    assert read_manifest(result.folder)["rule"]["center"] == "free"
-    measured = plain[plain["far"] == "measured"]
+    assert read_manifest(result.folder)["rule"] == FREE_RULE
+    measured = plain[plain["rule"] == "measured"]
     assert (free["r_center"].to_numpy() < measured["r_center"].to_numpy()).all()
     assert len(list((tmp_path / "runs").glob("autoencoder-digits-*"))) == 1
     assert rows_of(run_small("metrics=[tv,l2]").folder).equals(plain)
@@ -44,16 +44,23 @@ def test_what_is_kept_gives_the_same_rows_again(run_small, tmp_path):
     assert table.read_bytes() == before
 
 
-def test_beside_the_papers_rule_it_does_not_lead(run_small):
-    folder = run_small("center=free").folder
+def test_the_first_certifier_leads(run_small):
+    folder = run_small("certifiers=[center,center_free]").folder
     assert read_manifest(folder)["rule"] == PAPER_RULE
-    assert set(read_rows(folder)["center"]) == {"sample", "free"}
+    assert set(read_rows(folder)["certifier"]) == {"center", "center_free"}
+
+
+def test_free_centers_may_be_asked_for_alone(run_small, tmp_path):
+    free = rows_of(run_small(*FREE).folder)
+    alone = run_small("certifier=center_free", "metrics=[tv,l2]", f"out={tmp_path / 'alone'}").folder
+    assert rows_of(alone).equals(free[free["certifier"] == "center_free"].reset_index(drop=True))
+    assert read_manifest(alone)["rule"] == FREE_RULE
 
 
 def test_panels_and_audits_have_the_free_center(run_small, tmp_path):
     folder = run_small(*FREE).folder
     with np.load(next((tmp_path / "runs").glob("autoencoder-*/answers.npz"))) as kept:
-        free, sample = kept["free.tv"], kept["center.tv"]
+        free, sample = kept["center_free.tv"], kept["center.tv"]
     assert free.shape == sample.shape
     assert not np.array_equal(free, sample)
     with np.load(folder / "panel_autoencoder.npz") as panel:
@@ -64,26 +71,31 @@ def test_panels_and_audits_have_the_free_center(run_small, tmp_path):
 def test_each_kind_of_center_is_attacked_by_itself(run_small):
     config = [*FREE, *QUICK, "attacker.points=1"]
     found = read_attacks(run_small(*config).folder)
-    attacked = found.drop_duplicates(["metric", "center", "movement"])
-    assert set(attacked["center"]) == {"sample", "free"}
+    attacked = found.drop_duplicates(["metric", "certifier", "movement"])
+    assert set(attacked["certifier"]) == {"center", "center_free"}
     assert len(attacked) == 4
     plain = read_attacks(run_small(*QUICK, "attacker.points=1", "metrics=[tv,l2]").folder)
-    kept = found[found["center"] == "sample"]
+    kept = found[found["certifier"] == "center"]
     assert sorted(kept["movement"]) == sorted(plain["movement"])
 
 
 def test_estimates_count_attacks_on_both_kinds():
     small = ["budget=smoke", "points.count=3", *QUICK, "metrics=[tv]", "rule=measured"]
-    sample, free = (make_plan(compose(*small, f"center={center}")) for center in ("sample", "free"))
-    assert free.attack_passes(free.cells[0]) == 2 * sample.attack_passes(sample.cells[0])
-    assert _units(free) > _units(sample)
+    asked = ("center", "center_free,center", "center,center")
+    sample, both, twice = (make_plan(compose(*small, f"certifiers=[{names}]")) for names in asked)
+    assert both.attack_passes(both.cells[0]) == 2 * sample.attack_passes(sample.cells[0])
+    assert _units(both) > _units(sample) == _units(twice)
 
 
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["center=mean", *FREE[:2]], "expected sample or free"),
-        ([*FREE, "n0=30"], "expected n0=0"),
+        (["certifiers=[center_fre]"], "did you mean center_free?"),
+        (
+            ["certifiers=[center_free]", "rule=paper"],
+            "rule is 'paper': expected measured for the certifier center_free",
+        ),
+        ([*FREE, "n0=30"], "certifiers has center_free, which cannot be served: .* expected n0=0"),
     ],
 )
 def test_what_has_no_free_centers_is_refused(overrides, expected):
@@ -94,6 +106,6 @@ def test_what_has_no_free_centers_is_refused(overrides, expected):
 
 def test_a_distance_of_the_users_own_has_no_means(monkeypatch):
     own = DistanceFunction(lambda a, b: (a - b).abs().flatten(1).sum(dim=1))
-    monkeypatch.setattr(plan, "build_metrics", lambda names, weights, device: {"own": own})
+    monkeypatch.setattr(plan, "build_metrics", lambda names, weights, device: dict.fromkeys(names, own))
     with pytest.raises(RunError, match="has no means of outputs"):
         make_plan(compose(*FREE))

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from centersmooth.certifiers.center.rules import RULES
-from centersmooth.certifiers.expectation import MEAN_RULES
 from csrun.cells import METHOD_VERSION
+from csrun.registry import CERTIFIERS
 
 TOLERANCE = 1e-5
 SCRIPT = Path(__file__).parents[2] / "scripts" / "golden.py"
@@ -51,9 +50,8 @@ def test_no_certificate_has_drifted(golden):
 
 def test_the_cases_hold_every_outcome_and_rule(golden):
     kept = json.loads(golden.FILE.read_text())["certificates"]
-    rules = {tuple(name.split(", ")[2:5]) for name in kept}
-    centers = {(bounds.name, far, center) for bounds, far, center in RULES}
-    assert rules == centers | {("exact", far, "mean") for far in MEAN_RULES}
+    rules = {tuple(name.split(", ")[2:4]) for name in kept}
+    assert rules == {(name, rule) for name, entry in CERTIFIERS.items() if entry.measured for rule in entry.rules}
     assert {name.split(", ")[0] for name in kept} == {metric.name for metric in golden.METRICS}
     assert {"certified", "infeasible"} <= {case["outcome"] for case in kept.values()}
     measured = [case for name, case in kept.items() if "measured" in name and "r_far" in case]

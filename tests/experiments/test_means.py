@@ -14,7 +14,7 @@ from centersmooth import ModelError
 from centersmooth.certifiers import expectation
 from csrun.errors import RunError
 from csrun.plan import make_plan
-from csrun.report.tables import ATTACK_FILE, MEAN_RULE, of_rule, read_rows, render, summarise
+from csrun.report.tables import ATTACK_FILE, MEAN_RULE, of_rule, read_manifest, read_rows, render, summarise
 from csrun.runner import _units, dry_run
 from csrun.system.progress import Display
 
@@ -24,7 +24,7 @@ QUICK = ("attack=pgd", "attacker.steps=3", "attacker.restarts=1", "attacker.draw
 
 def of_kind(folder, kind):
     rows = read_rows(folder).drop(columns="seconds")
-    return rows[rows["smoothing"] == kind].reset_index(drop=True)
+    return rows[rows["certifier"] == kind].reset_index(drop=True)
 
 
 def files_of(folder, kind):
@@ -40,11 +40,23 @@ def test_rows_of_the_mean_stand_beside_those_of_the_center(run_small, tmp_path):
     assert set(rows["metric"]) == {"tv", "l2"}
     assert set(rows["outcome"]) == {"certified"}
     assert rows[["r_center", "r_hat", "r_far", "beta"]].isna().all(axis=None)
-    local, everywhere = (of_rule(rows, MEAN_RULE | {"far": far}) for far in ("local", "global"))
+    local, everywhere = (of_rule(rows, MEAN_RULE | {"rule": rule}) for rule in ("local", "global"))
     assert len(local) == len(everywhere) == 2 * 2
-    assert (local["certified"].to_numpy() <= everywhere["certified"].to_numpy()).all()
+    assert (local["radius"].to_numpy() <= everywhere["radius"].to_numpy()).all()
     names = [json.loads((path / "manifest.json").read_text())["cells"][0]["folder"] for path in (folder, plain)]
     assert names[0] == names[1]
+
+
+def test_the_mean_may_be_asked_for_alone(run_small, tmp_path):
+    """Then its sharpest rule leads, and no center is looked for."""
+    beside, alone = run_small(MEAN).folder, run_small("certifier=mean", f"out={tmp_path / 'alone'}").folder
+    rows = of_kind(alone, "mean")
+    assert len(rows) == len(read_rows(alone)) == 2 * 2
+    assert rows.equals(of_kind(beside, "mean"))
+    assert read_manifest(alone)["rule"] == MEAN_RULE
+    assert not list((tmp_path / "alone").glob("*-s*/evidence/center*"))
+    other = run_small("certifiers=[mean,center]", "rule=global").folder
+    assert read_manifest(other)["rule"] == {"certifier": "mean", "rule": "global"}
 
 
 def test_the_mean_is_added_to_a_cell_and_done_once(run_small, tmp_path, monkeypatch):
@@ -83,7 +95,7 @@ def test_the_mean_is_attacked_like_the_center(run_small, tmp_path, monkeypatch):
     folder = run_small(*QUICK, MEAN).folder
     with (folder / ATTACK_FILE).open(newline="") as file:
         lines = list(csv.DictReader(file))
-    means = [line for line in lines if line["smoothing"] == "mean"]
+    means = [line for line in lines if line["certifier"] == "mean"]
     assert len(means) == 2 * 2
     assert all(line["abstained"] == line["beyond"] == "0" and float(line["movement"]) > 0 for line in means)
     plain = run_small(*QUICK, f"out={tmp_path / 'plain'}")
@@ -97,8 +109,8 @@ def test_a_wrong_certificate_of_the_mean_fails_the_run(run_small, monkeypatch):
     monkeypatch.setattr(expectation, "local_movement", lambda band, h: 0.0)
     options = (MEAN, "alpha1=1e-6", "alpha2=1e-6", "n=1600", "m=2000", "delta=0.2")
     broken = run_small(*QUICK, *options).broken
-    assert any("smoothing mean" in line and "far local" in line for line in broken)
-    assert not any("smoothing center" in line for line in broken)
+    assert any("certifier mean" in line and "rule local" in line for line in broken)
+    assert not any("certifier center" in line for line in broken)
 
 
 def test_the_end_table_and_the_estimate_count_it(run_small):
@@ -113,14 +125,23 @@ def test_the_end_table_and_the_estimate_count_it(run_small):
     assert _units(make_plan(compose(*SMALL, MEAN))) == _units(make_plan(compose(*SMALL)))
 
 
-@pytest.mark.parametrize("value", ["[mean]", "[]", "[center,median]", "[center,mean,mean]"])
-def test_a_wrong_request_is_one_line(value):
-    with pytest.raises(RunError, match=r"smoothing is .*: expected \[center\] or \[center,mean\]$"):
-        compose(*SMALL, f"smoothing={value}")
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["certifiers=[]"], r"certifiers is empty: expected at least one name, or certifier="),
+        (["certifiers=[center,median]"], r"certifiers has 'median': expected one of center, .*; did you mean mean"),
+        (["certifier=mean", "rule=paper"], r"rule is 'paper': expected global or local for the certifier mean"),
+        ([MEAN, "rule=local"], r"rule is 'local': expected paper, exact or measured for the certifier center"),
+    ],
+)
+def test_a_wrong_request_is_one_line(overrides, expected):
+    with pytest.raises(RunError, match=expected) as error:
+        compose(*SMALL, *overrides)
+    assert "\n" not in str(error.value)
 
 
 def test_metrics_without_a_mean_are_refused_before_any_point(run_small, tmp_path):
-    with pytest.raises(RunError, match="smoothing has mean, which autoencoder cannot serve: Angular has no mean"):
+    with pytest.raises(RunError, match="certifiers has mean, which cannot be served: Angular has no mean"):
         run_small(MEAN, "metrics=[angular]")
     assert not list((tmp_path / "runs").glob("*/evidence/center.tv-v1/*"))
 

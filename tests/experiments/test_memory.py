@@ -13,6 +13,7 @@ from rich.console import Console
 from support import SMALL, compose
 from torch import nn
 
+from centersmooth import GaussianNoise
 from centersmooth.errors import ForwardMemoryError
 from centersmooth.metrics import TotalVariation
 from centersmooth.sampling import Sampler
@@ -147,7 +148,7 @@ def test_no_memory_while_training_is_one_line(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_library_tells_memory_from_a_model_that_fails(kind):
-    sampler = Sampler(lambda x: too_much(kind), None, 8, 8)
+    sampler = Sampler(lambda x: too_much(kind), GaussianNoise(1.0), 8, 8)
     with pytest.raises(ForwardMemoryError, match="8 inputs: lower forward_block"):
         sampler.base_output(torch.zeros(3))
 

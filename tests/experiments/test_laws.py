@@ -1,0 +1,84 @@
+"""The noise of a request: its law and what the law has are checked before any work, and rows say which it was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from support import SMALL, compose
+
+from centersmooth import GaussianNoise
+from csrun import registry
+from csrun.errors import RunError
+from csrun.noise import noise_of
+from csrun.plan import make_plan
+from csrun.registry import NOISES, NoiseEntry
+from csrun.report.tables import read_manifest, read_rows
+
+
+def test_rows_and_manifest_say_which_noise_it_was(run_small):
+    folder = run_small().folder
+    rows, manifest = read_rows(folder), read_manifest(folder)
+    assert set(rows["noise"]) == {"gaussian"}
+    assert set(rows["threat"]) == {"l2"}
+    assert set(rows["scale"]) == {0.4}
+    assert set(rows["train"]) == {"augment@0.4"}
+    assert manifest["noise"] == {"name": "gaussian"}
+    (cell,) = manifest["cells"]
+    assert (cell["noise"], cell["scale"], cell["train"]) == ({"name": "gaussian"}, 0.4, "augment@0.4")
+
+
+class Widened(GaussianNoise):
+    """Gaussian noise of ``factor`` times the scale: a law with a parameter, whose certificates are known."""
+
+    def __init__(self, scale, factor=1):
+        super().__init__(scale * factor)
+        object.__setattr__(self, "factor", factor)
+
+    @property
+    def scale(self):
+        return self.sigma / self.factor
+
+
+def test_a_law_with_a_parameter_certifies_and_trains_by_it(run_small, monkeypatch, tmp_path):
+    """A law is registered by one line; another parameter is another cell and another checkpoint."""
+    monkeypatch.setitem(registry.NOISES, "widened", NoiseEntry(f"{__name__}:Widened", "for tests", threat="l2"))
+    plain = read_rows(run_small().folder)
+    widened = ("noise.name=widened", "grid.h=null", "grid.scale=[0.2]")
+    rows = read_rows(run_small(*widened, "+noise.factor=2").folder)
+    assert set(rows["noise"]) == {"widened[factor=2]"}
+    assert set(rows["scale"]) == {0.2}
+    assert set(rows["h"]) == {2.0}
+    assert set(rows["train"]) == {"augment@0.2"}
+    assert rows["outcome"].tolist() == plain["outcome"].tolist()
+    assert rows["radius"].equals(plain["radius"])
+    narrow = read_rows(run_small(*widened, "+noise.factor=2.5").folder)
+    assert not narrow["radius"].equals(plain["radius"])
+    assert len(list((tmp_path / "runs").glob("autoencoder-digits-s0.2-*"))) == 2
+    assert len(list((tmp_path / "runs" / "checkpoints").glob("*-s0.2-*.safetensors"))) == 2
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_every_law_is_a_file_of_the_configuration(name):
+    config = compose(*SMALL, f"noise={name}")
+    assert config.noise["name"] == name
+    assert noise_of(config.noise, 0.25).scale == 0.25
+
+
+def test_a_law_that_does_not_exist_is_refused():
+    with pytest.raises(RunError, match=r"noise is 'gausian': expected gaussian; did you mean gaussian\?"):
+        compose(*SMALL, "noise.name=gausian")
+
+
+def test_what_the_law_does_not_have_is_refused():
+    with pytest.raises(RunError, match=r"^noise has unknown: gaussian noise has no such parameter$"):
+        make_plan(compose(*SMALL, "+noise.unknown=1"))
+
+
+def test_a_grid_in_h_needs_a_law_whose_certificates_depend_on_h_alone(monkeypatch):
+    law = replace(registry.NOISES["gaussian"], ratio=False)
+    monkeypatch.setitem(registry.NOISES, "gaussian", law)
+    with pytest.raises(RunError, match=r"^grid\.h is set, and gaussian noise has no ratio .*: expected grid\.scale$"):
+        compose(*SMALL)
+    (cell,) = make_plan(compose(*SMALL, "grid.h=null", "grid.scale=[0.5]")).cells
+    assert (cell.scale, [pair.h for pair in cell.pairs]) == (0.5, [0.8])
