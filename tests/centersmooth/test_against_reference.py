@@ -1,4 +1,4 @@
-"""The library against plain loops, on the same draws: every metric, Smooth and Smooth-HD, both kinds of bounds."""
+"""The library against plain loops, on the same draws: every metric, Smooth and Smooth-HD, both rules of the paper's form."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ CASES.append((Jaccard(), box_model))
 DIAMETER = {"Cosine": 2.0, "Angular": 1.0, "Jaccard": 1.0}
 
 
-@pytest.mark.parametrize("bounds", ["paper", "exact"])
+@pytest.mark.parametrize("rule", ["paper", "exact"])
 @pytest.mark.parametrize("n0", [0, 9])
 @pytest.mark.parametrize(("metric", "model"), CASES, ids=lambda value: getattr(value, "name", ""))
-def test_same_answer_as_plain_loops(metric: Metric, model, n0: int, bounds: str) -> None:
+def test_same_answer_as_plain_loops(metric: Metric, model, n0: int, rule: str) -> None:
     """Center, its radius, the share around it, the radius and the certificate: all as in the paper's algorithms."""
     budget = Budget(n=61, m=150, delta=0.35, alpha1=0.1, alpha2=0.1, n0=n0)
     x, noise, stream = torch.linspace(-1, 1, 6), GaussianNoise(SIGMA), RandomStream(seed=0, point=8)
@@ -60,12 +60,10 @@ def test_same_answer_as_plain_loops(metric: Metric, model, n0: int, bounds: str)
     expected = run(
         list(candidates), list(sample), list(fresh), REFERENCE[metric.name],
         n=budget.n, m=budget.m, delta=budget.delta, alpha1=budget.alpha1, alpha2=budget.alpha2,
-        h=H, gamma=metric.gamma, bounds=bounds,
+        h=H, gamma=metric.gamma, bounds=rule,
     )  # fmt: skip
 
-    smoother = CenterSmoother(
-        model, metric, noise, budget, bounds=bounds, rule="exact", forward_block=16, batch_size=64
-    )
+    smoother = CenterSmoother(model, metric, noise, budget, rule=rule, forward_block=16, batch_size=64)
     certificate = smoother.certify(x, H * SIGMA, stream=stream)
     inside = gather_centers(sampler, {"d": metric}, budget, x, stream)["d"].inside
     assert certificate.outcome is Outcome.CERTIFIED
@@ -76,19 +74,19 @@ def test_same_answer_as_plain_loops(metric: Metric, model, n0: int, bounds: str)
     assert measured == pytest.approx([expected.r_center, expected.r_hat, capped], rel=1e-5)
 
 
-@pytest.mark.parametrize("bounds", ["paper", "exact"])
-def test_same_abstentions_as_plain_loops(bounds: str) -> None:
+@pytest.mark.parametrize("rule", ["paper", "exact"])
+def test_same_abstentions_as_plain_loops(rule: str) -> None:
     """Two modes of half the mass each, at the least feasible n: about half of the runs have to abstain."""
-    budget = Budget(n=48, m=48, delta=0.13 if bounds == "exact" else 0.18, alpha1=0.1, alpha2=0.1)
+    budget = Budget(n=48, m=48, delta=0.13 if rule == "exact" else 0.18, alpha1=0.1, alpha2=0.1)
     x, noise = torch.zeros(1), GaussianNoise(SIGMA)
     sampler, answers = Sampler(torch.sign, noise, 48, 48), []
-    smoother = CenterSmoother(torch.sign, L1(), noise, budget, bounds=bounds, rule="exact", forward_block=48)
+    smoother = CenterSmoother(torch.sign, L1(), noise, budget, rule=rule, forward_block=48)
     for seed in range(40):
         stream = RandomStream(seed)
         sample, fresh = (torch.cat(list(sampler.draw(x, 48, stream, stage))) for stage in ("center", "fresh"))
         expected = run(
             list(sample), list(sample), list(fresh), REFERENCE["L1"],
-            n=48, m=48, delta=budget.delta, alpha1=0.1, alpha2=0.1, h=0.0, gamma=1.0, bounds=bounds,
+            n=48, m=48, delta=budget.delta, alpha1=0.1, alpha2=0.1, h=0.0, gamma=1.0, bounds=rule,
         )  # fmt: skip
         certificate = smoother.certify(x, 0.0, stream=stream)
         assert certificate.radius == pytest.approx(expected.certificate)

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from centersmooth import L1, L2, Budget, CenterSmoother, DistanceFunction, GaussianNoise, RandomStream
 from centersmooth.bounds import ExactBounds
-from centersmooth.certifiers.center import RULES
-from centersmooth.certifiers.center.rules import ROUNDING
+from centersmooth.certifiers.center.rules import BOUNDS_OF, ROUNDING
 from centersmooth.certifiers.center.search import least_median_center
 from centersmooth.certifiers.distances import DistanceSample
 from centersmooth.contracts import LinearModel
@@ -48,9 +47,9 @@ def failures(smoother: CenterSmoother, x: Tensor, eps: float, needed: Callable[[
     return failed
 
 
-def linear_smoother(noise: GaussianNoise, bounds: str = "exact", m: int = 250) -> CenterSmoother:
+def linear_smoother(noise: GaussianNoise, rule: str = "exact", m: int = 250) -> CenterSmoother:
     budget = Budget(n=100, m=m, delta=0.15, alpha1=0.1, alpha2=ALPHA)
-    return CenterSmoother(LINEAR, L2(), noise, budget, bounds=bounds, rule="exact", forward_block=256)
+    return CenterSmoother(LINEAR, L2(), noise, budget, rule=rule, forward_block=256)
 
 
 def radius_needed(eps: float, sigma: float, delta: float = 0.15) -> Callable[[float], float]:
@@ -62,11 +61,11 @@ def radius_needed(eps: float, sigma: float, delta: float = 0.15) -> Callable[[fl
 CASES = [(0.1, 0.0), (0.25, 0.125), (0.25, 0.25), (2.0, 2.0)]
 
 
-@pytest.mark.parametrize("bounds", ["paper", "exact"])
+@pytest.mark.parametrize("rule", ["paper", "exact"])
 @pytest.mark.parametrize(("sigma", "eps"), CASES)
-def test_radius_covers_the_closed_form(sigma: float, eps: float, bounds: str) -> None:
+def test_radius_covers_the_closed_form(sigma: float, eps: float, rule: str) -> None:
     """R_hat is below the exact radius in at most alpha2 of the runs."""
-    smoother = linear_smoother(GaussianNoise(sigma), bounds)
+    smoother = linear_smoother(GaussianNoise(sigma), rule)
     assert failures(smoother, X, eps, radius_needed(eps, sigma)) <= allowed(ALPHA)
 
 
@@ -92,21 +91,21 @@ def test_less_noise_than_stated_is_caught() -> None:
 def test_a_missing_confidence_term_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check above has the power to see an empirical quantile without its margin."""
     smoother = linear_smoother(GaussianNoise(0.25))
-    monkeypatch.setitem(RULES, smoother.rule, (NoConfidence(), "doubled"))
+    monkeypatch.setitem(BOUNDS_OF, smoother.rule, NoConfidence())
     assert failures(smoother, X, 0.25, radius_needed(0.25, 0.25)) > allowed(ALPHA)
 
 
 @pytest.mark.parametrize("metric", [L1(), L2()], ids=lambda m: m.name)
-@pytest.mark.parametrize("bounds", ["paper", "exact"])
+@pytest.mark.parametrize("rule", ["paper", "exact"])
 @pytest.mark.parametrize(("sigma", "eps"), CASES)
-def test_certificate_is_tight_and_covers_the_movement(sigma: float, eps: float, bounds: str, metric) -> None:
+def test_certificate_is_tight_and_covers_the_movement(sigma: float, eps: float, rule: str, metric) -> None:
     """Between 3 R at the mass required and 3 R at the upper confidence limit (1e-6) of the chosen rank's mass."""
     budget = Budget(n=1_000, m=20_000, delta=0.15, alpha1=1e-6, alpha2=1e-6)
     noise = GaussianNoise(sigma)
-    smoother = CenterSmoother(LINEAR, metric, noise, budget, bounds=bounds, rule="exact", forward_block=4_000)
+    smoother = CenterSmoother(LINEAR, metric, noise, budget, rule=rule, forward_block=4_000)
     certificate = smoother.certify(X, eps, stream=RandomStream(0))
     mass = smoother.noise.required_mass(0.65, eps)
-    rank = smoother.bounds.upper_rank(budget.m, mass, budget.alpha2)
+    rank = BOUNDS_OF[rule].upper_rank(budget.m, mass, budget.alpha2)
     upper = float(betaincinv(rank, budget.m - rank + 1, 1 - 1e-6))
     center = float(certificate.answer)
     low, high = (3 * LINEAR.radius(center, p, X, sigma) for p in (mass, upper))

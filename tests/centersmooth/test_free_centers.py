@@ -1,4 +1,4 @@
-"""``center: free``: proposals and tables against plain loops, ranks against tail sums, and whether ``T`` covers.
+"""Free centers: proposals and tables against plain loops, ranks against tail sums, and whether ``T`` covers.
 
 Coverage is counted as in `test_measured`, whose laws are used again, and one in which means are good centers and drawn
 outputs are not, so that everything hangs on the theorem about means of blocks.
@@ -41,13 +41,14 @@ from centersmooth import (
     Jaccard,
     Metric,
     ModelError,
+    Outcome,
     RandomStream,
     RequestError,
     SquaredL2,
     TotalVariation,
 )
 from centersmooth.attack import Attack
-from centersmooth.bounds import EXACT, half_count
+from centersmooth.bounds import half_count
 from centersmooth.certifiers.center import CenterEvidence
 from centersmooth.certifiers.center import search as library
 from centersmooth.certifiers.center.measured import far_ranks, far_ranks_of, masses_of_a_run
@@ -55,7 +56,7 @@ from centersmooth.certifiers.center.quantiles import QuantileTable
 from centersmooth.certifiers.center.rules import ROUNDING, certificate_from, free_problem, measured_radii
 from centersmooth.certifiers.center.search import BLOCK, REFINEMENTS, least_median_center
 from centersmooth.contracts import LinearModel
-from centersmooth.gathering import gather
+from centersmooth.gathering import Setting, gather
 from centersmooth.sampling import Sampler
 
 LARGE = Budget()
@@ -222,13 +223,13 @@ def test_boxes_have_free_centers() -> None:
     In two dimensions that gains little, less here than is lost by sharing alpha2 among two bounds.
     """
     pair = [
-        CenterSmoother(boxes_or_none, Jaccard(), GaussianNoise(0.5), Budget(n=400, m=1_000, delta=0.2), center=center)
-        for center in ("free", "sample")
+        CenterSmoother(boxes_or_none, Jaccard(), GaussianNoise(0.5), Budget(n=400, m=1_000, delta=0.2), kind=kind)
+        for kind in ("free", "sample")
     ]
     free, sample = (smoother.certify(torch.zeros(3), 0.1, stream=RandomStream(1)) for smoother in pair)
     assert free.radius < 1.01 * sample.radius
     assert free.r_center < sample.r_center
-    assert (free.center[2:] > free.center[:2]).all()
+    assert (free.answer[2:] > free.answer[:2]).all()
 
 
 # --- coverage ------------------------------------------------------------------------------------------------------
@@ -342,9 +343,9 @@ X, EPS = torch.tensor([0.3, -1.0, 0.5]), 0.25
 LINEAR = LinearModel(torch.tensor([2.0, -1.0, 0.5]))
 
 
-def linear_smoother(metric: Metric, center: str = "free") -> CenterSmoother:
+def linear_smoother(metric: Metric, kind: str = "free") -> CenterSmoother:
     budget = Budget(n=400, m=400, delta=0.2, alpha1=0.1, alpha2=0.1)
-    return CenterSmoother(LINEAR, metric, GaussianNoise(0.25), budget, center=center, forward_block=400)
+    return CenterSmoother(LINEAR, metric, GaussianNoise(0.25), budget, kind=kind, forward_block=400)
 
 
 @pytest.mark.parametrize("metric", [L1(), SquaredL2()], ids=lambda m: m.name)
@@ -355,7 +356,7 @@ def test_radius_is_put_together_from_the_smallest_far_radius(metric: Metric) -> 
         roots = [value ** (1 / metric.power) for value in (certificate.r_hat, certificate.r_far)]
         assert certificate.radius == pytest.approx(sum(roots) ** metric.power * (1 + ROUNDING), rel=1e-9)
         assert certificate.radius > LINEAR.movement(certificate.eps) ** metric.power
-        assert (certificate.far, certificate.center_name) == ("measured", "free")
+        assert (certificate.certifier, certificate.rule) == ("center_free", "measured")
 
 
 def test_far_radius_is_the_least_of_three() -> None:
@@ -426,10 +427,12 @@ def test_smoothing_and_certificate_have_one_center() -> None:
     answer = smoother.smooth(X, stream=RandomStream(4))
     certificate = smoother.certify(X, 0.1, stream=RandomStream(4))
     assert torch.equal(answer.output, certificate.answer)
-    assert answer.radius == certificate.r_center
-    sample = linear_smoother(L1(), "sample").smooth(X, stream=RandomStream(4))
-    assert not torch.equal(answer.output, sample.output)
-    assert answer.radius <= sample.radius
+    sampler, stream = Sampler(LINEAR, smoother.noise, 400, 400), RandomStream(4)
+    found = gather_centers(sampler, {"d": L1()}, smoother.budget, X, stream, far=False, kind="free")["d"]
+    assert found.r_center == certificate.r_center
+    samples = linear_smoother(L1(), "sample")
+    assert not torch.equal(answer.output, samples.smooth(X, stream=stream).output)
+    assert certificate.r_center <= samples.certify(X, 0.1, stream=stream).r_center
 
 
 @pytest.mark.parametrize("shift", [H, -H])
@@ -467,15 +470,15 @@ def test_attacks_on_a_linear_model_stay_within_the_certificate() -> None:
         (DistanceFunction(lambda a, b: (a - b).abs().sum(1)), {}, {}, "has no means of outputs"),
         (L1(), {"n0": 30}, {}, "expected n0=0"),
         (L1(), {"n": 7}, {}, "expected at least 8"),
-        (L1(), {}, {"bounds": "paper"}, "expected 'sample', or 'free'"),
-        (L1(), {}, {"far": "doubled"}, "expected 'sample', or 'free'"),
-        (L1(), {}, {"center": "mean"}, "expected 'sample', or 'free'"),
+        (L1(), {}, {"rule": "paper"}, "rule is 'paper': expected one of 'measured' for center_free"),
+        (L1(), {}, {"rule": "exact"}, "rule is 'exact': expected one of 'measured' for center_free"),
+        (L1(), {}, {"kind": "mean"}, "kind is 'mean': expected one of 'sample', 'free'"),
     ],
 )
 def test_refused_in_one_line(metric: Metric, changes: dict, rest: dict, message: str) -> None:
     budget = Budget(**{"n": 200, "m": 200, "delta": 0.2} | changes)
     with pytest.raises(RequestError, match=message) as error:
-        CenterSmoother(LINEAR, metric, UNIT, budget, **{"center": "free"} | rest)
+        CenterSmoother(LINEAR, metric, UNIT, budget, **{"kind": "free"} | rest)
     assert "\n" not in str(error.value)
 
 
@@ -491,18 +494,17 @@ def test_two_blocks_are_enough_for_means() -> None:
     assert f"expected at least {2 * BLOCK}" in free_problem(Budget(n=2 * BLOCK - 1), L1())
 
 
-@pytest.mark.parametrize("center", ["sample", "free"])
-def test_a_certificate_without_a_radius_names_its_center(center: str) -> None:
+@pytest.mark.parametrize(("kind", "certifier"), [("sample", "center"), ("free", "center_free")])
+def test_a_certificate_without_a_radius_names_its_certifier_and_rule(kind: str, certifier: str) -> None:
     """Where too few of the fresh draws fell around it."""
     model, metric = LAWS["steps"]
     metric, sampler = with_means(metric), Sampler(model, UNIT, 200, 200)
-    found = gather_centers(sampler, {"d": metric}, SMOOTH, torch.zeros(1), RandomStream(0), kind=center)["d"]
+    found = gather_centers(sampler, {"d": metric}, SMOOTH, torch.zeros(1), RandomStream(0), kind=kind)["d"]
     missed = dataclasses.replace(found, inside=0)
-    how = {"metric": metric, "noise": UNIT, "budget": SMOOTH, "bounds": EXACT, "far": "measured", "center": center}
-    certificate = certificate_from(missed, H, **how)
-    assert (certificate.radius, certificate.center_name) == (None, center)
+    certificate = certificate_from(missed, H, "measured", metric, kind, Setting(UNIT, SMOOTH))
+    assert (certificate.radius, certificate.certifier, certificate.rule) == (None, certifier, "measured")
     assert (certificate.eps, certificate.alpha) == (H, SMOOTH.alpha)
-    assert (certificate.bounds, certificate.far) == ("exact", "measured")
+    assert (certificate.outcome, certificate.r_center) == (Outcome.BAD_CENTER, found.r_center)
 
 
 def test_evidence_without_far_has_no_distances_though_its_draws_would_do() -> None:

@@ -55,6 +55,8 @@ from centersmooth.certifiers.expectation import (
     shifted,
 )
 from centersmooth.draws import Draws
+from centersmooth.gathering import Setting
+from centersmooth.noise import L2Ball
 from centersmooth.sampling import Sampler
 
 RUNS, ALPHA = 300, 0.1
@@ -305,23 +307,23 @@ def test_missing_estimation_errors_are_caught(monkeypatch: pytest.MonkeyPatch) -
     assert moved_too_far(1.0, 0.5) > allowed(2 * ALPHA)
 
 
-@pytest.mark.parametrize("far", ["local", "global"])
+@pytest.mark.parametrize("rule", ["local", "global"])
 @pytest.mark.parametrize("eps", [0.0, 0.3])
-def test_radius_is_put_together_from_its_shares_of_alpha(far: str, eps: float) -> None:
+def test_radius_is_put_together_from_its_shares_of_alpha(rule: str, eps: float) -> None:
     """The band and the error at x have half of alpha2 each, the error at x' has alpha1."""
     metric, noise = L2(), GaussianNoise(0.5)
     budget = Budget(n=300, m=2_000, alpha1=0.01, alpha2=0.04)
-    smoother = MeanSmoother(blurry, metric, noise, budget, far=far, output_range=(0.0, 1.0))
+    smoother = MeanSmoother(blurry, metric, noise, budget, rule=rule, output_range=(0.0, 1.0))
     stream, h = RandomStream(0), eps / noise.sigma
     certificate = smoother.certify(IMAGE, eps, stream=stream)
     one = gather_means(Sampler(blurry, noise, 128, 1_024, (0.0, 1.0)), {"": metric}, budget, IMAGE, stream)
     band = Band.of(one[""].distances, one[""].reach, 0.02)
     movement = global_movement(math.sqrt(30), h)
-    movement = min(movement, local_movement(band, h)) if far == "local" else movement
+    movement = min(movement, local_movement(band, h)) if rule == "local" else movement
     errors = estimation_error(band, 0.0, 2_000, 0.02, metric) + estimation_error(band, h, 300, 0.01, metric)
     assert certificate.radius == pytest.approx((movement + errors) * (1 + ROUNDING), rel=1e-12)
-    assert (certificate.alpha, certificate.center_name, certificate.far) == (0.05, "mean", far)
-    assert certificate.bounds == "exact"
+    assert (certificate.alpha, certificate.certifier, certificate.rule) == (0.05, "mean", rule)
+    assert certificate.about == "run"
     assert (certificate.reason, certificate.vacuous) == ("", False)
 
 
@@ -338,8 +340,8 @@ def test_a_bound_that_is_the_whole_space_is_vacuous() -> None:
     """Equal to the diameter counts."""
     distances = DistanceSample(4, np.arange(1, 5), np.zeros(4))
     evidence = expectation.MeanEvidence(ORIGIN.double(), ORIGIN, 0.0, distances, 1.0)
-    options = {"metric": L1(), "noise": UNIT, "budget": Budget(n=4, m=4), "far": "global", "output_range": (0.0, 1.0)}
-    certificate = expectation.mean_certificate(evidence, 50.0, **options)
+    setting = Setting(UNIT, Budget(n=4, m=4), (0.0, 1.0))
+    certificate = expectation.mean_certificate(evidence, 50.0, "global", L1(), setting)
     assert (certificate.radius, certificate.vacuous) == (1.0, True)
 
 
@@ -390,7 +392,7 @@ def test_draws_do_not_depend_on_the_batch_size() -> None:
     ]
     for a, b in zip(*by_size, strict=True):
         assert a.radius == b.radius
-        assert torch.equal(a.center, b.center)
+        assert torch.equal(a.answer, b.answer)
 
 
 def test_radius_rises_with_eps_and_is_never_above_global() -> None:
@@ -403,7 +405,7 @@ def test_radius_rises_with_eps_and_is_never_above_global() -> None:
     assert radii[0] > 0
     assert all(a.radius <= b.radius for a, b in zip(local, everywhere, strict=True))
     assert everywhere[-1].vacuous
-    assert {(c.far, c.reason) for c in everywhere} == {("global", "")}
+    assert {(c.rule, c.reason) for c in everywhere} == {("global", "")}
 
 
 def test_where_the_draws_tell_nothing_the_bound_is_the_global_one() -> None:
@@ -482,7 +484,7 @@ def test_a_metric_without_a_mean_is_refused_with_its_reason(metric: Metric) -> N
         ({"output_range": (0.0, math.inf)}, "hard limits"),
         ({"output_range": (-math.inf, 1.0)}, "hard limits"),
         ({"output_range": (1.0, 0.0)}, "two numbers"),
-        ({"far": "measured"}, "expected one of 'local', 'global'"),
+        ({"rule": "measured"}, "rule is 'measured': expected one of 'global', 'local' for mean"),
     ],
 )
 def test_bad_requests_are_one_line(changes: dict[str, object], expected: str) -> None:
@@ -495,7 +497,8 @@ def test_bad_requests_are_one_line(changes: dict[str, object], expected: str) ->
 class Uniform(Noise):
     """Another law; its numbers do not matter here."""
 
-    threat = "l1"
+    threat = L2Ball()
+    scale = 1.0
 
     def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
         return x + draws.uniform((count, *x.shape))

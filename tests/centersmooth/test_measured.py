@@ -22,7 +22,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binom, norm
 from torch import Tensor
 
-from centersmooth import L1, Budget, CenterSmoother, GaussianNoise, Metric, RandomStream, SquaredL2
+from centersmooth import L1, Budget, Center, CenterSmoother, GaussianNoise, Metric, RandomStream, Smoother, SquaredL2
 from centersmooth.bounds import EXACT
 from centersmooth.certifiers.center import measured
 from centersmooth.certifiers.center.measured import FarRanks, far_ranks, masses_of_a_run
@@ -378,7 +378,7 @@ def test_radius_is_put_together_in_roots(metric: Metric) -> None:
         assert ours.radius < doubled.radius
         assert ours.r_hat >= doubled.r_hat
         assert ours.radius > LINEAR.movement(ours.eps) ** metric.power
-        assert (ours.far, doubled.far, ours.beta, doubled.beta) == ("measured", "doubled", None, 2**metric.power)
+        assert (ours.rule, doubled.rule, ours.beta, doubled.beta) == ("measured", "exact", None, 2**metric.power)
 
 
 @pytest.mark.parametrize("block", [1, 4])
@@ -392,7 +392,7 @@ def test_ranks_are_compared_by_where_they_lie_in_two_normal_laws(block: int) -> 
 def test_one_set_of_draws_serves_both_rules() -> None:
     """Nothing is drawn for ``T``: the center and its radius are the same, so are the abstentions."""
     for ours, doubled in zip(certificates(L1()), certificates(L1(), rule="exact"), strict=True):
-        assert torch.equal(ours.center, doubled.center)
+        assert torch.equal(ours.answer, doubled.answer)
         assert (ours.r_center, ours.outcome, ours.alpha) == (doubled.r_center, doubled.outcome, doubled.alpha)
 
 
@@ -426,18 +426,21 @@ def test_far_radius_is_never_above_the_doubled_one() -> None:
 def test_falls_back_to_doubled_before_any_draw() -> None:
     """At an eps for which the candidates are too few the certificate is the doubled one, to the last digit."""
     budget = Budget(n=100, m=2_000, delta=0.2, alpha1=0.1, alpha2=0.1)
-    pair = [CenterSmoother(LINEAR, L1(), GaussianNoise(SIGMA), budget, far=far) for far in ("measured", "doubled")]
+    pair = [CenterSmoother(LINEAR, L1(), GaussianNoise(SIGMA), budget, rule=rule) for rule in ("measured", "exact")]
     ours, doubled = (smoother.certify(X, 2 * SIGMA, stream=RandomStream(0)) for smoother in pair)
     assert (ours.radius, ours.r_hat, ours.beta) == (doubled.radius, doubled.r_hat, 2.0)
     assert "doubled, not measured" in ours.reason
     assert doubled.reason == ""
 
 
-@pytest.mark.parametrize("bounds", ["paper", "exact"])
-def test_default_rule_follows_the_bounds(bounds: str) -> None:
-    """The paper's bounds come with the paper's rule."""
-    smoother = CenterSmoother(LINEAR, L1(), GaussianNoise(SIGMA), TIGHT, bounds=bounds)
-    assert smoother.far == {"paper": "doubled", "exact": "measured"}[bounds]
+def test_the_default_rule_is_the_sharpest() -> None:
+    """The paper's inequalities, the binomial law, and what was measured: all double but the last."""
+    default = CenterSmoother(LINEAR, L1(), GaussianNoise(SIGMA), TIGHT)
+    assert default.rule == "measured" == Smoother(LINEAR, GaussianNoise(SIGMA), Center(L1()), TIGHT).rule
+    by_rule = [certificates(L1(), rule=rule)[1] for rule in ("paper", "exact", "measured")]
+    radii = [certificate.radius for certificate in by_rule]
+    assert radii == sorted(set(radii), reverse=True)
+    assert [certificate.beta for certificate in by_rule] == [2.0, 2.0, None]
 
 
 def test_ranks_do_not_outlive_a_change_of_the_noise() -> None:

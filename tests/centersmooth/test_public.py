@@ -63,6 +63,8 @@ class Hamming(Metric):
 class Shaped(Noise):
     """A law of one's own, with a parameter."""
 
+    scale = 1.0
+
     def __init__(self, scales: Tensor) -> None:
         self.scales = scales
 

@@ -121,8 +121,8 @@ def two_clusters(x: Tensor) -> Tensor:
 
 
 def with_far_cluster(metric: Metric, free: bool) -> float:
-    budget, center = Budget(n=4_000, m=4_000, alpha1=0.2, alpha2=0.2), "free" if free else "sample"
-    smoother = CenterSmoother(two_clusters, metric, GaussianNoise(1.0), budget, center=center, forward_block=500)
+    budget, kind = Budget(n=4_000, m=4_000, alpha1=0.2, alpha2=0.2), "free" if free else "sample"
+    smoother = CenterSmoother(two_clusters, metric, GaussianNoise(1.0), budget, kind=kind, forward_block=500)
     certificate = smoother.certify(torch.zeros(9, dtype=torch.float64), 0.02, stream=RandomStream(0))
     return certificate.radius
 
@@ -295,8 +295,8 @@ def test_features_in_a_buffer_are_those_of_each_output(kind: str) -> None:
         [
             CenterSmoother(
                 lambda x: torch.where(x > 0.6, 1000.0, 0.0) + x,
-                metric, GaussianNoise(0.5), Budget(n=400, m=400, delta=0.2), center=kind,
-            ).certify(torch.zeros(1), 0.1, stream=RandomStream(seed)).center.item()
+                metric, GaussianNoise(0.5), Budget(n=400, m=400, delta=0.2), kind=kind,
+            ).certify(torch.zeros(1), 0.1, stream=RandomStream(seed)).answer.item()
             for seed in range(4)
         ]
         for metric in metrics

@@ -31,6 +31,7 @@ from centersmooth import (
     GaussianNoise,
     InfeasibleError,
     Jaccard,
+    Mean,
     MeanSmoother,
     Metric,
     ModelError,
@@ -42,7 +43,8 @@ from centersmooth import (
     TotalVariation,
 )
 from centersmooth.bounds import EXACT, PAPER, half_count
-from centersmooth.certifiers.center.rules import ROUNDING, center_problem, spent_alpha
+from centersmooth.certifiers import Certifier
+from centersmooth.certifiers.center.rules import BOUNDS_OF, ROUNDING, center_problem, spent_alpha
 from centersmooth.certifiers.center.search import best_candidate, least_median_center
 from centersmooth.certifiers.distances import DistanceSample, kept_ranks
 from centersmooth.draws import Draws
@@ -70,7 +72,7 @@ def make(
 def content(certificate: Certificate) -> dict[str, object]:
     """Comparable with ==."""
     fields = {f.name: getattr(certificate, f.name) for f in dataclasses.fields(certificate)}
-    return fields | {"center": None if certificate.answer is None else certificate.answer.tolist()}
+    return fields | {"answer": None if certificate.answer is None else certificate.answer.tolist()}
 
 
 class Counting:
@@ -88,10 +90,10 @@ class Counting:
 
 
 @pytest.mark.parametrize("n0", [0, 10])
-@pytest.mark.parametrize("bounds", ["paper", "exact"])
-def test_many_eps_are_as_good_as_one_by_one(bounds: str, n0: int) -> None:
+@pytest.mark.parametrize("rule", ["paper", "exact", "measured"])
+def test_many_eps_are_as_good_as_one_by_one(rule: str, n0: int) -> None:
     """In the order asked for, infeasible ones among them."""
-    smoother = make(budget=dataclasses.replace(BUDGET, n0=n0), bounds=bounds)
+    smoother = make(budget=dataclasses.replace(BUDGET, n0=n0), rule=rule)
     radii = [0.25, 0.0, 5.0, 0.5]
     together = [content(c) for c in smoother.certify(X, radii, stream=STREAM)]
     apart = [content(*smoother.certify(X, [0.1, e], stream=STREAM)[1:]) for e in radii]
@@ -113,7 +115,8 @@ def test_smooth_and_certify_agree_under_one_stream(n0: int) -> None:
     smoothed = smoother.smooth(X, stream=STREAM)
     certificate = smoother.certify(X, 0.1, stream=STREAM)
     assert torch.equal(smoothed.output, certificate.answer)
-    assert smoothed.radius == certificate.r_center
+    found = gather_centers(Sampler(linear, NOISE, 64, 64), {"d": L2()}, smoother.budget, X, STREAM, far=False)["d"]
+    assert found.r_center == certificate.r_center
     assert torch.allclose(smoothed.base, linear(X))
     assert smoothed.error == pytest.approx(float((linear(X) - smoothed.answer).norm()))
 
@@ -121,8 +124,8 @@ def test_smooth_and_certify_agree_under_one_stream(n0: int) -> None:
 def test_smooth_uses_fresh_entropy_by_default() -> None:
     """A published seed would let an attacker search for a draw that fails; a stream repeats itself."""
     smoother = make()
-    assert not torch.equal(smoother.smooth(X).center, smoother.smooth(X).center)
-    assert torch.equal(smoother.smooth(X, stream=STREAM).center, smoother.smooth(X, stream=STREAM).center)
+    assert not torch.equal(smoother.smooth(X).answer, smoother.smooth(X).answer)
+    assert torch.equal(smoother.smooth(X, stream=STREAM).answer, smoother.smooth(X, stream=STREAM).answer)
 
 
 def test_certify_uses_fresh_entropy_by_default() -> None:
@@ -164,10 +167,10 @@ def test_metrics_share_draws_without_changing_each_other() -> None:
 
 
 @pytest.mark.parametrize("metric", [L1(), L2(), SquaredL2(), Cosine(), Angular()], ids=lambda m: m.name)
-@pytest.mark.parametrize("bounds", ["paper", "exact"])
-def test_a_constant_model_is_certified_at_0(metric: Metric, bounds: str) -> None:
+@pytest.mark.parametrize("rule", ["paper", "exact", "measured"])
+def test_a_constant_model_is_certified_at_0(metric: Metric, rule: str) -> None:
     """It cannot move, and every bound has to say so exactly."""
-    smoother = make(lambda x: x.new_full((len(x), 3), 0.1), metric, bounds=bounds)
+    smoother = make(lambda x: x.new_full((len(x), 3), 0.1), metric, rule=rule)
     certificate = smoother.certify(X, 0.1, stream=STREAM)
     assert (certificate.radius, certificate.r_center, certificate.vacuous) == (0, 0, False)
 
@@ -209,7 +212,7 @@ def test_eps_0_needs_no_more_than_the_margin() -> None:
 def test_float64_inputs(metric: Metric) -> None:
     """Other draws, in double precision: the center keeps its type, the radius about its value."""
     single, double = (make(linear, metric).certify(x, 0.1, stream=STREAM) for x in (X, X.double()))
-    assert double.center.dtype is torch.float64
+    assert double.answer.dtype is torch.float64
     assert single.radius == pytest.approx(double.radius, rel=0.1)
 
 
@@ -281,8 +284,8 @@ def test_train_mode_comes_back_after_a_failure() -> None:
 
 def test_abstains_where_two_modes_hold_half_each() -> None:
     """Two outputs far apart at the least feasible n: many runs find too few fresh draws around either."""
-    smoother = make(lambda x: 100 * torch.sign(x[:, :1]), L1(), Budget(n=48, m=48, delta=0.13, alpha1=0.1, alpha2=0.1))
-    abstained = 0
+    model, budget = (lambda x: 100 * torch.sign(x[:, :1])), Budget(n=48, m=48, delta=0.13, alpha1=0.1, alpha2=0.1)
+    smoother, sampler, abstained = make(model, L1(), budget), Sampler(model, NOISE, 64, 64), 0
     for seed in range(30):
         smoothed = smoother.smooth(torch.zeros(1), stream=RandomStream(seed))
         certificate = smoother.certify(torch.zeros(1), 0.0, stream=RandomStream(seed))
@@ -291,7 +294,9 @@ def test_abstains_where_two_modes_hold_half_each() -> None:
             abstained += 1
             assert (certificate.radius, certificate.r_hat, certificate.vacuous) == (None, None, False)
             assert torch.equal(certificate.answer, smoothed.answer)
-            assert certificate.r_center == smoothed.radius
+            stream = RandomStream(seed)
+            found = gather_centers(sampler, {"d": L1()}, smoother.budget, torch.zeros(1), stream, far=False)["d"]
+            assert certificate.r_center == found.r_center
             assert "48 fresh draws" in certificate.reason
     assert 3 <= abstained <= 27
 
@@ -320,48 +325,48 @@ def test_vacuous_radii_are_capped_and_flagged() -> None:
     assert (open_.radius, open_.vacuous) == (6, False)
 
 
-@pytest.mark.parametrize("bounds", ["paper", "exact"])
-def test_partial_infeasibility_is_an_outcome(bounds: str) -> None:
+@pytest.mark.parametrize("rule", ["paper", "exact", "measured"])
+def test_partial_infeasibility_is_an_outcome(rule: str) -> None:
     """Those that can be served are; the others say which m would do."""
-    served, refused = make(bounds=bounds).certify(X, [0.1, 1.5], stream=STREAM)
+    served, refused = make(rule=rule).certify(X, [0.1, 1.5], stream=STREAM)
     assert served.outcome is Outcome.CERTIFIED
-    assert (refused.outcome, refused.radius, refused.center) == (Outcome.INFEASIBLE, None, None)
+    assert (refused.outcome, refused.radius, refused.answer) == (Outcome.INFEASIBLE, None, None)
     assert re.search(r"m >= \d+ would do", refused.reason)
 
 
-@pytest.mark.parametrize("bounds", ["paper", "exact"])
-def test_infeasible_n_is_refused_before_any_forward_pass(bounds: str) -> None:
+@pytest.mark.parametrize("rule", ["paper", "exact", "measured"])
+def test_infeasible_n_is_refused_before_any_forward_pass(rule: str) -> None:
     """The n that it names is feasible, and no smaller even one is."""
     model = Counting()
     for call in (lambda s: s.smooth(X), lambda s: s.certify(X, 0.1)):
         with pytest.raises(InfeasibleError, match=r"n >= \d+ would do") as caught:
-            call(make(model, budget=Budget(n=100, m=300, delta=0.05), bounds=bounds))
+            call(make(model, budget=Budget(n=100, m=300, delta=0.05), rule=rule))
     assert model.calls == 0
     assert "\n" not in str(caught.value)
     named = int(re.search(r"n >= (\d+)", str(caught.value))[1])
-    make(model, budget=Budget(n=named, m=300, delta=0.05), bounds=bounds).smooth(X)
+    make(model, budget=Budget(n=named, m=300, delta=0.05), rule=rule).smooth(X)
     with pytest.raises(InfeasibleError):
-        make(model, budget=Budget(n=named - 2, m=300, delta=0.05), bounds=bounds).smooth(X)
+        make(model, budget=Budget(n=named - 2, m=300, delta=0.05), rule=rule).smooth(X)
 
 
-@pytest.mark.parametrize("bounds", ["paper", "exact"])
-def test_a_delta_that_no_n_reaches_is_said_to_be_so(bounds: str) -> None:
+@pytest.mark.parametrize("rule", ["paper", "exact", "measured"])
+def test_a_delta_that_no_n_reaches_is_said_to_be_so(rule: str) -> None:
     with pytest.raises(InfeasibleError, match="no number of draws would do: raise delta"):
-        make(budget=Budget(n=100, m=300, delta=1e-12), bounds=bounds).smooth(X)
+        make(budget=Budget(n=100, m=300, delta=1e-12), rule=rule).smooth(X)
 
 
-@pytest.mark.parametrize("bounds", ["paper", "exact"])
-def test_infeasible_m_is_refused_before_any_forward_pass(bounds: str) -> None:
+@pytest.mark.parametrize("rule", ["paper", "exact", "measured"])
+def test_infeasible_m_is_refused_before_any_forward_pass(rule: str) -> None:
     """The m that it names is feasible, and one fewer is not."""
     model = Counting()
     with pytest.raises(InfeasibleError, match=r"m >= \d+ would do") as caught:
-        make(model, budget=dataclasses.replace(BUDGET, m=5), bounds=bounds).certify(X, [0.5, 0.75])
+        make(model, budget=dataclasses.replace(BUDGET, m=5), rule=rule).certify(X, [0.5, 0.75])
     assert model.calls == 0
     assert "\n" not in str(caught.value)
     named = int(re.search(r"m >= (\d+)", str(caught.value))[1])
-    make(model, budget=dataclasses.replace(BUDGET, m=named), bounds=bounds).certify(X, 0.5)
+    make(model, budget=dataclasses.replace(BUDGET, m=named), rule=rule).certify(X, 0.5)
     with pytest.raises(InfeasibleError):
-        make(model, budget=dataclasses.replace(BUDGET, m=named - 1), bounds=bounds).certify(X, 0.5)
+        make(model, budget=dataclasses.replace(BUDGET, m=named - 1), rule=rule).certify(X, 0.5)
 
 
 def test_an_eps_far_above_sigma_is_refused() -> None:
@@ -370,12 +375,13 @@ def test_an_eps_far_above_sigma_is_refused() -> None:
         make().certify(X, 50.0)
 
 
-@pytest.mark.parametrize("bounds", [PAPER, EXACT], ids=lambda b: b.name)
+@pytest.mark.parametrize("rule", BOUNDS_OF)
 @pytest.mark.parametrize("n0", [0, 1, 30])
-def test_alpha_counts_missed_candidates(n0: int, bounds) -> None:
+def test_alpha_counts_missed_candidates(n0: int, rule: str) -> None:
     """Smooth-HD fails also where none of its n0 candidates is in the half-mass ball."""
     budget = dataclasses.replace(BUDGET, n0=n0)
-    certificate = make(budget=budget, bounds=bounds.name).certify(X, 0.1, stream=STREAM)
+    certificate = make(budget=budget, rule=rule).certify(X, 0.1, stream=STREAM)
+    bounds = BOUNDS_OF[rule]
     missed = (0.5 - bounds.center_margin(200, 0.05)) ** n0 if n0 else 0.0
     assert certificate.alpha == spent_alpha(budget, bounds) == pytest.approx(0.2 + missed)
 
@@ -444,9 +450,18 @@ BAD_CALLS = {
     "wrong input shape": (lambda: make().smooth(torch.zeros(4)), RequestError, "the model failed on a batch of shape"),
     "bare function as metric": (lambda: make(metric=torch.dist), RequestError, "DistanceFunction"),
     "class as metric": (lambda: make(metric=L2), RequestError, "an instance such as"),
-    "unknown bounds": (lambda: make(bounds="tight"), RequestError, "expected one of"),
-    "unknown far": (lambda: make(far="near"), RequestError, "far is 'near' with bounds='exact'"),
-    "measured paper": (lambda: make(rule="paper", rule="measured"), RequestError, "'measured' with 'exact'"),
+    "unknown rule": (
+        lambda: make(rule="tight"),
+        RequestError,
+        "rule is 'tight': expected one of 'paper', 'exact', 'measured' for center",
+    ),
+    "unknown kind": (lambda: make(kind="near"), RequestError, "kind is 'near': expected one of 'sample', 'free'"),
+    "paper's rule of free centers": (
+        lambda: make(kind="free", rule="paper"),
+        RequestError,
+        "rule is 'paper': expected one of 'measured' for center_free",
+    ),
+    "a rule of means": (lambda: make(rule="local"), RequestError, "rule is 'local': expected one of 'paper'"),
     "batch of 0": (lambda: make(batch_size=0), RequestError, "batch_size is 0"),
     "vectors under TV": (lambda: make(metric=TotalVariation()).smooth(X), RequestError, "expected images"),
     "vectors under Jaccard": (lambda: make(metric=Jaccard()).smooth(X), RequestError, "expected boxes"),
@@ -467,9 +482,8 @@ BAD_CALLS = {
     "a number as noise": (lambda: make(noise=0.25), RequestError, "noise is 0.25: expected a law"),
     "a dict as budget": (lambda: make(budget={"n": 9}), RequestError, "budget is {'n': 9}: expected counts"),
     "a word as model": (lambda: make("resnet"), RequestError, "model is 'resnet': expected an nn.Module"),
-    "bounds in a list": (lambda: make(bounds=["exact"]), RequestError, "bounds is ['exact']"),
-    "far in a list": (lambda: make(far=["measured"]), RequestError, "far is ['measured']"),
-    "center in a list": (lambda: make(center=["free"]), RequestError, "center is ['free']"),
+    "rule in a list": (lambda: make(rule=["exact"]), RequestError, "rule is ['exact']: expected one of 'paper'"),
+    "kind in a list": (lambda: make(kind=["free"]), RequestError, "kind is ['free']: expected one of 'sample'"),
     "batch a word": (lambda: make(batch_size="3"), RequestError, "batch_size is '3': expected an integer"),
     "half a block": (lambda: make(forward_block=12.5), RequestError, "forward_block is 12.5: expected an integer"),
     "NaN range": (lambda: make(output_range=(0.0, math.nan)), RequestError, "expected two numbers"),
@@ -597,11 +611,11 @@ def test_a_budget_exactly_at_its_margin_is_served() -> None:
     assert center_problem(dataclasses.replace(BUDGET, delta=margin * (1 - 1e-9)), PAPER)
 
 
-@pytest.mark.parametrize(("bounds", "far"), [("paper", "doubled"), ("exact", "doubled"), ("exact", "measured")])
-def test_a_certificate_without_radius_still_names_its_rule(bounds: str, far: str) -> None:
-    feasible, infeasible = make(bounds=bounds, far=far).certify(X, [0.1, 5.0], stream=STREAM)
+@pytest.mark.parametrize("rule", BOUNDS_OF)
+def test_a_certificate_without_radius_still_names_its_rule(rule: str) -> None:
+    feasible, infeasible = make(rule=rule).certify(X, [0.1, 5.0], stream=STREAM)
     assert (infeasible.outcome, infeasible.r_center) == (Outcome.INFEASIBLE, None)
-    assert {(c.bounds, c.far) for c in (feasible, infeasible)} == {(bounds, far)}
+    assert {(c.certifier, c.rule, c.about) for c in (feasible, infeasible)} == {("center", rule, "run")}
 
 
 @pytest.mark.parametrize("n0", [0, 8])
@@ -621,9 +635,11 @@ def test_a_model_elsewhere_is_named() -> None:
         make(nn.Linear(3, 2, device="meta")).smooth(X)
 
 
-def test_unknown_bounds_are_answered_with_those_there_are() -> None:
-    with pytest.raises(RequestError, match=r"bounds is 'best': expected one of 'paper', 'exact'$"):
-        make(bounds="best")
+@pytest.mark.parametrize("certifier", [Center(L2()), Center(L2(), "free"), Mean(L2())], ids=lambda c: c.name)
+def test_an_unknown_rule_is_answered_with_those_there_are(certifier: Certifier) -> None:
+    there_are = ", ".join(f"'{rule}'" for rule in certifier.rules)
+    with pytest.raises(RequestError, match=rf"^rule is 'best': expected one of {there_are} for {certifier.name}$"):
+        Smoother(linear, NOISE, certifier, BUDGET, rule="best", output_range=(-9.0, 9.0))
 
 
 class BrokenLater(L2):
@@ -645,8 +661,8 @@ def test_every_look_at_a_distance_names_the_metric() -> None:
 def test_a_power_is_doubled_as_its_root_is(power: float) -> None:
     """The root at most doubles, so the distance grows 2**power times; 2 * power is that for 1 and 2 only."""
     metric = DistanceFunction(lambda a, b: (a - b).norm(dim=1) ** power, power=power)
-    for bounds, gamma in (("paper", 2 ** (power - 1)), ("exact", None)):
-        certificate = make(metric=metric, bounds=bounds, rule="exact").certify(X, 0.1, stream=STREAM)
+    for rule, gamma in (("paper", 2 ** (power - 1)), ("exact", None)):
+        certificate = make(metric=metric, rule=rule).certify(X, 0.1, stream=STREAM)
         assert certificate.beta == 2**power
         assert certificate.r_far == pytest.approx(2**power * certificate.r_hat)
         factor = gamma * (1 + 2**power) if gamma else 3**power * (1 + ROUNDING)
@@ -679,22 +695,22 @@ def test_integer_outputs_have_centers() -> None:
     assert (certificate.outcome, certificate.answer.dtype) == (Outcome.CERTIFIED, torch.int64)
 
 
-@pytest.mark.parametrize("center", ["sample", "free"])
-def test_an_attack_is_judged_by_runs_of_the_smoothed_model_it_is_about(center: str) -> None:
+@pytest.mark.parametrize("kind", ["sample", "free"])
+def test_an_attack_is_judged_by_runs_of_the_smoothed_model_it_is_about(kind: str) -> None:
     """As anybody would who ran `smooth` on the streams of the runs."""
-    smoother = make(center=center)
+    smoother = make(kind=kind)
     certificate = smoother.certify(X, 0.1, stream=STREAM)
     attacked = smoother.attack(X, certificate, runs=3, stream=STREAM)
     runs = [smoother.smooth(attacked.perturbed, stream=STREAM.named(f"run {run}")) for run in range(3)]
-    expected = [smoother.distance(run.center, certificate.answer) for run in runs if not run.abstained]
+    expected = [smoother.distance(run.answer, certificate.answer) for run in runs if not run.abstained]
     assert list(attacked.movements) == pytest.approx(expected)
     assert smoother.attack(X, certificate, Attack(), runs=3, stream=STREAM).movements == attacked.movements
 
 
 def test_only_certificates_of_the_same_smoothed_model_are_attacked() -> None:
     smoothers = {
-        "sample": make(lambda x: linear(x).tanh()),
-        "free": make(lambda x: linear(x).tanh(), kind="free"),
+        "center": make(lambda x: linear(x).tanh()),
+        "center_free": make(lambda x: linear(x).tanh(), kind="free"),
         "mean": MeanSmoother(
             lambda x: linear(x).tanh(), L2(), GaussianNoise(SIGMA), BUDGET, output_range=(-1.0, 1.0), forward_block=64
         ),
@@ -705,7 +721,7 @@ def test_only_certificates_of_the_same_smoothed_model_are_attacked() -> None:
             if other == name:
                 assert smoother.attack(X, certificate, Attack(steps=1), runs=1).perturbed.shape == X.shape
             else:
-                with pytest.raises(RequestError, match=f"of center '{other}': expected one of this smoother, '{name}'"):
+                with pytest.raises(RequestError, match=f"is of '{other}': expected one of this smoother, '{name}'"):
                     smoother.attack(X, certificate)
         with pytest.raises(RequestError, match="certificate is a float"):
             smoother.attack(X, 0.5)
@@ -750,7 +766,7 @@ def test_an_own_distance_that_only_tells_equal_from_other() -> None:
 def test_a_smoother_is_called_like_a_model() -> None:
     """With fresh randomness; None where it abstains."""
     smoother = make()
-    assert smoother(X).shape == smoother.smooth(X, stream=STREAM).center.shape
+    assert smoother(X).shape == smoother.smooth(X, stream=STREAM).answer.shape
     torn = CenterSmoother(
         torch.sign, L1(), GaussianNoise(SIGMA), Budget(n=48, m=48, delta=0.13, alpha1=0.1, alpha2=0.1)
     )
@@ -916,7 +932,7 @@ def test_a_certificate_is_a_sentence() -> None:
     smoother = make()
     certificate = smoother.certify(X, 0.1, stream=STREAM)
     assert str(certificate) == (
-        f"for every input within eps = 0.1 the smoothed output stays within {certificate.radius:.4g} of its center, "
+        f"for every input within eps = 0.1 the smoothed output stays within {certificate.radius:.4g} of its answer here, "
         f"except with probability {certificate.alpha:.3g}"
     )
     bounded = dataclasses.replace(certificate, vacuous=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from centersmooth import Budget, Center, Mean, Metric, RandomStream
-from centersmooth.certificate import CenterName
 from centersmooth.certifiers import Certifier
 from centersmooth.certifiers.center import CenterEvidence
+from centersmooth.certifiers.center.search import CenterKind
 from centersmooth.certifiers.expectation import MeanEvidence
 from centersmooth.gathering import gather
 from centersmooth.sampling import Sampler
@@ -23,7 +23,7 @@ def gather_centers(
     stream: RandomStream,
     *,
     far: bool = True,
-    kind: CenterName = "sample",
+    kind: CenterKind = "sample",
 ) -> dict[str, CenterEvidence]:
     """From one pass; an error of any metric is raised."""
     return _gathered(sampler, {name: Center(metric, kind) for name, metric in metrics.items()}, budget, x, stream, far)
