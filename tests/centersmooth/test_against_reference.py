@@ -1,4 +1,4 @@
-"""The library against plain loops, on the same draws: every metric, Smooth and Smooth-HD, both rules of the paper's form."""
+"""The library against plain loops, on the same draws: every metric, Smooth and Smooth-HD, with both kinds of bounds."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from centersmooth import (
     Center,
     CenterSmoother,
     CenterSmoothError,
+    Certificate,
     Cosine,
     DistanceFunction,
     GaussianNoise,
@@ -39,6 +41,7 @@ from centersmooth import (
     TotalVariation,
 )
 from centersmooth.certificate import CenterCertificate
+from centersmooth.certifiers import Certifier
 from centersmooth.draws import Draws
 
 BUDGET = Budget(n=200, m=600, delta=0.25)
@@ -163,6 +166,20 @@ def test_a_public_object_is_shown_in_one_short_line(name: str) -> None:
     assert isinstance(shown, getattr(centersmooth, name) if name != "__version__" else str)
     assert repr(shown) == expected
     assert len(expected) < 300
+
+
+@pytest.mark.parametrize("certifier", [Center(L2()), Mean(L2()), Label()], ids=lambda certifier: certifier.name)
+def test_a_certificate_of_any_kind_is_shown_in_one_line(certifier: Certifier) -> None:
+    """With every number and all of the reason."""
+    smoother = Smoother(torch.sigmoid, NOISE, certifier, BUDGET, output_range=(0.0, 1.0))
+    certificate = smoother.certify(torch.zeros(30), 0.1, stream=RandomStream(0))
+    certificate = replace(certificate, reason="why not " * 15)
+    shown = repr(certificate)
+    assert shown.startswith(f"{type(certificate).__name__}(eps=0.1, outcome=<Outcome.CERTIFIED: 'certified'>, radius=")
+    assert "\n" not in shown
+    assert f"answer=<Tensor {tuple(certificate.answer.shape)}" in shown
+    assert certificate.reason in shown
+    assert all(f", {name}={value!r}" in shown for name, value in certificate.details.items())
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ from centersmooth import (
     SquaredL2,
     TotalVariation,
 )
+from centersmooth.attack import judge
 from centersmooth.bounds import EXACT, PAPER, half_count
 from centersmooth.certifiers import Certifier
 from centersmooth.certifiers.center.rules import BOUNDS_OF, ROUNDING, center_problem, spent_alpha
@@ -932,13 +933,53 @@ def test_a_certificate_is_a_sentence() -> None:
     smoother = make()
     certificate = smoother.certify(X, 0.1, stream=STREAM)
     assert str(certificate) == (
-        f"for every input within eps = 0.1 the smoothed output stays within {certificate.radius:.4g} of its answer here, "
-        f"except with probability {certificate.alpha:.3g}"
+        f"for every input within eps = 0.1 (l2) a fresh smoothed answer stays within {certificate.radius:.4g} of the "
+        f"answer here, except with probability {certificate.alpha:.3g}"
     )
+    assert "(l2) the smoothed function stays within" in str(dataclasses.replace(certificate, about="map"))
     bounded = dataclasses.replace(certificate, vacuous=True)
     assert ", which is the whole output space, except" in str(bounded)
     abstained = dataclasses.replace(certificate, radius=None, outcome=Outcome.BAD_CENTER, reason="")
     assert str(abstained).startswith("no certificate at eps = 0.1: abstained")
+
+
+def test_details_are_what_only_certificates_of_its_kind_have() -> None:
+    certificate = make().certify(X, 0.1, stream=STREAM)
+    ratio = {"r_center": certificate.r_center, "r_hat": certificate.r_hat, "r_far": certificate.r_far, "beta": None}
+    assert certificate.details == ratio
+    mean = Smoother(lambda x: linear(x).tanh(), NOISE, Mean(L2()), BUDGET, output_range=(-1.0, 1.0))
+    assert mean.certify(X, 0.1, stream=STREAM).details == {}
+
+
+class Appended(GaussianNoise):
+    """Gives the model one coordinate more than the input has: 0 without noise, 1 in each draw."""
+
+    def clean(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x.new_zeros(1)])
+
+    def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
+        return torch.cat([super().sample(x, count, draws), x.new_ones(count, 1)], dim=1)
+
+
+def test_the_base_output_is_that_of_an_input_without_noise() -> None:
+    """As the law puts it to the model; for most laws the input itself."""
+    smoothed = make(lambda x: x[:, 2:], noise=Appended(SIGMA)).smooth(X, stream=STREAM)
+    assert smoothed.base.tolist() == [X[2], 0.0]
+    assert smoothed.answer[1] == 1.0
+
+
+def test_a_run_is_judged_by_every_rule_at_once() -> None:
+    """As `smooth` answers under each: the paper's test of a center is passed by fewer runs than the exact one."""
+    budget = Budget(n=48, m=48, delta=0.18, alpha1=0.1, alpha2=0.1)
+    smoothers = {rule: make(torch.sign, L1(), budget, rule=rule) for rule in BOUNDS_OF}
+    sampler, x, answer, seen = Sampler(torch.sign, NOISE, 64, 64), torch.zeros(1), torch.ones(1), set()
+    for stream in map(RandomStream, range(30)):
+        judged = judge(sampler, Center(L1()), budget, x, answer, stream)
+        runs = {rule: smoother.smooth(x, stream=stream) for rule, smoother in smoothers.items()}
+        assert judged.answers == tuple(rule for rule, run in runs.items() if not run.abstained)
+        assert judged.movement == float((runs["measured"].answer - answer).abs())
+        seen.add(judged.answers)
+    assert seen >= {("exact", "measured"), ("paper", "exact", "measured")}
 
 
 def test_without_a_budget_it_is_the_quick_one() -> None:
