@@ -172,7 +172,7 @@ def test_a_public_object_is_shown_in_one_short_line(name: str) -> None:
 def test_a_certificate_of_any_kind_is_shown_in_one_line(certifier: Certifier) -> None:
     """With every number and all of the reason."""
     smoother = Smoother(torch.sigmoid, NOISE, certifier, BUDGET, output_range=(0.0, 1.0))
-    certificate = smoother.certify(torch.zeros(30), 0.1, stream=RandomStream(0))
+    certificate = smoother.certify(torch.arange(4.0), 0.1, stream=RandomStream(0))
     certificate = replace(certificate, reason="why not " * 15)
     shown = repr(certificate)
     assert shown.startswith(f"{type(certificate).__name__}(eps=0.1, outcome=<Outcome.CERTIFIED: 'certified'>, radius=")
