@@ -198,9 +198,6 @@ class Certificate:
     threat: str
     reason: str = ""
 
-    def __repr__(self) -> str:
-        return brief_repr(self)
-
     @property
     def details(self) -> dict[str, float | str | bool | None]:
         """Further numbers of a certificate of its kind, by name."""

@@ -20,7 +20,6 @@ from centersmooth import (
     Center,
     CenterSmoother,
     CenterSmoothError,
-    Certificate,
     Cosine,
     DistanceFunction,
     GaussianNoise,
@@ -65,8 +64,6 @@ class Hamming(Metric):
 
 class Shaped(Noise):
     """A law of one's own, with a parameter."""
-
-    scale = 1.0
 
     def __init__(self, scales: Tensor) -> None:
         self.scales = scales
