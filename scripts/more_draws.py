@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from centersmooth import Budget, GaussianNoise, Mean, Metric
+from centersmooth import Budget, Mean, Metric
 from centersmooth.certifiers import unpack
 from centersmooth.certifiers.distances import DistanceSample
 from centersmooth.certifiers.expectation import MeanEvidence, band_ranks, mean_certificate
+from centersmooth.gathering import Setting
 from csrun.metrics import build_metrics
+from csrun.noise import noise_of
 from csrun.report.tables import PAPER_RULE, number, of_rule
 
 Cell = dict[str, Any]
@@ -47,10 +49,8 @@ def bound(evidence: MeanEvidence, eps: float, metric: Metric, cell: Cell, limits
     """The local bound of the mean under a cell's failure probabilities."""
     alphas = {name: cell["budget"][name] for name in ("alpha1", "alpha2")}
     budget = Budget(n=N, m=evidence.distances.count, **alphas)
-    noise = GaussianNoise(cell["sigma"])
-    radius = mean_certificate(
-        evidence, eps, metric=metric, noise=noise, budget=budget, rule="local", output_range=limits
-    ).radius
+    setting = Setting(noise_of(cell["noise"], cell["scale"]), budget, limits, cell["forward_block"])
+    radius = mean_certificate(evidence, eps, "local", metric, setting).radius
     assert radius is not None
     return radius
 
@@ -71,7 +71,7 @@ def rows(experiment: Path) -> Iterator[str]:
         cell = json.loads((folder / "run.json").read_text())["cell"]
         for name, metric in build_metrics(manifest["metrics"], {}, "cpu").items():
             found = list(evidence_of(folder, name))
-            lines = papers[(papers["metric"] == name) & np.isclose(papers["sigma"], cell["sigma"])]
+            lines = papers[(papers["metric"] == name) & np.isclose(papers["scale"], cell["scale"])]
             for h, eps, radius in lines[["h", "eps", "radius_median"]].itertuples(index=False):
                 half, limits = radius / 2, tuple(written["output_range"])
                 medians = {

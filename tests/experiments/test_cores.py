@@ -37,7 +37,7 @@ from csrun.system.threads import threads
 
 pytestmark = pytest.mark.xdist_group("cores")  # one set of workers at a time
 
-EVERYTHING = ("metrics=[tv,l2]", "certifiers=[center,mean]", "certifiers=[center_free,center]")
+EVERYTHING = ("metrics=[tv,l2]", "certifiers=[center_free,center,mean]")
 TWO_CELLS = ("grid.eps=[0.4,0.6]", "points.count=4", *EVERYTHING)
 
 

@@ -38,19 +38,25 @@ def row(point, outcome="certified", **changes):
     made = {
         "cell": "c0",
         "model": "net",
+        "train": "augment@0.5",
+        "noise": "gaussian",
+        "scale": "0.5",
+        "threat": "l2",
+        "certifier": "center",
         "metric": "tv",
+        "rule": "paper",
         "eps": "0.5",
         "h": "1.0",
-        "sigma": "0.5",
-        "train": "0.5",
     }
     made |= {"point": str(point), "outcome": outcome, "alpha": "0.01", "alpha2": "0.005"}
     return made | changes
 
 
-def write_centers(path, base, smoothed, metric="tv"):
-    points = np.arange(len(base))
-    np.savez(path, points=points, base=base, **{f"center.{metric}": smoothed})
+def write_answers(path, base, smoothed, points=None):
+    """Base outputs of points 0, 1, ...; answers of center smoothing at these, or at the points given."""
+    everywhere = np.arange(len(base))
+    answers = {"center.tv": smoothed, "center.tv.points": everywhere if points is None else np.array(points)}
+    np.savez(path, points=everywhere, base=base, **answers)
     return path
 
 
@@ -65,16 +71,16 @@ def test_the_strongest_statement_that_holds_for_half_of_the_points_is_shown():
     assert rows_to_show([*weak, *strong[::-1]]) == strong
     less_noise = [row(0, h="1.5"), row(0, h="1.0")]
     assert rows_to_show(less_noise) == less_noise[:1]
-    trained = [row(0, train_sigma="0.5", cell="a"), row(0, train_sigma="0.0", cell="b")]
-    assert rows_to_show(trained) == trained[:1]
+    trained = [row(0, train="none", cell="b"), row(0, train="augment@0.5", cell="a")]
+    assert rows_to_show(trained) == trained[1:]
     assert len(rows_to_show([row(point) for point in range(50)])) == panels.MOST_POINTS
     assert rows_to_show([row(0, "infeasible"), row(1, "failed")]) == []
 
 
 def test_pictures_are_kept_as_bytes_of_the_right_points(tmp_path):
     base = np.linspace(-1, 1, 4 * 3 * 8 * 8, dtype=np.float32).reshape(4, 3, 8, 8)
-    centers = write_centers(tmp_path / "answers.npz", base, -base)
-    source = PanelSource("net", "c0", centers, (-1.0, 1.0))
+    answers = write_answers(tmp_path / "answers.npz", base, -base)
+    source = PanelSource("net", "c0", answers, (-1.0, 1.0))
     (panel,) = save_panels(tmp_path, [source], [row(3), row(1)], lambda points: np.zeros((2, 3, 8, 8)))
     with np.load(tmp_path / panel["data"]) as kept:
         assert kept["points"].tolist() == [1, 3]
@@ -83,6 +89,21 @@ def test_pictures_are_kept_as_bytes_of_the_right_points(tmp_path):
         np.testing.assert_array_equal(kept["smoothed"], np.rint((1 - base[[1, 3]]) / 2 * 255))
     assert (panel["eps"], panel["h"], panel["cell"]) == (0.5, 1.0, "c0")
     assert "with probability at most 0.005" in panel["caption"]
+    assert "gaussian noise of scale 0.5" in panel["caption"]
+    assert "within eps = 0.5 (l2) of the one shown" in panel["caption"]
+
+
+def test_a_panel_shows_the_answers_of_the_rows_certifier_where_it_has_one(tmp_path):
+    """Another certifier of the cell may have answers at further points."""
+    base = np.stack([np.full((1, 4, 4), point / 10) for point in range(4)])
+    answers = write_answers(tmp_path / "answers.npz", base, base[[3, 1]] + 0.5, points=[3, 1])
+    source = PanelSource("net", "c0", answers, (0.0, 1.0))
+    rows = [row(1), row(2, "failed"), row(3)]
+    (panel,) = save_panels(tmp_path, [source], rows, lambda points: np.zeros((2, 1, 4, 4)))
+    with np.load(tmp_path / panel["data"]) as kept:
+        assert kept["points"].tolist() == [1, 3]
+        np.testing.assert_array_equal(kept["base"], as_bytes(base[[1, 3]], (0.0, 1.0)))
+        np.testing.assert_array_equal(kept["smoothed"], as_bytes(base[[1, 3]] + 0.5, (0.0, 1.0)))
 
 
 def test_bytes_are_clipped_not_wrapped():
@@ -94,8 +115,8 @@ def test_bytes_are_clipped_not_wrapped():
 )
 def test_outputs_that_are_no_pictures_have_no_panel_and_an_old_one_goes(tmp_path, shape, output_range):
     (tmp_path / "panel_net.png").write_text("of an earlier run")
-    centers = write_centers(tmp_path / "answers.npz", np.zeros(shape), np.zeros(shape))
-    source = PanelSource("net", "c0", centers, output_range)
+    answers = write_answers(tmp_path / "answers.npz", np.zeros(shape), np.zeros(shape))
+    source = PanelSource("net", "c0", answers, output_range)
     assert save_panels(tmp_path, [source], [row(0), row(1)], lambda points: np.zeros((2, 9))) == []
     assert list(tmp_path.glob("panel_*")) == []
 
@@ -249,8 +270,8 @@ def test_the_astronauts_face_is_certified_and_drawn_without_any_data(tmp_path, m
     config = compose("experiment=jaccard_astronaut", "budget=smoke", "grid.eps=[0.15]", "m=400", f"out={tmp_path}")
     folder = run(config, Display(Console(file=io.StringIO())), "cs-run (test)").folder
     manifest, rows = read_manifest(folder), read_rows(folder)
-    exact = rows[rows["bounds"] == "exact"].iloc[0]
-    assert 0 < exact["error"] < exact["certified"] < 1
+    exact = rows[rows["rule"] == "exact"].iloc[0]
+    assert 0 < exact["error"] < exact["radius"] < 1
     (panel,) = manifest["panels"]
     assert panel["publish"]
     with np.load(folder / panel["data"]) as kept:

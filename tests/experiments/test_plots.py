@@ -32,7 +32,7 @@ MANIFEST = {
     "title": "Total variation on digits",
     "metrics": ["tv"],
     "curve": "h",
-    "rule": {"bounds": "paper", "far": "doubled", "center": "sample", "smoothing": "center"},
+    "rule": {"certifier": "center", "rule": "paper"},
     "budget": "cpu",
     "reduced": True,
     "notes": ["stand-in data: digits"],
@@ -47,8 +47,9 @@ def rows_of(grid, **fixed):
     for (h, eps), radii in grid.items():
         for point, radius in enumerate(radii):
             row = dict.fromkeys(COLUMNS)
-            row |= {"cell": f"c{eps / h}", "model": "autoencoder", "dataset": "digits", "train": eps / h}
-            row |= {"metric": "tv", "eps": eps, "h": h, "sigma": eps / h, "point": point, "source": "test", "n0": 0}
+            row |= {"cell": f"c{eps / h}", "model": "autoencoder", "dataset": "digits"}
+            row |= {"train": f"augment@{eps / h}", "noise": "gaussian", "threat": "l2", "about": "run"}
+            row |= {"metric": "tv", "eps": eps, "h": h, "scale": eps / h, "point": point, "source": "test", "n0": 0}
             row |= {"n": 1200, "m": 2500, "delta": 0.1, "alpha": 0.01, "seed": 0, "device": "cpu", "vacuous": False}
             row |= MANIFEST["rule"]
             if isinstance(radius, str):
@@ -56,7 +57,7 @@ def rows_of(grid, **fixed):
             elif radius is None:
                 row |= {"outcome": "bad_center", "error": 0.5}
             else:
-                row |= {"outcome": "certified", "certified": radius, "error": radius / 4, "vacuous": radius > 90}
+                row |= {"outcome": "certified", "radius": radius, "error": radius / 4, "vacuous": radius > 90}
             made.append(row | fixed)
     return pd.DataFrame(made)
 
@@ -87,7 +88,7 @@ def experiment(tmp_path):
 def figure_of(folder, metric="tv"):
     """The figure as `draw` makes it, before it is saved."""
     manifest, rows = read_manifest(folder), read_rows(folder)
-    layout = plots.LAYOUTS[manifest["curve"]]
+    layout = plots.layout_of(manifest)
     summary, curves = plots._with_curves(summarise(rows), layout)
     with plots.style():
         lines = summary[summary["metric"] == metric]
@@ -124,19 +125,20 @@ def test_the_sharper_rule_is_a_dotted_curve_beside_the_papers(tmp_path):
     both = pd.concat([rows_of(GRID), rows_of(sharper, rule="measured")])
     rows, rule = both.reset_index(drop=True), SHARPER_RULE
     folder = write(tmp_path / "a", rows)
+    (one,) = [one for one in plots.beside(MANIFEST["rule"]) if one.rule == rule]
     main, side = (summarise(plots._of_figures(read_rows(folder), ["tv"], r)) for r in (MANIFEST["rule"], rule))
-    merged = plots._with_medians(main, side, "sharper")
-    assert merged["sharper"].tolist() == [0.5 * h for h in merged["h"]]
+    merged = plots._with_medians(main, side, one.column)
+    assert merged[one.column].tolist() == [0.5 * h for h in merged["h"]]
     assert set(merged["status"]) == {"ok", "abstains", "infeasible"}
 
     with plots.style():
         summary, curves = plots._with_curves(merged, plots.LAYOUTS["h"])
-        figure = plots._figure(summary, "tv", curves, plots.LAYOUTS["h"], [])
+        figure = plots._figure(summary, "tv", curves, plots.LAYOUTS["h"], [], [one])
     dotted = [line for line in figure.axes[0].lines if line.get_linewidth() == plots._DOTTED["linewidth"]]
     assert [line.get_ydata().tolist() for line in dotted] == [[0.5] * 3, [0.75] * 3, [1.0]]
-    assert "sharper (exact, measured)" in legend_of(figure)
+    assert "sharper (measured)" in legend_of(figure)
     assert plots.draw(write(tmp_path / "b", rows, rule=rule))
-    assert "sharper (exact, measured)" not in legend_of(figure_of(write(tmp_path / "c", rows_of(GRID))))
+    assert "sharper (measured)" not in legend_of(figure_of(write(tmp_path / "c", rows_of(GRID))))
 
 
 def test_the_local_bound_of_the_mean_is_a_curve_of_its_own(tmp_path):
@@ -144,12 +146,13 @@ def test_the_local_bound_of_the_mean_is_a_curve_of_its_own(tmp_path):
     mean = {(h, eps): [0.1 * h, 0.2 * h, 0.3 * h] for h, eps in GRID}
     rows = pd.concat([rows_of(GRID), rows_of(mean, **MEAN_RULE)]).reset_index(drop=True)
     folder = write(tmp_path / "a", rows)
+    (one,) = [one for one in plots.beside(MANIFEST["rule"]) if one.rule == MEAN_RULE]
     main, side = (summarise(plots._of_figures(read_rows(folder), ["tv"], r)) for r in (MANIFEST["rule"], MEAN_RULE))
-    merged = plots._with_medians(main, side, "mean")
-    assert merged["mean"].tolist() == [0.2 * h for h in merged["h"]]
+    merged = plots._with_medians(main, side, one.column)
+    assert merged[one.column].tolist() == [0.2 * h for h in merged["h"]]
     with plots.style():
         summary, curves = plots._with_curves(merged, plots.LAYOUTS["h"])
-        figure = plots._figure(summary, "tv", curves, plots.LAYOUTS["h"], [])
+        figure = plots._figure(summary, "tv", curves, plots.LAYOUTS["h"], [], [one])
     crossed = [line.get_ydata().tolist() for line in figure.axes[0].lines if line.get_marker() == "d"]
     assert [0.2] * 3 in crossed
     assert "mean (local)" in legend_of(figure)
@@ -176,7 +179,7 @@ def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, m
     others = {(h, eps): [0.1 * h, 0.2 * h, 0.3 * h] for h, eps in GRID}
     everywhere = {(h, eps): [500.0 * h] for h, eps in GRID}
     rows = [rows_of(GRID), rows_of(others, **FREE_RULE), rows_of(others, **MEAN_RULE)]
-    rows.append(rows_of(everywhere, **MEAN_RULE | {"far": "global"}))
+    rows.append(rows_of(everywhere, **MEAN_RULE | {"rule": "global"}))
     folder = write(tmp_path, pd.concat(rows))
     moved = {"+": MANIFEST["rule"], "1": FREE_RULE, "2": MEAN_RULE}
     attacks = [attacks_of(rule, 0.01 * (place + 1)) for place, rule in enumerate(moved.values())]
@@ -187,7 +190,9 @@ def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, m
         (line,) = [line for line in ax.lines if line.get_marker() == marker]
         assert line.get_ydata().tolist() == [0.01 * (place + 1)] * len(line.get_xdata())
     assert [0.2] * 3 in [line.get_ydata().tolist() for line in ax.lines if line.get_marker() == "s"]
-    assert {"free centers", "mean (local)", "free centers, attacked", "mean, attacked"} <= set(legend_of(figure))
+    assert {"free centers (measured)", "mean (local)", "free centers, attacked", "mean, attacked"} <= set(
+        legend_of(figure)
+    )
     assert "mean (global), not drawn: 500 at h = 1, 750 at h = 1.5, 1000 at h = 2" in figure.texts[0].get_text()
     assert ax.get_ylim()[1] < 200
 
@@ -195,14 +200,20 @@ def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, m
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
-        (PAPER_RULE, ["sharper", "free", "mean"]),
-        (PAPER_RULE | {"bounds": "exact"}, ["sharper", "free", "mean"]),
-        (SHARPER_RULE, ["free", "mean"]),
-        (FREE_RULE, ["mean"]),
+        (PAPER_RULE, ["center/measured", "center_free/measured", "mean/local", "label/counts"]),
+        (PAPER_RULE | {"rule": "exact"}, ["center/measured", "center_free/measured", "mean/local", "label/counts"]),
+        (SHARPER_RULE, ["center_free/measured", "mean/local", "label/counts"]),
+        (FREE_RULE, ["center/measured", "mean/local", "label/counts"]),
+        (MEAN_RULE, ["center/measured", "center_free/measured", "label/counts"]),
+        (MEAN_RULE | {"rule": "global"}, ["mean/local", "center/measured", "center_free/measured", "label/counts"]),
     ],
 )
 def test_what_stands_beside_a_rule(rule, expected):
-    assert [one.column for one in plots.beside(rule)] == expected
+    """The sharpest for the same smoothed model first, then the others, told apart by their lines and marks."""
+    others = plots.beside(rule)
+    assert [one.column for one in others] == [f"beside {name}" for name in expected]
+    assert [bool(one.marker) for one in others] == [one.rule["certifier"] != rule["certifier"] for one in others]
+    assert len({one.label for one in others}) == len({one.style["marker"] for one in others}) == len(others)
 
 
 def test_baselines_are_curves_where_h_goes_across(tmp_path, monkeypatch):
@@ -281,7 +292,7 @@ def test_lines_are_the_medians_with_gaps(experiment):
 def test_labels_legend_and_footer(experiment):
     figure = figure_of(experiment)
     (ax,) = figure.axes
-    assert ax.get_xlabel() == "input perturbation ε (l2)"
+    assert ax.get_xlabel() == "perturbation ε (l2)"
     assert ax.get_ylabel() == "total variation distance"
     assert ax.get_title() == "autoencoder, digits"
     assert {"h = 1", "h = 1.5", "h = 2", "certified radius (median)", "smoothing error (median)"} < set(
@@ -289,7 +300,7 @@ def test_labels_legend_and_footer(experiment):
     )
     assert {"abstains", "infeasible", "vacuous for some points"} < set(legend_of(figure))
     assert figure.texts[0].get_text().splitlines() == [
-        "reduced counts: n = 1,200, m = 2,500, Δ = 0.1, 3 points, paper bounds",
+        "reduced counts: n = 1,200, m = 2,500, Δ = 0.1, 3 points, centers of the sample by the rule paper",
         "stand-in data: digits",
     ]
 
@@ -308,18 +319,26 @@ def test_legend_says_only_what_occurs_and_covers_no_panel(tmp_path):
 
 
 def test_the_footer_names_what_is_not_the_papers_rule(tmp_path):
-    rule = {"bounds": "exact", "far": "measured", "center": "free", "smoothing": "mean"}
+    rule = FREE_RULE
     rows = rows_of({(1.0, 0.2): [1.0], (1.0, 0.4): [2.0]}, n0=30, **rule)
     rows.loc[rows.eps == 0.4, "m"] = 1_000_000
     folder = write(tmp_path, rows, rule=rule, reduced=False, notes=[])
     assert plots.footer_lines(read_rows(folder), read_manifest(folder)) == [
-        "n0 = 30, n = 1,200, m = 2,500 or 1,000,000, Δ = 0.1, 1 point, exact bounds, measured far ball, "
-        "free center, smoothing by the mean"
+        "n0 = 30, n = 1,200, m = 2,500 or 1,000,000, Δ = 0.1, 1 point, free centers by the rule measured"
+    ]
+
+
+def test_the_footer_has_the_counts_the_certifier_uses(tmp_path):
+    """Rows of the mean have neither candidates nor a slack."""
+    rows = rows_of({(1.0, 0.2): [1.0]}, **MEAN_RULE).assign(n0=None, delta=None)
+    folder = write(tmp_path, rows, rule=MEAN_RULE, reduced=False, notes=[])
+    assert plots.footer_lines(read_rows(folder), read_manifest(folder)) == [
+        "n = 1,200, m = 2,500, 1 point, mean by the rule local"
     ]
 
 
 def test_only_the_manifests_rule_is_drawn(tmp_path):
-    other = rows_of({(1.0, 0.2): [50.0], (3.0, 0.4): [70.0]}, rule="measured")
+    other = rows_of({(1.0, 0.2): [50.0], (3.0, 0.4): [70.0]}, rule="exact")
     alone = write(tmp_path / "a", rows_of(GRID))
     both = write(tmp_path / "b", pd.concat([other, rows_of(GRID)]))
     for one, two in zip(plots.draw(alone), plots.draw(both), strict=True):
@@ -336,7 +355,7 @@ def test_a_panel_for_each_model_and_data_set(tmp_path):
 
 
 def test_curves_of_a_training_comparison(tmp_path):
-    with_noise, without = rows_of(GRID), rows_of(GRID, train_sigma=0.0)
+    with_noise, without = rows_of(GRID), rows_of(GRID, train="none")
     one_h = [rows[rows.h == 1] for rows in (without, with_noise)]
     figure = figure_of(write(tmp_path / "a", pd.concat(one_h), curve="training"))
     assert {"trained with noise", "trained without noise"} < set(legend_of(figure))
@@ -345,9 +364,9 @@ def test_curves_of_a_training_comparison(tmp_path):
     assert {"h = 1, trained with noise", "h = 1.5, trained without noise"} < set(legend_of(figure))
 
 
-def test_curves_of_fixed_sigma(tmp_path):
-    rows = rows_of({(0.1, 0.1): [1.0], (0.2, 0.2): [2.0], (0.4, 0.2): [1.5]}, train_sigma=0.0)
-    figure = figure_of(write(tmp_path, rows, curve="sigma"))
+def test_curves_of_fixed_scale(tmp_path):
+    rows = rows_of({(0.1, 0.1): [1.0], (0.2, 0.2): [2.0], (0.4, 0.2): [1.5]}, train="none")
+    figure = figure_of(write(tmp_path, rows, curve="scale"))
     assert {"σ = 1", "σ = 0.5"} < set(legend_of(figure))
     assert drawn(figure.axes[0], plots.PALETTE[1]) == [1, 2]
 
@@ -365,13 +384,13 @@ def test_curves_of_fixed_sigma(tmp_path):
     ],
 )
 def test_odd_grids_are_drawn_without_a_warning(tmp_path, grid):
-    rows = rows_of(grid).assign(sigma=0.2)
+    rows = rows_of(grid).assign(scale=0.2)
     plots.draw(write(tmp_path, rows))
 
 
 def test_nothing_of_the_rule_is_one_line(experiment):
-    write(experiment, rows_of(GRID, rule="measured"))
-    with pytest.raises(ValueError, match="bounds=paper, far=doubled, center=sample, smoothing=center; tv"):
+    write(experiment, rows_of(GRID, rule="exact"))
+    with pytest.raises(ValueError, match="certifier=center, rule=paper; tv"):
         plots.draw(experiment)
 
 
@@ -446,9 +465,8 @@ assert not {"torch", "centersmooth", "matplotlib.pyplot"} & set(sys.modules)
 
 def test_several_h_at_one_eps_are_drawn_against_h(tmp_path):
     rows = rows_of({(h, 0.4): [radius] for h, radius in ((1.0, 4.0), (2.0, 3.0), (3.0, 2.0))})
-    summary, curves = plots._with_curves(summarise(rows), plots.LAYOUTS["eps"])
-    assert [curve.label for curve in curves] == ["ε = 0.4"]
-    figure = plots._figure(summary, "tv", curves, plots.LAYOUTS["eps"], [])
+    figure = figure_of(write(tmp_path, rows, curve="eps"))
+    assert legend_of(figure)[0] == "ε = 0.4"
     ax = figure.axes[0]
-    assert ax.get_xlabel().startswith("h = ")
+    assert ax.get_xlabel() == "h = ε/σ, perturbation over noise"
     assert [3.0, 2.0] in [list(line.get_xydata()[-1]) for line in ax.lines if len(line.get_xydata())]

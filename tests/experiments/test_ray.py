@@ -44,7 +44,7 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from csrun.executors import on_ray as ray_executor  # noqa: E402
 
-EVERYTHING = ("metrics=[tv,l2]", "certifiers=[center,mean]", "certifiers=[center_free,center]")
+EVERYTHING = ("metrics=[tv,l2]", "certifiers=[center_free,center,mean]")
 TWO_CELLS = ("grid.eps=[0.4,0.6]", "points.count=4", *EVERYTHING)
 ON_RAY = "executor=ray"
 LISTENING = "0A"
@@ -206,7 +206,7 @@ def test_a_sweep_whose_jobs_are_tasks_gives_the_rows_of_local_runs(cluster, tmp_
     launch = ["--multirun", "hydra/launcher=ray", f"ray.address={cluster.address}", "out=ray/${seed}"]
     done = cs_run(*SMALL, *launch, "seed=0,1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "certify autoencoder on digits, sigma 0.4 ..." in done.stdout
+    assert "certify autoencoder on digits, scale 0.4 ..." in done.stdout
     for seed in "01":
         local = run_in(tmp_path / "local" / seed, f"seed={seed}")
         assert rows_without_seconds(tmp_path / "ray" / seed / "tv_digits") == rows_without_seconds(local.folder)
@@ -217,10 +217,13 @@ def test_a_sweep_on_ray_fails_in_one_line(cluster, tmp_path):
     """Of a job, whose error comes back from its worker, and of the sweep itself."""
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'centersmooth[ray-launcher]'")
     launch = ["--multirun", "hydra/launcher=ray", f"ray.address={cluster.address}", "dry_run=true"]
-    job = cs_run(*SMALL, *launch, "bounds=paper,nope", cwd=tmp_path)
+    job = cs_run(*SMALL, *launch, "rule=paper,nope", cwd=tmp_path)
     assert job.returncode == 2
     assert job.stdout.count("1 cells, ") == 1
-    assert job.stderr.splitlines()[-1] == "cs-run: bounds is 'nope': expected paper or exact"
+    assert (
+        job.stderr.splitlines()[-1]
+        == "cs-run: rule is 'nope': expected paper, exact or measured for the certifier center"
+    )
     sweep = cs_run(*SMALL, *launch, "ray.cpus=3", cwd=tmp_path)
     assert (sweep.returncode, len(sweep.stderr.splitlines())) == (2, 1)
     assert "no node of the Ray cluster has ray.cpus=3: ask for less" in sweep.stderr
@@ -347,7 +350,7 @@ def test_a_mistake_is_one_line(overrides, message):
 def test_what_a_job_of_a_sweep_takes(given, gpus, monkeypatch):
     """GPUs of the nodes can be asked for from a driver that has none."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    settings = ray_launcher._settings({"ray.cpus": "3", "bounds": "paper,exact"} | given)
+    settings = ray_launcher._settings({"ray.cpus": "3", "rule": "paper,exact"} | given)
     assert (settings.address, settings.cpus, settings.gpus) == ("local", 3, gpus)
 
 

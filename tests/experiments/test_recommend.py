@@ -14,6 +14,7 @@ from support import SMALL, compose
 from centersmooth import L2, Budget, GaussianNoise, RandomStream
 from centersmooth.bounds import EXACT
 from centersmooth.certifiers.center.rules import certificate_from
+from centersmooth.gathering import Setting
 from centersmooth.sampling import Sampler
 from csrun import recommend as recommending
 from csrun.config import GridPoint
@@ -47,9 +48,8 @@ def test_expected_radii_are_near_the_certified_ones(h, budget):
     pilot = pilot_budget(Budget(1_000, 4_000, 0.08, n0=budget.n0))
     noise, pair = GaussianNoise(0.25), GridPoint(0.25 * h, h, 0.25)
     expected = [expected_radius(evidence_of(pilot, seed), L2(), pair, budget, pilot) for seed in range(3)]
-    found = certificate_from(
-        evidence_of(budget, 10), pair.eps, metric=L2(), noise=noise, budget=budget, bounds=EXACT, rule="measured"
-    )
+    setting = Setting(noise, budget, None, 128)
+    found = certificate_from(evidence_of(budget, 10), pair.eps, "measured", L2(), "sample", setting)
     assert found.radius == pytest.approx(median(expected), rel=0.07)
 
 
@@ -105,7 +105,7 @@ def test_points_before_the_request_serve_where_none_follow():
         pilot_points(make_plan(compose(*SMALL, f"points.count={total}")))
 
 
-@pytest.mark.parametrize("other", ["center=free", "certifiers=[center,mean]", "attack=pgd"])
+@pytest.mark.parametrize("other", ["certifiers=[center_free]", "certifiers=[center,mean]", "attack=pgd"])
 def test_what_it_says_nothing_about_is_refused(other):
     with pytest.raises(RunError, match="recommend is true, which is about centers of the sample"):
         compose(*SMALL, "recommend=true", other)

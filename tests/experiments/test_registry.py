@@ -25,15 +25,13 @@ from csrun.training.methods import Method
 
 CHOICES = {
     "device": registry.DEVICES,
-    "bounds": registry.BOUNDS,
-    "far": registry.FAR,
-    "center": registry.CENTERS,
-    "smoothing": {name for names in registry.SMOOTHINGS for name in names},
+    "certifiers": registry.CERTIFIERS,
+    "rule": registry.CERTIFIERS["center"].rules,
     "attack": registry.ATTACKS,
     "executor": registry.EXECUTORS,
     "precision": registry.PRECISIONS,
 }
-DEFAULTS = {"sample", "none"}
+DEFAULTS = {"none"}
 """What a setting is without a word from the user."""
 
 
@@ -104,17 +102,20 @@ def test_files_are_built_from_an_array(tmp_path):
 
 
 @pytest.mark.parametrize("name", registry.CERTIFIERS)
-def test_every_certifier_is_built_from_a_metric_under_its_own_name(name):
-    certifier = registry.CERTIFIERS[name].build(TotalVariation())
+def test_every_certifier_is_built_under_its_own_name_with_the_rules_it_is_said_to_have(name):
+    entry = registry.CERTIFIERS[name]
+    certifier = entry.build(TotalVariation()) if entry.measured else entry.build()
     assert isinstance(certifier, Certifier)
     assert certifier.name == name
+    assert certifier.rules == entry.rules
 
 
 @pytest.mark.parametrize("name", registry.NOISES)
-def test_every_noise_is_built_from_sigma(name):
+def test_every_noise_is_built_from_its_scale_and_answers_the_threat_it_is_said_to(name):
     noise = registry.NOISES[name].build(0.5)
     assert isinstance(noise, Noise)
-    assert noise.sigma == 0.5
+    assert noise.scale == 0.5
+    assert noise.threat.unit == registry.NOISES[name].threat
 
 
 @pytest.mark.parametrize("name", registry.METHODS)
@@ -143,9 +144,10 @@ def test_help_names_every_choice(setting):
         ("metrics=[lpips]", "metrics has 'lpips': expected one of tv, .*, angular for the model autoencoder"),
         ("data.name=mnsit", r"data.name is 'mnsit': expected one of digits, mnist, .*; did you mean mnist\?"),
         ("attack=nothing", "attack is 'nothing': expected none, pgd or search"),
-        ("bounds=exat", r"bounds is 'exat': expected paper or exact; did you mean exact\?"),
-        ("far=measured", "far is 'measured': expected doubled, or measured together with bounds=exact"),
-        ("smoothing=[mean]", r"smoothing is mean: expected \[center\] or \[center,mean\]"),
+        ("rule=exat", r"rule is 'exat': expected paper, exact or measured for the certifier center; .* exact\?"),
+        ("rule=local", "rule is 'local': expected paper, exact or measured for the certifier center$"),
+        ("certifiers=[center,men]", r"certifiers has 'men': expected one of center, .*; did you mean mean\?"),
+        ("certifiers=[]", "certifiers is empty: expected at least one name, or certifier="),
         ("data.name=${name}", "data.name is 'tv_digits': expected one of digits"),
     ],
 )
@@ -155,8 +157,8 @@ def test_a_misspelt_name_is_answered_with_those_there_are(override, message):
 
 
 def test_a_name_is_refused_also_where_the_request_refers_to_its_budget():
-    with pytest.raises(RunError, match="center is 'fre': expected sample or free"):
-        compose("attacker.points=${points.count}", "center=fre")
+    with pytest.raises(RunError, match="rule is 'exat': expected paper, exact or measured"):
+        compose("attacker.points=${points.count}", "rule=exat")
     assert compose("attacker.points=${points.count}", "budget=smoke").attacker.points == 3
 
 

@@ -18,7 +18,7 @@ from csrun.report.claims import Study, judge, sharpenings
 from csrun.report.plots import draw
 from csrun.report.tables import COLUMNS, FREE_RULE, MEAN_RULE, SHARPER_RULE, SLIP_FILE, SLIP_NUMBER
 
-RULE = {"bounds": "paper", "far": "doubled", "center": "sample", "smoothing": "center"}
+RULE = {"certifier": "center", "rule": "paper"}
 RISING = {(1.0, 0.2): (10.0, 1.0), (1.0, 0.4): (20.0, 2.0), (1.5, 0.2): (8.0, 1.0), (1.5, 0.4): (16.0, 2.0)}
 
 
@@ -30,10 +30,11 @@ def study_in(
     for training in trainings:
         for (h, eps), (radius, error) in grid(training).items() if callable(grid) else grid.items():
             row = dict.fromkeys(COLUMNS) | {"cell": f"c{eps / h}", "model": "autoencoder", "dataset": "mnist"}
-            row |= {"train": eps / h if training is None else training * eps / h, "metric": metric, "eps": eps}
-            row |= {"h": h, "sigma": eps / h, "point": 0, "n0": 0, "n": 10, "m": 20, "delta": 0.1, "seed": 0} | RULE
-            row |= {"outcome": "certified", "certified": radius, "error": error, "vacuous": False, "seconds": seconds}
-            rows.append(row if radius is not None else row | {"outcome": "bad_center", "certified": None})
+            row |= {"train": f"augment@{eps / h}" if training is None else training, "metric": metric, "eps": eps}
+            row |= {"noise": "gaussian", "threat": "l2", "about": "run"}
+            row |= {"h": h, "scale": eps / h, "point": 0, "n0": 0, "n": 10, "m": 20, "delta": 0.1, "seed": 0} | RULE
+            row |= {"outcome": "certified", "radius": radius, "error": error, "vacuous": False, "seconds": seconds}
+            rows.append(row if radius is not None else row | {"outcome": "bad_center", "radius": None})
     content = {"experiment": experiment, "title": f"Title of {experiment}", "metrics": [metric], "curve": "h"}
     content |= {
         "rule": RULE,
@@ -104,7 +105,7 @@ def test_jaccard_at_two(tmp_path):
 
 def test_the_unit_slip_is_no_certificate(tmp_path):
     study = study_in(tmp_path / "a", {(2.0, 0.1): (0.35, 0.01)}, "jaccard_celeba", "jaccard")
-    slips = {"model": "mtcnn", "dataset": "celeba", "metric": "jaccard", "eps": 0.1, "h": 2.0, "sigma": 0.05}
+    slips = {"model": "mtcnn", "dataset": "celeba", "metric": "jaccard", "eps": 0.1, "h": 2.0, "scale": 0.05}
     lines = pd.DataFrame([{**slips, "point": i, SLIP_NUMBER: value} for i, value in enumerate((0.07, 0.09, 0.3, None))])
     lines.to_csv(tmp_path / "a" / SLIP_FILE, index=False)
     assert "not a certificate" in finding(study, "Jaccard")
@@ -114,9 +115,9 @@ def test_the_unit_slip_is_no_certificate(tmp_path):
 @pytest.mark.parametrize(("without", "verdict"), [(12.0, "holds"), (9.0, "contradicted")])
 def test_training_noise(tmp_path, without, verdict):
     def grid(training):
-        return {(1.0, 0.2): (without, 2.0) if training == 0 else (10.0, 1.0)}
+        return {(1.0, 0.2): (without, 2.0) if training == "none" else (10.0, 1.0)}
 
-    study = study_in(tmp_path / "a", grid, "ablation_mnist", trainings=(1, 0), curve="training")
+    study = study_in(tmp_path / "a", grid, "ablation_mnist", trainings=("augment@0.2", "none"), curve="training")
     assert finding(study, "Training").startswith(f"radius lower in {int(without > 10)} of 1 settings")
     assert verdicts(study)["Training with"] == ("holds" if verdict == "holds" else "holds in part")
 
@@ -148,9 +149,9 @@ def test_verdicts_from_reduced_counts_say_so(tmp_path):
 def with_sharper_rule(study, factor):
     """The same study with rows of a sharper rule beside those of the paper's; radii scaled, None abstains."""
     rows = pd.read_csv(study.folder / "certificates.csv")
-    ours = rows.assign(**SHARPER_RULE, certified=rows["certified"] * (factor or 1))
+    ours = rows.assign(**SHARPER_RULE, radius=rows["radius"] * (factor or 1))
     if factor is None:
-        ours = ours.assign(certified=None, outcome="bad_center")
+        ours = ours.assign(radius=None, outcome="bad_center")
     pd.concat([rows, ours]).to_csv(study.folder / "certificates.csv", index=False)
     return Study.read(study.folder)
 
@@ -160,7 +161,7 @@ def test_how_much_sharper(tmp_path, experiment):
     grid = RISING | {(1.0, 0.4): (None, 2.0)}
     study = study_in(tmp_path / "a", grid, experiment)
     if experiment == "jaccard_celeba":  # a model that was not trained here
-        rows = pd.read_csv(study.folder / "certificates.csv").assign(train_sigma=None)
+        rows = pd.read_csv(study.folder / "certificates.csv").assign(train="")
         rows.to_csv(study.folder / "certificates.csv", index=False)
     assert sharpenings([study]) == []
     first, second = sharpenings([with_sharper_rule(study, 0.5)])
@@ -172,10 +173,8 @@ def test_how_much_sharper(tmp_path, experiment):
 def test_every_rule_is_compared_by_itself(tmp_path):
     study = with_sharper_rule(study_in(tmp_path / "a", {(1.0, 0.2): (2.0, 1.0)}), 0.5)
     rows = pd.read_csv(study.folder / "certificates.csv")
-    papers = rows[rows["bounds"] == "paper"]
-    parts = [
-        papers.assign(**rule, certified=papers["certified"] * f) for rule, f in ((FREE_RULE, 0.4), (MEAN_RULE, 0.3))
-    ]
+    papers = rows[rows["rule"] == "paper"]
+    parts = [papers.assign(**rule, radius=papers["radius"] * f) for rule, f in ((FREE_RULE, 0.4), (MEAN_RULE, 0.3))]
     pd.concat([rows, *parts]).to_csv(study.folder / "certificates.csv", index=False)
     found = {one.rule: report.ratio_text(one) for one in sharpenings([Study.read(study.folder)])}
     assert found == {"measured": "0.5", "measured, free centers": "0.4", "mean, local": "0.3"}
@@ -185,7 +184,7 @@ def test_where_only_one_rule_certifies(tmp_path):
     abstains = {(1.0, 0.2): (None, 1.0)}
     study = study_in(tmp_path / "a", abstains)
     rows = pd.read_csv(study.folder / "certificates.csv")
-    ours = rows.assign(rule="measured", certified=3.0, outcome="certified")
+    ours = rows.assign(**SHARPER_RULE, radius=3.0, outcome="certified")
     pd.concat([rows, ours]).to_csv(study.folder / "certificates.csv", index=False)
     (found,) = sharpenings([Study.read(study.folder)])
     assert (found.ratios, found.paper_abstains, found.paper_infeasible) == ((), 1, 0)
@@ -204,12 +203,12 @@ def test_a_smoke_run_is_quoted_and_decides_nothing(tmp_path):
 
 def test_findings_say_under_what_conditions(tmp_path):
     notes = ["a small network stands in for a large one", "NOT a certificate: 3"]
-    rule = RULE | {"bounds": "exact"}
+    rule = RULE | {"rule": "exact"}
     study = study_in(tmp_path / "a", RISING, reduced=True, budget="cpu", points=1, notes=notes)
     assert study.conditions == ["reduced counts", "1 point", "stand-in"]
     assert "`tv_mnist` (reduced counts, 1 point, stand-in): smaller" in report.markdown(judge([study]))
     (tmp_path / "a" / "manifest.json").write_text(json.dumps(study.manifest | {"rule": rule, "points": 7}))
-    assert Study.read(tmp_path / "a").conditions == ["reduced counts", "7 points", "exact bounds", "stand-in"]
+    assert Study.read(tmp_path / "a").conditions == ["reduced counts", "7 points", "rule exact", "stand-in"]
 
 
 class Outside(HTMLParser):

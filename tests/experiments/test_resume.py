@@ -123,10 +123,10 @@ def test_sigkill_in_the_middle_then_the_same_command(run_small, tmp_path):
     assert sorted({int(row["point"]) for row in killed}) == list(range(6))
 
 
-def test_centers_are_kept_for_audits(run_small, tmp_path):
+def test_answers_are_kept_for_audits(run_small, tmp_path):
     run_small()
     with np.load(only_cell(tmp_path / "runs") / "answers.npz") as arrays:
-        assert arrays["points"].tolist() == [0, 1]
+        assert arrays["points"].tolist() == arrays["center.tv.points"].tolist() == [0, 1]
         assert arrays["center.tv"].shape == arrays["base"].shape == (2, 1, 8, 8)
 
 
@@ -163,8 +163,8 @@ def test_evidence_survives_the_store_to_the_last_digit(run_small, tmp_path):
     first = rows_without_seconds(run_small("metrics=[tv,l2]").folder)
     again = rows_without_seconds(run_small("metrics=[tv,l2]").folder)
     assert first == again
-    rules = [(row["bounds"], row["far"]) for row in first if row["point"] == "0" and row["metric"] == "l2"]
-    assert rules == [("paper", "doubled"), ("exact", "doubled"), ("exact", "measured")]
+    rules = [row["rule"] for row in first if row["point"] == "0" and row["metric"] == "l2"]
+    assert rules == ["paper", "exact", "measured"]
     with np.load(only_cell(tmp_path / "runs") / "evidence" / "center.tv-v1" / "00000.npz") as arrays:
         assert arrays["candidates.values"].dtype == np.float32
         assert arrays["candidates.values"].nbytes <= 50_000
@@ -173,14 +173,21 @@ def test_evidence_survives_the_store_to_the_last_digit(run_small, tmp_path):
 
 
 def test_a_measured_rule_can_lead(run_small):
-    """``bounds=exact far=measured``: the same cells, the same rows, another rule drawn."""
+    """``rule=measured``: the same cells, the same rows, another rule drawn."""
     before = rows_without_seconds(run_small().folder)
     ours = run_small("rule=measured").folder
     assert rows_without_seconds(ours) == before
-    assert json.loads((ours / "manifest.json").read_text())["rule"]["far"] == "measured"
+    assert json.loads((ours / "manifest.json").read_text())["rule"] == {"certifier": "center", "rule": "measured"}
 
 
-@pytest.mark.parametrize("request_", [("far=measured",), ("rule=measured", "far=near")])
-def test_a_far_rule_that_does_not_exist_is_refused(run_small, request_):
-    with pytest.raises(RunError, match="far is '"):
+@pytest.mark.parametrize(
+    ("request_", "said"),
+    [
+        (["rule=measurd"], "rule is 'measurd': expected paper, exact or measured for the certifier center; did you"),
+        (["certifiers=[center_free,center]", "rule=exact"], "rule is 'exact': expected measured for the certifier"),
+    ],
+)
+def test_a_rule_that_the_first_certifier_does_not_have_is_refused(run_small, tmp_path, request_, said):
+    with pytest.raises(RunError, match=f"^{said}"):
         run_small(*request_)
+    assert not (tmp_path / "runs").exists()

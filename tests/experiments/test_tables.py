@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from csrun.registry import CERTIFIERS
 from csrun.report.tables import (
     COLUMNS,
     SUMMARY_COLUMNS,
@@ -27,7 +28,7 @@ MANIFEST = {
     "title": "Total variation on digits",
     "metrics": ["tv", "l2"],
     "curve": "h",
-    "rule": {"bounds": "paper", "far": "doubled", "center": "sample", "smoothing": "center"},
+    "rule": {"certifier": "center", "rule": "paper"},
     "budget": "cpu",
     "reduced": True,
     "notes": ["stand-in data: digits"],
@@ -41,14 +42,15 @@ def rows_of(radii, *, errors=None, **fixed):
     made = []
     for point, radius in enumerate(radii):
         row = dict.fromkeys(COLUMNS)
-        row |= {"cell": "c0", "model": "autoencoder", "dataset": "digits", "train": 0.5, "metric": "tv"}
-        row |= {"eps": 0.5, "h": 1.0, "sigma": 0.5, "point": point, "source": f"test/{point}", "n0": 0, "n": 1200}
-        row |= {"m": 2500, "delta": 0.1, "alpha1": 0.005, "alpha2": 0.005, "alpha": 0.01, "bounds": "paper"}
-        row |= {"far": "doubled", "center": "sample", "smoothing": "center", "seed": 0, "device": "cpu"}
+        row |= {"cell": "c0", "model": "autoencoder", "dataset": "digits", "train": "augment@0.5", "metric": "tv"}
+        row |= {"eps": 0.5, "h": 1.0, "scale": 0.5, "point": point, "source": f"test/{point}", "n0": 0, "n": 1200}
+        row |= {"m": 2500, "delta": 0.1, "alpha1": 0.005, "alpha2": 0.005, "alpha": 0.01, "seed": 0}
+        row |= {"certifier": "center", "rule": "paper", "about": "run", "noise": "gaussian", "threat": "l2"}
+        row |= {"device": "cpu"}
         if isinstance(radius, str):
             row |= {"outcome": radius, "vacuous": False}
         else:
-            row |= {"outcome": "certified", "certified": radius, "vacuous": radius > 90}
+            row |= {"outcome": "certified", "radius": radius, "vacuous": radius > 90}
         if row["outcome"] not in ("infeasible", "failed"):
             row |= {"error": errors[point] if errors else 1.0 + point, "seconds": 0.25 * (point + 1)}
         made.append(row | fixed)
@@ -130,10 +132,10 @@ def test_infeasible_rows_may_lack_a_point(tmp_path):
 
 def test_one_line_for_each_group_whatever_the_order_of_the_rows(tmp_path):
     parts = [
-        rows_of([1.0 * h, 2.0 * h], h=h, sigma=0.5 / h, metric=metric, bounds=bounds)
-        for h, metric, bounds in itertools.product((1.0, 2.0), ("tv", "l2"), ("paper", "exact"))
+        rows_of([1.0 * h, 2.0 * h], h=h, scale=0.5 / h, metric=metric, rule=rule)
+        for h, metric, rule in itertools.product((1.0, 2.0), ("tv", "l2"), ("paper", "exact"))
     ]
-    rows = pd.concat([*parts, rows_of([9.0], train_sigma=None, dataset="mnist")])
+    rows = pd.concat([*parts, rows_of([9.0], train="", dataset="mnist")])
     summary = summarise(read_rows(write(tmp_path / "a", rows)))
     shuffled = summarise(read_rows(write(tmp_path / "b", rows.sample(frac=1, random_state=0))))
     pd.testing.assert_frame_equal(summary, shuffled)
@@ -151,8 +153,8 @@ def test_no_rows_no_lines(tmp_path):
 def test_numbers_are_read_as_they_were_written(tmp_path):
     value = 0.1 + 0.2
     rows = read_rows(write(tmp_path, rows_of([value, ABSTAIN])))
-    assert rows.certified.tolist()[0] == value
-    assert math.isnan(rows.certified[1])
+    assert rows.radius.tolist()[0] == value
+    assert math.isnan(rows.radius[1])
     assert rows.cell.tolist() == ["c0", "c0"]
     assert rows.vacuous.tolist() == [False, False]
     assert rows.reason.tolist() == ["", ""]
@@ -174,11 +176,11 @@ def test_written_summary_round_trips_and_is_empty_where_there_is_no_number(tmp_p
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda rows: rows.drop(columns=["error", "seed"]), "missing: seed, error"),
+        (lambda rows: rows.drop(columns=["error", "seed"]), "missing: error, seed"),
         (lambda rows: rows.assign(outcome="fine"), "got 'fine'"),
-        (lambda rows: rows.assign(certified="much"), "expected certified to be a number or empty, got 'much'"),
+        (lambda rows: rows.assign(radius="much"), "expected radius to be a number or empty, got 'much'"),
         (lambda rows: rows.assign(point="first"), "expected point to be an integer or empty, got 'first'"),
-        (lambda rows: rows.assign(certified=None), "point 0 has none"),
+        (lambda rows: rows.assign(radius=None), "point 0 has none"),
         (lambda rows: rows.assign(vacuous="perhaps"), "got 'perhaps'"),
         (lambda rows: pd.concat([rows, rows[:1]]), "got point 0 twice"),
     ],
@@ -219,8 +221,9 @@ def test_manifest_is_checked_and_completed(tmp_path):
         "notes": [],
         "baselines": [],
         "units": {},
+        "noise": {"name": "gaussian"},
     }
-    for wrong in ({"curve": "nope"}, {"metrics": "tv"}, {"rule": {"bounds": "paper"}}, {"title": None}):
+    for wrong in ({"curve": "nope"}, {"metrics": "tv"}, {"rule": {"certifier": "center"}}, {"title": None}):
         path.write_text(json.dumps({**MANIFEST, **wrong}))
         with pytest.raises(ValueError, match=f"manifest.json: expected '{next(iter(wrong))}'"):
             read_manifest(tmp_path)
@@ -240,9 +243,9 @@ def test_rendered_words_and_numbers(tmp_path):
     rows = pd.concat(
         [
             rows_of([12.34567, 12.34567, ABSTAIN]),
-            rows_of([3.5, 3.5, 3.5], rule="measured"),
-            rows_of([1.0, ABSTAIN], h=1.5, sigma=1 / 3, train_sigma=1 / 3),
-            rows_of(["infeasible"] * 2, h=2.0, sigma=0.25, train_sigma=0.25),
+            rows_of([3.5, 3.5, 3.5], rule="exact"),
+            rows_of([1.0, ABSTAIN], h=1.5, scale=1 / 3, train=f"augment@{1 / 3}"),
+            rows_of(["infeasible"] * 2, h=2.0, scale=0.25, train="augment@0.25"),
             rows_of([1234.5678, 1.0, 12345.678], metric="l2"),
         ]
     )
@@ -260,34 +263,35 @@ def test_rendered_words_and_numbers(tmp_path):
 
 def test_curves_stay_together_though_each_point_is_its_own_model(tmp_path):
     grid = itertools.product((0.2, 0.4), (1.0, 1.5))
-    rows = pd.concat([rows_of([1.0], eps=eps, h=h, sigma=eps / h, train_sigma=eps / h) for eps, h in grid])
+    rows = pd.concat([rows_of([1.0], eps=eps, h=h, scale=eps / h, train=f"augment@{eps / h}") for eps, h in grid])
     lines = [line.split() for line in printed(rows, tmp_path).splitlines()]
     numbers = [line[-7:-5] for line in lines if line and line[-1] == "0.25"]
     assert numbers == [["1", "0.2"], ["1", "0.4"], ["1.5", "0.2"], ["1.5", "0.4"]]
 
 
 def test_rendering_says_how_the_model_was_trained_and_what_failed(tmp_path):
-    rows = pd.concat([rows_of([1.0, "failed", 2.0]), rows_of([3.0], train_sigma=0.0)])
+    rows = pd.concat([rows_of([1.0, "failed", 2.0]), rows_of([3.0], train="none")])
     text = printed(rows, tmp_path, curve="training")
     assert "with noise" in text
     assert "without" in text
     assert "failed" in text
 
 
-def test_sigma_replaces_h(tmp_path):
-    text = printed(rows_of([1.0]), tmp_path, curve="sigma")
-    assert "sigma" in text.splitlines()[2]
+def test_the_scale_replaces_h(tmp_path):
+    text = printed(rows_of([1.0]), tmp_path, curve="scale")
+    assert "scale" in text.splitlines()[2]
     assert " h " not in text
 
 
 def test_a_hundred_columns_suffice_at_worst(tmp_path):
     parts = [
-        rows_of(["infeasible"], model="reconstructor", dataset="cifar10", metric="jaccard", bounds=b, far=f, center=c)
-        for b, f, c in itertools.product(("paper", "exact"), ("doubled", "measured"), ("sample", "free", "certified"))
+        rows_of(["infeasible"], model="reconstructor", dataset="cifar10", metric="jaccard", certifier=name, rule=rule)
+        for name, certifier in CERTIFIERS.items()
+        for rule in certifier.rules
     ]
     text = printed(pd.concat(parts), tmp_path, metrics=["jaccard"])
     assert text.count("infeasible") == 4
-    assert "8 more rules" in text
+    assert f"{len(parts) - 4} more rules in the summary file" in text
     assert "reconstructor" in text
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text

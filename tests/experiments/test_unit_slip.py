@@ -79,10 +79,10 @@ def test_the_table_says_what_it_is_and_no_certificate_changes(finished, run_smal
         lines = list(csv.DictReader(file))
     assert SLIP_NUMBER == "with_unit_slip_not_a_certificate"
     rows = read_rows(finished)
-    lead = rows[(rows["bounds"] == "exact") & (rows["far"] == "doubled")].set_index("point")
+    lead = rows[rows["rule"] == "exact"].set_index("point")
     for line in lines:
-        certified = lead.loc[int(line["point"]), "certified"]
-        assert (float(line["certified"]) if line["certified"] else math.nan) == pytest.approx(certified, nan_ok=True)
+        certified = lead.loc[int(line["point"]), "radius"]
+        assert (float(line["radius"]) if line["radius"] else math.nan) == pytest.approx(certified, nan_ok=True)
         assert not line[SLIP_NUMBER] or float(line[SLIP_NUMBER]) < certified
     assert len(lines) == len(lead) == 2
     before = (finished / "certificates.csv").read_bytes()
