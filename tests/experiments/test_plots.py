@@ -47,7 +47,7 @@ def rows_of(grid, **fixed):
     for (h, eps), radii in grid.items():
         for point, radius in enumerate(radii):
             row = dict.fromkeys(COLUMNS)
-            row |= {"cell": f"c{eps / h}", "model": "autoencoder", "dataset": "digits"}
+            row |= {"model": "autoencoder", "dataset": "digits"}
             row |= {"train": f"augment@{eps / h}", "noise": "gaussian", "threat": "l2", "about": "run"}
             row |= {"metric": "tv", "eps": eps, "h": h, "scale": eps / h, "point": point, "source": "test", "n0": 0}
             row |= {"n": 1200, "m": 2500, "delta": 0.1, "alpha": 0.01, "seed": 0, "device": "cpu", "vacuous": False}
@@ -59,6 +59,7 @@ def rows_of(grid, **fixed):
             else:
                 row |= {"outcome": "certified", "radius": radius, "error": radius / 4, "vacuous": radius > 90}
             made.append(row | fixed)
+            made[-1]["cell"] = "-".join(str(made[-1][key]) for key in ("model", "dataset", "train", "scale"))
     return pd.DataFrame(made)
 
 
@@ -300,7 +301,8 @@ def test_labels_legend_and_footer(experiment):
     )
     assert {"abstains", "infeasible", "vacuous for some points"} < set(legend_of(figure))
     assert figure.texts[0].get_text().splitlines() == [
-        "reduced counts: n = 1,200, m = 2,500, Δ = 0.1, 3 points, centers of the sample by the rule paper",
+        "reduced counts: n = 1,200, m = 2,500, Δ = 0.1, 3 points, centers of the",
+        "sample by the rule paper",
         "stand-in data: digits",
     ]
 

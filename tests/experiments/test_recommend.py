@@ -47,7 +47,7 @@ def evidence_of(budget, seed, x=None):
 def test_expected_radii_are_near_the_certified_ones(h, budget):
     pilot = pilot_budget(Budget(1_000, 4_000, 0.08, n0=budget.n0))
     noise, pair = GaussianNoise(0.25), GridPoint(0.25 * h, h, 0.25)
-    expected = [expected_radius(evidence_of(pilot, seed), L2(), pair, budget, pilot) for seed in range(3)]
+    expected = [expected_radius(evidence_of(pilot, seed), L2(), noise, pair.eps, budget, pilot) for seed in range(3)]
     setting = Setting(noise, budget, None, 128)
     found = certificate_from(evidence_of(budget, 10), pair.eps, "measured", L2(), "sample", setting)
     assert found.radius == pytest.approx(median(expected), rel=0.07)
@@ -57,9 +57,9 @@ def test_a_pilot_says_nothing_beyond_its_largest_distances():
     """At h = 3 the radius is among the last ranks of any sample of this size."""
     pilot = pilot_budget(Budget(1_000, 2_000, 0.08))
     evidence = evidence_of(pilot, 0)
-    pair = GridPoint(0.75, 3.0, 0.25)
-    assert expected_radius(evidence, L2(), pair, Budget(2_000, 100_000, 0.05), pilot) is None
-    assert expected_radius(evidence, L2(), pair, Budget(1_000, 2_000, 0.05), pilot) is None
+    noise, eps = GaussianNoise(0.25), 0.75
+    assert expected_radius(evidence, L2(), noise, eps, Budget(2_000, 100_000, 0.05), pilot) is None
+    assert expected_radius(evidence, L2(), noise, eps, Budget(1_000, 2_000, 0.05), pilot) is None
 
 
 @pytest.mark.parametrize("share", [0.46, 0.5])

@@ -8,7 +8,7 @@ import numpy as np
 import plugins
 import pytest
 import torch
-from support import compose, small_biggan
+from support import ask, compose, small_biggan
 
 from centersmooth import Metric, Noise, TotalVariation
 from centersmooth.certifiers import Certifier
@@ -25,8 +25,6 @@ from csrun.training.methods import Method
 
 CHOICES = {
     "device": registry.DEVICES,
-    "certifiers": registry.CERTIFIERS,
-    "rule": registry.CERTIFIERS["center"].rules,
     "attack": registry.ATTACKS,
     "executor": registry.EXECUTORS,
     "precision": registry.PRECISIONS,
@@ -132,6 +130,12 @@ def test_help_names_every_choice(setting):
     told = next(text for keys, text in KEYS.items() if setting in re.split(r",? ", keys))
     missing = [name for name in CHOICES[setting] if name not in told and name not in DEFAULTS]
     assert missing == []
+
+
+def test_help_names_every_certifier_with_its_rules(tmp_path):
+    told = ask("--help", cwd=tmp_path).stdout.splitlines()
+    for name, entry in registry.CERTIFIERS.items():
+        assert f"  {name:<14} {entry.help}: {', '.join(entry.rules)}" in told
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,8 @@ def study_in(
     rows = []
     for training in trainings:
         for (h, eps), (radius, error) in grid(training).items() if callable(grid) else grid.items():
-            row = dict.fromkeys(COLUMNS) | {"cell": f"c{eps / h}", "model": "autoencoder", "dataset": "mnist"}
+            row = dict.fromkeys(COLUMNS) | {"model": "autoencoder", "dataset": "mnist"}
+            row |= {"cell": f"c{eps / h}-{training}"}
             row |= {"train": f"augment@{eps / h}" if training is None else training, "metric": metric, "eps": eps}
             row |= {"noise": "gaussian", "threat": "l2", "about": "run"}
             row |= {"h": h, "scale": eps / h, "point": 0, "n0": 0, "n": 10, "m": 20, "delta": 0.1, "seed": 0} | RULE
@@ -209,6 +210,12 @@ def test_findings_say_under_what_conditions(tmp_path):
     assert "`tv_mnist` (reduced counts, 1 point, stand-in): smaller" in report.markdown(judge([study]))
     (tmp_path / "a" / "manifest.json").write_text(json.dumps(study.manifest | {"rule": rule, "points": 7}))
     assert Study.read(tmp_path / "a").conditions == ["reduced counts", "7 points", "rule exact", "stand-in"]
+
+
+def test_findings_say_that_another_smoothed_model_was_certified(tmp_path):
+    study = study_in(tmp_path / "a", RISING, rule=FREE_RULE)
+    assert study.conditions == ["free centers, rule measured"]
+    assert study_in(tmp_path / "b", RISING, rule=MEAN_RULE).conditions == ["mean, rule local"]
 
 
 class Outside(HTMLParser):

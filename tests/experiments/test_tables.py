@@ -37,12 +37,17 @@ MANIFEST = {
 ABSTAIN = "bad_center"
 
 
+def cell_of(row):
+    """Its name: other noise, training or data is another cell."""
+    return "-".join(str(row[key]) for key in ("model", "dataset", "train", "scale"))
+
+
 def rows_of(radii, *, errors=None, **fixed):
     """A row a point: a number is a certified radius, a word the outcome of a point without one."""
     made = []
     for point, radius in enumerate(radii):
         row = dict.fromkeys(COLUMNS)
-        row |= {"cell": "c0", "model": "autoencoder", "dataset": "digits", "train": "augment@0.5", "metric": "tv"}
+        row |= {"model": "autoencoder", "dataset": "digits", "train": "augment@0.5", "metric": "tv"}
         row |= {"eps": 0.5, "h": 1.0, "scale": 0.5, "point": point, "source": f"test/{point}", "n0": 0, "n": 1200}
         row |= {"m": 2500, "delta": 0.1, "alpha1": 0.005, "alpha2": 0.005, "alpha": 0.01, "seed": 0}
         row |= {"certifier": "center", "rule": "paper", "about": "run", "noise": "gaussian", "threat": "l2"}
@@ -54,7 +59,8 @@ def rows_of(radii, *, errors=None, **fixed):
         if row["outcome"] not in ("infeasible", "failed"):
             row |= {"error": errors[point] if errors else 1.0 + point, "seconds": 0.25 * (point + 1)}
         made.append(row | fixed)
-    return pd.DataFrame(made)
+    rows = pd.DataFrame(made)
+    return rows.assign(cell=[cell_of(row) for row in made])
 
 
 def write(folder, rows, manifest=MANIFEST):
@@ -155,7 +161,7 @@ def test_numbers_are_read_as_they_were_written(tmp_path):
     rows = read_rows(write(tmp_path, rows_of([value, ABSTAIN])))
     assert rows.radius.tolist()[0] == value
     assert math.isnan(rows.radius[1])
-    assert rows.cell.tolist() == ["c0", "c0"]
+    assert rows.cell.tolist() == ["autoencoder-digits-augment@0.5-0.5"] * 2
     assert rows.vacuous.tolist() == [False, False]
     assert rows.reason.tolist() == ["", ""]
 

@@ -19,10 +19,12 @@ from typing import Any
 import pandas as pd
 
 from csrun.cells import METHOD_VERSION
+from csrun.registry import CERTIFIERS
 from csrun.report.tables import (
     FREE_RULE,
     MEAN_RULE,
     PAPER_RULE,
+    RULE,
     SHARPER_RULE,
     SLIP_NUMBER,
     number,
@@ -90,10 +92,12 @@ class Study:
     @property
     def conditions(self) -> list[str]:
         """Conditions to know before comparing, in a few words: budget, points, rule, stand-ins."""
-        rule, points = self.manifest["rule"]["rule"], self.manifest.get("points")
+        certifier, rule = (self.manifest["rule"][part] for part in RULE)
+        points = self.manifest.get("points")
         conditions = ["smoke counts" if self.manifest["budget"] == "smoke" else "reduced counts"] * self.reduced
         conditions += [f"{points} point{'s' * (points != 1)}"] if points else []
-        conditions += [f"rule {rule}"] * (rule != "paper")
+        label = "" if certifier == PAPER_RULE["certifier"] else f"{CERTIFIERS[certifier].label}, "
+        conditions += [f"{label}rule {rule}"] * (self.manifest["rule"] != PAPER_RULE)
         conditions += ["stand-in"] * any("stand" in note for note in self.manifest["notes"])
         return conditions + ["older method"] * self.older
 
