@@ -42,7 +42,7 @@ def test_the_library_and_the_runner_import_no_optional_package():
         "certifiers=[center,men]",
         "certifier=center_fre",
         "rule=exat",
-        "certifiers=[mean]",
+        "rule=local",
         "noise=gausian",
         "noise.name=gausian",
         "attack=pdg",
