@@ -4,6 +4,7 @@ PYTHON ?= python3
 PYTHONS ?= python3.11 python3.12 python3.13
 BUDGET ?= auto
 JOBS ?= 2
+HOURS ?= 2.5
 QUICK := centersmooth $(addprefix tests/centersmooth/test_,bounds.py metrics.py sampling.py against_reference.py sources.py) \
 	$(addprefix tests/experiments/test_,golden.py startup.py)
 CONTRACTS := tests/centersmooth/test_contracts.py
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test check quick test-pythons test-noise test-certifier test-metric docs bench reproduce-all plots report publish clean
+.PHONY: help install demo test check quick test-pythons test-noise test-certifier test-metric docs bench reproduce-all full plots report publish clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -69,6 +70,9 @@ bench: $(READY) ## Time against the plain procedure: bench/results/, some minute
 reproduce-all: $(READY) ## Every experiment at BUDGET=paper|cpu|smoke: estimates first, resumable, a table at the end
 	$(BIN)/python scripts/reproduce_all.py $(BUDGET)
 
+full: $(READY) ## The paper's experiments at budget full, cell by cell, as many as fit HOURS; published after each
+	@$(BIN)/python scripts/full.py $(HOURS)
+
 plots: $(READY) ## Redraw every figure from cached results
 	$(BIN)/cs-plot
 
@@ -78,7 +82,7 @@ report: $(READY) ## One HTML page from cached results: claims, figures, tables, 
 docs: $(READY) ## The documentation as a site, in site/; fails on a broken link or on anything loaded from elsewhere
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-publish: $(READY) ## Copy EXPERIMENT's table, manifest and figures from runs/ to results/
+publish: $(READY) ## Add EXPERIMENT's cells from runs/ to results/, and draw the figures of all that are there
 	$(BIN)/python scripts/publish.py $(EXPERIMENT)
 
 clean: ## Remove the environment and caches; results stay

@@ -1,63 +1,41 @@
-"""Copy an experiment's tables, manifest, figures and panels to ``results/<experiment>/<budget>-<device>/``.
+"""Add the cells of an experiment's last run to ``results/<experiment>/<budget>-<device>/``.
 
-Panels show pictures. Only those whose data may be handed on are copied and listed in the published manifest: none of
-CelebA, none of a user's own files.
-
-Usage: python scripts/publish.py EXPERIMENT [RUNS_FOLDER]
-
+Cells that are there stay, and rows of one cell join, newer ones in place of older ones; `csrun.publishing` says how.
 The tables of results/README.md, of the paper's claims and of how much smaller certificates get, are made anew from all
 that is published.
+
+Usage: python scripts/publish.py EXPERIMENT [RUNS_FOLDER]
 """
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
-from csrun.report.claims import Study, judge, sharpenings
+from csrun.errors import RunError
+from csrun.publishing import publish
+from csrun.report.claims import Study, current, judge, sharpenings
 from csrun.report.page import markdown, sharper_markdown
 from csrun.report.plot_cli import find_experiments
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = ("claims", "sharper")
 
-PUBLISHED = ("*.csv", "*.pdf", "*.png")
-
-
-def publish(experiment: str, runs: Path, results: Path) -> Path:
-    """Copy the files; the folder is named by what the manifest says of budget and device."""
-    source = runs / experiment
-    manifest = json.loads((source / "manifest.json").read_text())
-    manifest["panels"] = [panel for panel in manifest.get("panels", []) if panel["publish"]]
-    target = results / experiment / f"{manifest['budget']}-{manifest['device']}"
-    target.mkdir(parents=True, exist_ok=True)
-    for old in target.iterdir():
-        old.unlink()
-    for path in _files(source, manifest["panels"]):
-        shutil.copyfile(path, target / path.name)
-    (target / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-    return target
-
 
 def refresh_tables(page: str, results: Path) -> str:
     """The page ``results/README.md`` with its tables as the published results have them."""
-    studies = [Study.read(folder) for folder in find_experiments([results])]
+    studies = current([Study.read(folder) for folder in find_experiments([results])])
     for name, table in zip(TABLES, (markdown(judge(studies)), sharper_markdown(sharpenings(studies))), strict=True):
         block = re.compile(rf"(<!-- {name}: made by `make publish` -->\n).*?(<!-- end of {name} -->)", flags=re.S)
         page = block.sub(lambda found, table=table: found[1] + table + found[2], page)
     return page
 
 
-def _files(source: Path, panels: list[dict[str, Any]]) -> list[Path]:
-    """Tables and figures, and of the panels those given."""
-    found = [path for pattern in PUBLISHED for path in source.glob(pattern) if not path.name.startswith("panel_")]
-    drawings = [Path(panel["file"]) for panel in panels]
-    names = [name for path in drawings for name in (path.name, path.with_suffix(".pdf").name)]
-    return [*found, *(source / name for name in (*names, *(panel["data"] for panel in panels)))]
+def refresh_page() -> None:
+    """Make the tables of ``results/README.md`` anew."""
+    page = ROOT / "results" / "README.md"
+    page.write_text(refresh_tables(page.read_text(), ROOT / "results"))
 
 
 def main(arguments: list[str]) -> None:
@@ -68,8 +46,9 @@ def main(arguments: list[str]) -> None:
         print(publish(arguments[0], runs, ROOT / "results"))
     except FileNotFoundError as error:
         sys.exit(f"publish: {error.filename} is not there: run cs-run experiment={arguments[0]} first")
-    page = ROOT / "results" / "README.md"
-    page.write_text(refresh_tables(page.read_text(), ROOT / "results"))
+    except RunError as error:
+        sys.exit(f"publish: {error}")
+    refresh_page()
 
 
 if __name__ == "__main__":

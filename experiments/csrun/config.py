@@ -112,6 +112,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     grid: GridConfig = field(default_factory=GridConfig)
     points: PointsConfig = field(default_factory=PointsConfig)
+    cells: list[str] | None = None
     train: TrainConfig = field(default_factory=TrainConfig)
     budget: str = "auto"
     budgets: dict[str, Any] = field(default_factory=dict)
@@ -151,10 +152,11 @@ _FOLDER_NAME = re.compile(r"(?!checkpoints$)[\w-]+")
 """Beside it lie the cells, whose names have dots, and the checkpoints."""
 
 KEYS = {
-    "budget": "paper, cpu, smoke; auto is paper with CUDA and cpu without",
+    "budget": "paper, cpu, smoke; full of the paper's experiments; auto is paper with CUDA and cpu without",
     "models, metrics": 'lists, e.g. "models=[autoencoder]" "metrics=[tv,l2]"; all are below',
     "grid.eps, grid.h": "sizes of perturbations, and eps/scale; or grid.scale for fixed noise (with grid.h=null)",
     "points.count, points.start": "which test points",
+    "cells": "only these cells of the request, a list of names from the table of --dry-run",
     "n, m, n0, delta": "draws for center, radius, candidates; slack of the center's mass",
     "alpha1, alpha2": "failure probabilities of the smoothed output and of the radius",
     "noise": "the smoothing law; noise.* is what it has beside its scale",

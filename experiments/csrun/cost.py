@@ -42,6 +42,8 @@ class Cost:
         Images pushed through training; 0 where the checkpoint is there.
     seconds : float
         From a short measurement on this machine, shared out among the workers.
+    training_seconds : float
+        The part of them that is training.
     disk : int
         Bytes of its evidence and checkpoint.
     memory : int
@@ -51,6 +53,7 @@ class Cost:
     passes: int
     training_images: int
     seconds: float
+    training_seconds: float
     disk: int
     memory: int
 
@@ -92,11 +95,12 @@ def estimate(plan: Plan) -> list[Cost]:
         missing -= {cell.training}
         probe, points = probes[cell.model], len(plan.points)
         passes, attack_passes = plan.passes_of_point * points, plan.attack_passes(cell)
-        seconds = TRAINING_WEIGHT * training * probe.pass_seconds / training_workers
-        seconds += (passes * probe.pass_seconds + points * probe.centers_seconds) / plan.workers
+        training_seconds = TRAINING_WEIGHT * training * probe.pass_seconds / training_workers
+        seconds = training_seconds + (passes * probe.pass_seconds + points * probe.centers_seconds) / plan.workers
         seconds += attack_passes * probe.pass_seconds + _centers_of_attacks(plan, cell, probe)
         disk = _evidence_bytes(plan, cell, probe) + (probe.model_bytes if training else 0)
-        costs.append(Cost(passes + attack_passes, training, seconds, disk, _memory_bytes(plan, probe)))
+        memory = _memory_bytes(plan, probe)
+        costs.append(Cost(passes + attack_passes, training, seconds, training_seconds, disk, memory))
     return costs
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from centersmooth.attack import AttackName
 from centersmooth.certifiers import Certifier
 from centersmooth.gathering import Setting
 from centersmooth.sampling import Sampler, evaluating
+from csrun.cells import METHOD_VERSION
 from csrun.cells.cell import Cell
 from csrun.cells.certify import certifiers_of, names_of
 from csrun.config import Config, GridPoint, at_least, filled, grid_pairs, leading_rule
@@ -26,6 +27,7 @@ from csrun.models import ModelSpec, in_type_of, model_spec
 from csrun.models.base import BaseModel
 from csrun.noise import noise_of
 from csrun.registry import CERTIFIERS, default_rule
+from csrun.report.published import key_of
 from csrun.training.checkpoints import Training, training_of
 
 TRAINING_WEIGHT = 3
@@ -137,6 +139,40 @@ class Plan:
         """Forward passes of certifying one point, at most: those of its centers, which all other certifiers share."""
         return self.budget.passes
 
+    def request(self, cell: CellPlan) -> dict[str, Any]:
+        """What a manifest says of a cell before its weights are known: what it is published under."""
+        config = self.config
+        return {
+            "model": cell.model,
+            "dataset": config.data.name,
+            "data": self.data.digest,
+            "training": vars(cell.training) if cell.training else None,
+            "noise": dict(config.noise),
+            "scale": cell.scale,
+            "counts": asdict(self.budget),
+            "seed": config.seed,
+            "forward_block": config.forward_block,
+            "precision": config.precision,
+            "device": config.device,
+            "method": METHOD_VERSION,
+        }
+
+    def only(self, keys: Sequence[str]) -> Plan:
+        """The plan for some of its cells, by the keys of their requests.
+
+        Raises
+        ------
+        RunError
+            It has no such cell.
+        """
+        cells = {key_of(self.request(cell)): cell for cell in self.cells}
+        for key in keys:
+            if key not in cells:
+                raise RunError(
+                    f"cells has '{key}', which is not part of this request: expected among {', '.join(cells)}"
+                )
+        return replace(self, cells=tuple(cell for key, cell in cells.items() if key in keys))
+
     def metrics_of(self, cell: CellPlan) -> dict[str, Metric]:
         """Metrics in which a cell's outputs are measured, by name."""
         return {name: self.metrics[name] for name in _metric_names(self.config, cell.spec)}
@@ -207,7 +243,8 @@ def make_plan(config: Config) -> Plan:
     skipped = dict.fromkeys(
         f"scale {cell.scale:.4g} left out: {problem}" for cell, problem in zip(cells, problems, strict=True) if problem
     )
-    return Plan(config, data, budget, metrics, feasible, points, tuple(skipped))
+    plan = Plan(config, data, budget, metrics, feasible, points, tuple(skipped))
+    return plan if config.cells is None else plan.only(config.cells)
 
 
 def _require_readable(data: DataSet, points: range) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from csrun.cells.attacks import attack_note, attack_table, broken
 from csrun.cells.rows import csv_lines, rows_of_rule
@@ -24,9 +24,10 @@ from csrun.metrics import metric_facts
 from csrun.models.precision import require_float32
 from csrun.papers.baselines import l2_baselines
 from csrun.papers.unit_slip import slip_lines, slip_note, slip_table
-from csrun.plan import TRAINING_WEIGHT, Plan, make_plan
+from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, make_plan
 from csrun.registry import measures
 from csrun.report.panels import PanelSource, draw_panels, save_panels
+from csrun.report.published import is_reduced, key_of
 from csrun.report.tables import ATTACK_FILE, SLIP_FILE, titled
 from csrun.system.files import write_atomically
 from csrun.system.locks import held
@@ -46,8 +47,13 @@ class RunResult:
     broken: list[str]
 
 
-def run(config: Config, display: Display, command: str) -> RunResult:
+def run(config: Config, display: Display, command: str, *, figures: bool = True) -> RunResult:
     """Carry out a resolved configuration; resumes where an earlier run ended.
+
+    Parameters
+    ----------
+    figures : bool
+        Whether to draw figures, write the summary and print the table, beside writing rows and manifest.
 
     Raises
     ------
@@ -55,7 +61,7 @@ def run(config: Config, display: Display, command: str) -> RunResult:
         For a request that cannot be served; nothing done so far is lost.
     """
     with threads(threads_of(config)):
-        return _run(config, display, command)
+        return _run(config, display, command, figures)
 
 
 def threads_of(config: Config) -> int:
@@ -63,7 +69,7 @@ def threads_of(config: Config) -> int:
     return config.ray.cpus if config.executor == "ray" else 1
 
 
-def _run(config: Config, display: Display, command: str) -> RunResult:
+def _run(config: Config, display: Display, command: str, figures: bool) -> RunResult:
     keep_freed_memory()
     require_float32()
     execute = executor_of(config)
@@ -84,7 +90,8 @@ def _run(config: Config, display: Display, command: str) -> RunResult:
     # Tables and figures of one run, should others write there as well.
     with held(plan.out / config.name / ".lock", f"the folder {config.name}", display.say):
         folder = _write_experiment(plan, done, command, facts)
-        return RunResult(folder, _report(folder, display), sum(cell.failed for cell in done), wrong)
+        files = _report(folder, display) if figures else []
+        return RunResult(folder, files, sum(cell.failed for cell in done), wrong)
 
 
 def _require_writable(out: Path) -> None:
@@ -112,6 +119,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
     leading = [replace(cell, rows=rows_of_rule(cell.rows, rule)) for cell in done]
     notes = list(dict.fromkeys(filter(None, (plan.data.note, *(cell.note for cell in done)))))
     tables = (_write_unit_slip(plan, folder, leading), _write_attacks(folder, done, rule))
+    paper, cells = _paper_counts(config), [_cell_entry(plan, *pair) for pair in zip(plan.cells, done, strict=True)]
     manifest = {
         "experiment": config.name,
         "title": config.title,
@@ -120,7 +128,8 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
         "rule": rule,
         "noise": config.noise,
         "budget": config.budget,
-        "reduced": _reduced(config),
+        "reduced": is_reduced(paper, cells, len(plan.points)),
+        "paper": paper,
         "notes": [*notes, *filter(None, tables)],
         "points": len(plan.points),
         "baselines": _baselines(plan),
@@ -130,8 +139,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
         "counts": asdict(plan.budget),
         "data": {"name": plan.data.name, "test_digest": plan.data.digest, "unit": plan.data.unit},
         "units": plan.units,
-        "training": [vars(cell.training) for cell in plan.cells if cell.training],
-        "cells": [_cell_entry(cell) for cell in done],
+        "cells": cells,
         "panels": [{**panel, "notes": notes} for panel in _save_panels(plan, folder, leading)],
         **facts,
     }
@@ -150,22 +158,18 @@ def _curve(config: Config) -> str:
     return "eps" if len(config.grid.h) > 1 and len(config.grid.eps or []) == 1 else "h"
 
 
-def _cell_entry(done: DoneCell) -> dict[str, Any]:
-    """A cell in the manifest: what its numbers rest on."""
+def _cell_entry(plan: Plan, cell_plan: CellPlan, done: DoneCell) -> dict[str, Any]:
+    """A cell in the manifest: its request, and what else its numbers rest on."""
     cell = done.store.cell
     return {
         "folder": cell.name,
-        "model": cell.model,
+        **plan.request(cell_plan),
+        "train": cell.train,
         "weights": cell.weights,
         "metrics": {name: metric_facts(metric) for name, metric in done.metrics.items()},
         "metric_weights": cell.metric_weights,
-        "data": cell.data,
-        "noise": cell.noise,
-        "scale": cell.scale,
-        "train": cell.train,
         "output_range": done.store.output_range,
-        "precision": cell.precision,
-        "method": cell.method,
+        "notes": list(filter(None, (plan.data.note, done.note))),
     }
 
 
@@ -205,15 +209,11 @@ def _baselines(plan: Plan) -> list[dict[str, Any]]:
     return l2_baselines(math.prod(plan.data.shape), (pair.h for cell in plan.cells for pair in cell.pairs))
 
 
-def _reduced(config: Config) -> bool:
-    """True if draws, points or training are below the paper's."""
+def _paper_counts(config: Config) -> dict[str, int]:
+    """Counts of draws, points and training in the paper, as far as the experiment has them."""
     paper = config.budgets["paper"]
-    asked = [config.n, config.m, config.points.count]
-    counts = [paper["n"], paper["m"], paper["points"]["count"]]
-    if "train" in paper:
-        asked += [config.train.epochs, config.train.images]
-        counts += [paper["train"]["epochs"], paper["train"]["images"]]
-    return any(ours < theirs for ours, theirs in zip(asked, counts, strict=True))
+    counts = {"n": paper["n"], "m": paper["m"], "points": paper["points"]["count"]}
+    return counts | {key: value for key, value in paper.get("train", {}).items() if key in ("epochs", "images")}
 
 
 def _report(folder: Path, display: Display) -> list[Path]:
@@ -241,12 +241,12 @@ def dry_run(config: Config, display: Display) -> None:
         costs = estimate(plan)
     missing = plan.to_train()
     title = titled(config.title, plan.units)
-    table = Table("cell", "scale", "eps", "checkpoint", "forward passes", "time", title=title)
+    table = Table(Column("cell", no_wrap=True), "scale", "eps", "checkpoint", "forward passes", "time", title=title)
     for cell, cost in zip(plan.cells, costs, strict=True):
         eps = ", ".join(f"{pair.eps:g} (h {pair.h:g})" for pair in cell.pairs)
         state = "to be trained" if cell.training in missing else "there"
         table.add_row(
-            f"{cell.model}-{plan.data.name}",
+            key_of(plan.request(cell)),
             f"{cell.scale:.4g}",
             eps,
             state,

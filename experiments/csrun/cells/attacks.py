@@ -41,7 +41,7 @@ FALSE_ALARM = 1e-6
 VERSION = 2
 """Raised whenever a change makes an attack find something else."""
 
-COLUMNS: tuple[str, ...] = (*KEYS, "point", "source", "radius", "attack", "steps", "restarts", "draws", "runs")
+COLUMNS: tuple[str, ...] = ("cell", *KEYS, "point", "source", "radius", "attack", "steps", "restarts", "draws", "runs")
 COLUMNS += ("abstained", "movement", "beyond", "alpha1", "alpha2")
 
 

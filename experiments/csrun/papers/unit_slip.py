@@ -30,7 +30,7 @@ from csrun.report.tables import SLIP_NUMBER, number
 WHITE = 255
 """Pixels a unit: how far the released code's noise and its eps are apart."""
 
-COLUMNS = ("model", "dataset", "metric", "point", "source", "eps", "h", "scale", "radius", SLIP_NUMBER)
+COLUMNS = ("cell", "model", "dataset", "metric", "point", "source", "eps", "h", "scale", "radius", SLIP_NUMBER)
 
 
 def slipped_radius(

@@ -20,6 +20,7 @@ import pandas as pd
 
 from csrun.cells import METHOD_VERSION
 from csrun.registry import CERTIFIERS
+from csrun.report.published import superseded
 from csrun.report.tables import (
     FREE_RULE,
     MEAN_RULE,
@@ -87,7 +88,12 @@ class Study:
     @property
     def older(self) -> bool:
         """True if a cell was computed before the method last changed (CHANGELOG)."""
-        return any(cell.get("method", 0) < METHOD_VERSION for cell in self.manifest.get("cells", []))
+        return any(cell.get("method", 0) < METHOD_VERSION for cell in self.cells)
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """Entries of the manifest's cells."""
+        return list(self.manifest.get("cells", []))
 
     @property
     def conditions(self) -> list[str]:
@@ -111,6 +117,15 @@ class Study:
         lines = self.summary[self.summary["metric"].isin([metric] if metric else self.manifest["metrics"])]
         lines = of_rule(lines, self.manifest["rule"])
         return lines.assign(training=trainings_of(lines))
+
+
+def current(studies: Sequence[Study]) -> list[Study]:
+    """Without those of an older method, once another study of the experiment has all of their cells by a newer one."""
+    return [
+        study
+        for study in studies
+        if not superseded(study.cells, [cell for other in studies if other.name == study.name for cell in other.cells])
+    ]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from csrun.report.claims import Claim, Finding, Sharpening, Study, judge, sharpenings
+from csrun.report.claims import Claim, Finding, Sharpening, Study, current, judge, sharpenings
 from csrun.report.plot_cli import Parser, complaint_about, find_experiments, say
 from csrun.report.tables import number
 from csrun.system.files import write_atomically
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = parser().parse_args(argv)
     try:
-        studies = [Study.read(folder) for folder in _folders(arguments.roots)]
+        studies = current([Study.read(folder) for folder in _folders(arguments.roots)])
         write_atomically(arguments.out, page(studies).encode())
     except (OSError, ValueError) as error:
         sys.exit(say("cs-report", " ".join(str(error).split())))
@@ -158,7 +158,7 @@ def made_with(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Provenance of a result, in lines of name and value."""
     hardware = manifest.get("hardware", {})
     known = {
-        "command": manifest.get("command"),
+        "command": _command(manifest),
         "commit": manifest.get("commit"),
         "device": hardware.get("device"),
         "cores, threads": f"{hardware['cores']}, {hardware['threads']}" if hardware else None,
@@ -166,12 +166,19 @@ def made_with(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
         "draws": _pairs(manifest.get("counts")),
         "points": manifest.get("points"),
         "data": _pairs(manifest.get("data")),
-        "training": _pairs(_schedule(manifest.get("training"))),
+        "training": _pairs(_schedule(manifest.get("cells", []))),
         "versions": _pairs(manifest.get("versions")),
         "method": _methods(manifest),
-        "cells": ", ".join(cell["folder"] for cell in manifest.get("cells", [])),
+        "cells": ", ".join(run["folder"] for cell in manifest.get("cells", []) for run in cell.get("runs", [cell])),
     }
     return [(name, str(value)) for name, value in known.items() if value not in (None, "")]
+
+
+def _command(manifest: Mapping[str, Any]) -> str:
+    """The command of the newest run, and how many others made published cells; ``cell.json`` has them."""
+    newest = str(manifest.get("command") or "")
+    others = {run["command"] for cell in manifest.get("cells", []) for run in cell.get("runs", [])} - {newest}
+    return f"{newest} (and {len(others)} more, in cells/*/cell.json)" if others else newest
 
 
 def _methods(manifest: Mapping[str, Any]) -> str:
@@ -179,9 +186,9 @@ def _methods(manifest: Mapping[str, Any]) -> str:
     return ", ".join(sorted({f"version {cell['method']}" for cell in manifest.get("cells", []) if "method" in cell}))
 
 
-def _schedule(training: Any) -> Mapping[str, Any] | None:
+def _schedule(cells: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Settings all trainings of a study have in common."""
-    trainings = training if isinstance(training, list) else [training] if training else []
+    trainings = [cell["training"] for cell in cells if cell.get("training")]
     common = [item for item in trainings[0].items() if all(item in t.items() for t in trainings)] if trainings else []
     return dict(common)
 

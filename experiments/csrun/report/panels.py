@@ -200,6 +200,12 @@ def draw_panels(folder: str | Path) -> list[Path]:
     return [path for panel in manifest.get("panels", []) for path in _draw_panel(folder, panel, manifest)]
 
 
+def can_be_drawn(folder: Path, panel: Mapping[str, Any], rows: pd.DataFrame, rule: Mapping[str, str]) -> bool:
+    """Whether the rows that a panel shows are there, at each of its points."""
+    with np.load(folder / panel["data"], allow_pickle=False) as kept:
+        return set(kept["points"].tolist()) <= set(_rows_of(rows, panel, rule).index)
+
+
 def _draw_panel(folder: Path, panel: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[Path]:
     rows = _rows_of(read_rows(folder), panel, manifest["rule"])
     with np.load(folder / panel["data"], allow_pickle=False) as kept:

@@ -9,13 +9,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from csrun.report.published import is_published
+
 _FILES = ("certificates.csv", "manifest.json")
 _ROOTS = ("runs", "results")
 
 _DESCRIPTION = """\
 Draw the figures of experiments: median certified radius and smoothing error
-against the size of the input perturbation. Reads certificates.csv and
-manifest.json of each folder and writes radius_<metric>.pdf and .png beside them;
+against the size of the input perturbation. Reads certificates.csv (or published
+cells) and manifest.json of each folder and writes radius_<metric>.pdf and .png beside them;
 and its panels (outputs beside smoothed outputs), panel_<model>.pdf and .png.
 Nothing is computed anew; unchanged rows give unchanged files."""
 
@@ -57,14 +59,20 @@ def parser() -> argparse.ArgumentParser:
 def find_experiments(roots: Sequence[str | Path] = _ROOTS) -> list[Path]:
     """Every folder below the roots that holds rows and a manifest, sorted."""
     found = {path.parent for root in roots for path in Path(root).glob(f"*/**/{_FILES[1]}")}
-    return sorted(folder for folder in found if (folder / _FILES[0]).is_file())
+    return sorted(folder for folder in found if not _missing(folder))
+
+
+def _missing(folder: Path) -> list[str]:
+    """Files of an experiment that a folder lacks; published cells stand for the table of rows."""
+    there = [_FILES[0]] if is_published(folder) else []
+    return [name for name in _FILES if name not in there and not (folder / name).is_file()]
 
 
 def complaint_about(folder: Path) -> str | None:
     """The reason why a folder cannot be drawn, and what to do; None where it can."""
     if not folder.is_dir():
         return f"{folder}: no such folder; give one that cs-run wrote, such as runs/tv_digits"
-    missing = [name for name in _FILES if not (folder / name).is_file()]
+    missing = _missing(folder)
     if not missing:
         return None
     inside = find_experiments([folder])

@@ -1,7 +1,7 @@
 """An experiment's rows, one line a grid point: medians in which an abstention counts as +infinity.
 
-Reads `certificates.csv` and `manifest.json` of an experiment's folder. Needs neither torch nor the library, so that
-tables and figures can be made again anywhere, and fast.
+Reads `certificates.csv` and `manifest.json` of an experiment's folder, or the cells published there. Needs neither
+torch nor the library, so that tables and figures can be made again anywhere, and fast.
 
 Every quantile is an order statistic, never an interpolation: of ``N`` values the ``ceil(q N)``-th smallest. Where the
 ``q``-quantile is not unique (``q N`` an integer) and the next value is an abstention, it counts as an abstention: with
@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from csrun.registry import CERTIFIERS, default_rules
+from csrun.report.published import current_cells, is_published, tables
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -68,7 +69,9 @@ SUMMARY_COLUMNS: tuple[str, ...] = (*KEYS, "points", "certified", "abstained", "
 SUMMARY_COLUMNS += ("radius_median", "radius_q25", "radius_q75", "error_median", "error_q25", "error_q75")
 SUMMARY_COLUMNS += ("error_points", "seconds_median", "status")
 
-_IDENTITY = ["cell", "point", "certifier", "metric", "rule", "eps"]
+IDENTITY = ("cell", "point", "certifier", "metric", "rule", "eps")
+"""The columns that tell rows apart."""
+
 _KIND_NAMES: dict[Callable[[str], Any], str] = {float: "a number", int: "an integer"}
 _MANIFEST_TYPES = {"experiment": str, "title": str, "metrics": list, "curve": str, "rule": dict}
 _CURVES = ("h", "scale", "training", "eps")
@@ -81,7 +84,7 @@ def read_rows(folder: str | Path) -> pd.DataFrame:
     Parameters
     ----------
     folder : path
-        Holds `certificates.csv`.
+        Holds `certificates.csv`, or published cells.
 
     Returns
     -------
@@ -96,9 +99,13 @@ def read_rows(folder: str | Path) -> pd.DataFrame:
         The file is not one of ours (a column, an outcome or a number is missing or wrong, a point occurs twice); one
         line that names the file, what was expected and what came.
     """
-    path = Path(folder) / ROWS_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; cs-run writes it")
+    paths = tables(Path(folder), ROWS_FILE)
+    if not paths:
+        raise FileNotFoundError(f"{Path(folder) / ROWS_FILE}: no such file; cs-run writes it")
+    return pd.concat([_read_rows(path) for path in paths], ignore_index=True)
+
+
+def _read_rows(path: Path) -> pd.DataFrame:
     try:
         header = pd.read_csv(path, nrows=0, dtype=str).columns
         missing = [name for name in COLUMNS if name not in header]
@@ -146,7 +153,7 @@ def _check(rows: pd.DataFrame) -> None:
     if len(without):
         raise ValueError(f"expected a radius in every certified row, point {without['point'].iloc[0]} has none")
     worked = rows[rows["outcome"] != "infeasible"]
-    twice = worked[worked.duplicated(_IDENTITY)]
+    twice = worked[worked.duplicated(list(IDENTITY))]
     if len(twice):
         row = twice.iloc[0]
         raise ValueError(
@@ -161,6 +168,8 @@ def _one_line(error: Exception) -> str:
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
     """Read `manifest.json` and check it; optional keys get their defaults.
+
+    Published cells are put together as its ``cells``.
 
     Raises
     ------
@@ -197,6 +206,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         "units": {},
         "noise": {"name": "gaussian"},
         **manifest,
+        **({"cells": list(current_cells(Path(folder)).values())} if is_published(Path(folder)) else {}),
     }
 
 
@@ -209,11 +219,11 @@ def read_unit_slip(folder: str | Path) -> pd.DataFrame:
         ``model, dataset, metric, point, h, scale, eps`` and `SLIP_NUMBER`: +infinity where the paper's rule abstains,
         so that medians count it as they do elsewhere.
     """
-    path = Path(folder) / SLIP_FILE
     columns = ["model", "dataset", "metric", "point", "h", "scale", "eps", SLIP_NUMBER]
-    if not path.is_file():
+    found = [pd.read_csv(path, usecols=columns) for path in tables(Path(folder), SLIP_FILE)]
+    if not found:
         return pd.DataFrame(columns=columns)
-    return pd.read_csv(path, usecols=columns).fillna({SLIP_NUMBER: math.inf})
+    return pd.concat(found, ignore_index=True).fillna({SLIP_NUMBER: math.inf})
 
 
 def read_attacks(folder: str | Path) -> pd.DataFrame:
@@ -224,12 +234,12 @@ def read_attacks(folder: str | Path) -> pd.DataFrame:
     DataFrame
         `KEYS`, ``point`` and ``movement``, the largest of the runs at one attacked input that answered.
     """
-    path = Path(folder) / ATTACK_FILE
-    columns = [*KEYS, "point", "movement"]
-    if not path.is_file():
+    columns, empty = [*KEYS, "point", "movement"], {"movement": "", "h": ""}
+    paths = tables(Path(folder), ATTACK_FILE)
+    if not paths:
         return pd.DataFrame(columns=columns)
-    rows = pd.read_csv(path, usecols=columns, keep_default_na=False, na_values={"movement": "", "h": ""})
-    return _with_measure(rows).dropna(subset="movement")
+    found = [pd.read_csv(path, usecols=columns, keep_default_na=False, na_values=empty) for path in paths]
+    return _with_measure(pd.concat(found, ignore_index=True)).dropna(subset="movement")
 
 
 def quantile(values: Sequence[float] | np.ndarray, q: float) -> float:

@@ -1,0 +1,117 @@
+"""Published cells: what `make publish` leaves in ``results/<experiment>/<budget>-<device>/``, and which of it is read.
+
+::
+
+    manifest.json              the experiment: title, metrics, curves, rule, notes
+    summary.csv  radius_*      made from all cells
+    panel_*
+    cells/<key>/cell.json      what the cell's numbers depend on, and the runs that made them
+    cells/<key>/certificates.csv
+    cells/<key>/attack.csv  unit_slip.csv
+
+A cell's key is its request: all that a run can say of it before a model is trained. The digest of the weights is not
+in it, because the same training gives other last digits on another machine; ``cell.json`` has it for each run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from csrun.system.files import digest_of
+
+CELLS_FOLDER = "cells"
+CELL_FILE = "cell.json"
+
+REQUEST: tuple[str, ...] = ("model", "dataset", "data", "training", "noise", "scale", "counts", "seed", "forward_block")
+REQUEST += ("precision", "device", "method")
+"""Keys of a cell in a manifest that make its request."""
+
+_SETTING = ("model", "dataset", "train", "noise", "scale")
+"""Keys of a cell in a manifest that a line of a summary can tell apart."""
+
+CellEntry = Mapping[str, Any]
+"""What a manifest says of a cell."""
+
+
+def key_of(cell: CellEntry) -> str:
+    """The name of a cell's published folder, ``<model>-<dataset>-s<scale>-<digest of the request>``."""
+    digest = digest_of({name: cell[name] for name in REQUEST})
+    return f"{cell['model'].replace(':', '.')}-{cell['dataset']}-s{cell['scale']:.4g}-{digest}"
+
+
+def request_at_any_version(cell: CellEntry) -> str:
+    """Digest of the request without the versions of the method and of training."""
+    training = {name: value for name, value in (cell.get("training") or {}).items() if name != "version"}
+    request = {name: cell.get(name) for name in REQUEST if name != "method"}
+    return digest_of(request | {"training": training})
+
+
+def setting_of(cell: CellEntry) -> str:
+    """Digest of what tells a cell's lines of a summary from another's."""
+    return digest_of({name: cell[name] for name in _SETTING})
+
+
+def read_cells(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Every cell below an experiment's published folder, by its own folder; those of older methods included.
+
+    Raises
+    ------
+    ValueError
+        A ``cell.json`` is not one of ours; one line.
+    """
+    return {path.parent: _read_cell(path) for path in sorted((folder / CELLS_FOLDER).glob(f"*/{CELL_FILE}"))}
+
+
+def _read_cell(path: Path) -> dict[str, Any]:
+    try:
+        cell = json.loads(path.read_text(encoding="utf-8"))
+        if key_of(cell) != path.parent.name:
+            raise ValueError(f"expected the cell {path.parent.name}, got {key_of(cell)}")
+        setting_of(cell)
+    except KeyError as error:
+        raise ValueError(f"{path}: expected a cell with {error}, got none") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    return dict(cell)
+
+
+def current_cells(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The cells to be read, by model, scale and training: of each setting those of the newest method there."""
+    cells = read_cells(folder)
+    newest = _newest((setting_of(cell), cell["method"]) for cell in cells.values())
+    current = [(path, cell) for path, cell in cells.items() if cell["method"] == newest[setting_of(cell)]]
+    return dict(sorted(current, key=lambda item: (item[1]["model"], item[1]["scale"], item[1]["train"], item[0])))
+
+
+def is_published(folder: Path) -> bool:
+    """Whether a folder holds published cells, rather than the tables of one run."""
+    return (folder / CELLS_FOLDER).is_dir()
+
+
+def tables(folder: Path, name: str) -> list[Path]:
+    """The files that make one table of an experiment: the run's own, or those of the published cells."""
+    folders = current_cells(folder) if is_published(folder) else [folder]
+    return [path for path in (one / name for one in folders) if path.is_file()]
+
+
+def is_reduced(paper: Mapping[str, int], cells: Iterable[CellEntry], points: int) -> bool:
+    """Whether anything is below the paper's counts: draws, points or training."""
+    reached = [{**cell["counts"], **(cell["training"] or {}), "points": points} for cell in cells]
+    return any(count < paper[name] for one in reached for name, count in one.items() if name in paper)
+
+
+def superseded(cells: Iterable[CellEntry], others: Iterable[CellEntry]) -> bool:
+    """Whether each of the cells, of which there are some, has its request among the others by a newer method."""
+    newest = _newest((request_at_any_version(cell), cell["method"]) for cell in others if "method" in cell)
+    methods = [(cell.get("method", 0), newest.get(request_at_any_version(cell), 0)) for cell in cells]
+    return bool(methods) and all(own < other for own, other in methods)
+
+
+def _newest(methods: Iterable[tuple[str, int]]) -> dict[str, int]:
+    newest: dict[str, int] = {}
+    for name, method in methods:
+        newest[name] = max(method, newest.get(name, 0))
+    return newest
