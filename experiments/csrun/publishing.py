@@ -103,7 +103,9 @@ def add(experiment: str, runs: Path, results: Path) -> Path:
         digest = cell["folder"].rpartition("-")[2]
         own = {table: [row for row in rows if row["cell"] == digest] for table, rows in whole.items()}
         _add_cell(target, cell, own, manifest)
-    _write_json(target / MANIFEST_FILE, _joined(manifest, _add_panels(source, target, manifest["panels"]), target))
+    for panel in filter(_may_be_handed_on, manifest["panels"]):
+        shutil.copyfile(source / panel["data"], target / panel["data"])
+    _write_json(target / MANIFEST_FILE, _joined(manifest, target))
     return target
 
 
@@ -189,10 +191,11 @@ def _values(row: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
     return tuple(row[name] for name in names)
 
 
-def _joined(manifest: Mapping[str, Any], panels: list[dict[str, Any]], target: Path) -> dict[str, Any]:
+def _joined(manifest: Mapping[str, Any], target: Path) -> dict[str, Any]:
     """The experiment's manifest: of the newest run, with what only earlier ones had."""
     path = target / MANIFEST_FILE
     before = json.loads(path.read_text()) if path.is_file() else {**manifest, "panels": []}
+    panels = {panel["file"]: panel for panel in (*before["panels"], *manifest["panels"])}
     lines = {_values(line, ("metric", "h", "label")): line for line in (*before["baselines"], *manifest["baselines"])}
     return {
         **{name: value for name, value in manifest.items() if name != "cells"},
@@ -200,16 +203,12 @@ def _joined(manifest: Mapping[str, Any], panels: list[dict[str, Any]], target: P
         "curve": "training" if "training" in (before["curve"], manifest["curve"]) else manifest["curve"],
         "units": before["units"] | manifest["units"],
         "baselines": list(lines.values()),
-        "panels": list({panel["file"]: panel for panel in (*before["panels"], *panels)}.values()),
+        "panels": list(filter(_may_be_handed_on, panels.values())),
     }
 
 
-def _add_panels(source: Path, target: Path, panels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Copy what the panels show that may be handed on; returns these."""
-    publishable = [panel for panel in panels if panel["publish"]]
-    for panel in publishable:
-        shutil.copyfile(source / panel["data"], target / panel["data"])
-    return publishable
+def _may_be_handed_on(panel: Mapping[str, Any]) -> bool:
+    return bool(panel["publish"])
 
 
 def _read(path: Path) -> list[Row]:

@@ -1,4 +1,4 @@
-"""`make publish`, `make reproduce-all`, estimates: what they leave, and what they say when they are stopped."""
+"""`make reproduce-all`, estimates: what they leave, and what they say when they are stopped."""
 
 from __future__ import annotations
 
@@ -19,23 +19,8 @@ SCRIPTS = str(Path(__file__).parents[2] / "scripts")
 def script(monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
     yield importlib.import_module
-    for name in ("publish", "reproduce_all", "more_draws"):
+    for name in ("reproduce_all", "more_draws"):
         sys.modules.pop(name, None)
-
-
-def test_publishing_leaves_nothing_of_an_earlier_result(run_small, tmp_path, script):
-    publish = script("publish").publish
-    results = tmp_path / "results"
-    run_small("metrics=[tv,l2]")
-    target = publish("tv_digits", tmp_path / "runs", results)
-    assert (target / "radius_l2.png").is_file()
-    (target / "attack.csv").write_text("old")
-    run_small("metrics=[tv]")
-    assert publish("tv_digits", tmp_path / "runs", results) == target
-    names = {path.name for path in target.iterdir()}
-    assert {"certificates.csv", "summary.csv", "manifest.json", "radius_tv.png", "radius_tv.pdf"} <= names
-    assert not {"radius_l2.png", "radius_l2.pdf", "attack.csv"} & names
-    assert json.loads((target / "manifest.json").read_text())["metrics"] == ["tv"]
 
 
 def test_an_estimate_at_the_draws_there_were_is_the_certificate(run_small, tmp_path, script, monkeypatch):

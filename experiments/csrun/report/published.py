@@ -16,7 +16,7 @@ in it, because the same training gives other last digits on another machine; ``c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ def key_of(cell: CellEntry) -> str:
 
 def request_at_any_version(cell: CellEntry) -> str:
     """Digest of the request without the versions of the method and of training."""
-    training = {name: value for name, value in (cell.get("training") or {}).items() if name != "version"}
-    request = {name: cell.get(name) for name in REQUEST if name != "method"}
+    training = {name: value for name, value in (cell["training"] or {}).items() if name != "version"}
+    request = {name: cell[name] for name in REQUEST if name != "method"}
     return digest_of(request | {"training": training})
 
 
@@ -103,11 +103,17 @@ def is_reduced(paper: Mapping[str, int], cells: Iterable[CellEntry], points: int
     return any(count < paper[name] for one in reached for name, count in one.items() if name in paper)
 
 
-def superseded(cells: Iterable[CellEntry], others: Iterable[CellEntry]) -> bool:
+def superseded(cells: Sequence[CellEntry], others: Iterable[CellEntry]) -> bool:
     """Whether each of the cells, of which there are some, has its request among the others by a newer method."""
-    newest = _newest((request_at_any_version(cell), cell["method"]) for cell in others if "method" in cell)
-    methods = [(cell.get("method", 0), newest.get(request_at_any_version(cell), 0)) for cell in cells]
-    return bool(methods) and all(own < other for own, other in methods)
+    if not all(map(_has_request, cells)):
+        return False
+    newest = _newest((request_at_any_version(cell), cell["method"]) for cell in others if _has_request(cell))
+    return bool(cells) and all(cell["method"] < newest.get(request_at_any_version(cell), 0) for cell in cells)
+
+
+def _has_request(cell: CellEntry) -> bool:
+    """Whether a manifest says all of a cell's request; earlier ones did not."""
+    return all(name in cell for name in REQUEST)
 
 
 def _newest(methods: Iterable[tuple[str, int]]) -> dict[str, int]:
