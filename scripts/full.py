@@ -184,21 +184,32 @@ def folder_of(config: Config) -> str:
 
 
 def find_work(names: Sequence[str], settings: Sequence[str], console: Console) -> tuple[list[Work], list[Config]]:
-    """The cells of all experiments, each once, in order; and the experiments that can be served."""
+    """The cells of all experiments, each once, in order; and the experiments that can be served.
+
+    Raises
+    ------
+    RunError
+        None can be.
+    """
     found: dict[str, Work] = {}
-    configs = []
+    configs: list[Config] = []
+    problems: dict[str, str] = {}
     for name in names:
         overrides = [f"experiment={name}", "budget=full", *settings]
-        config = resolved(overrides)
         try:
+            config = resolved(overrides)
             plan = make_plan(config)
         except CANNOT_BE_SERVED as error:
-            console.print(f"{name} is left out: {one_line(error)}", highlight=False, soft_wrap=True)
+            problems[name] = one_line(error)
             continue
         configs.append(config)
         for cell in plan.cells:
             key = published.key_of(plan.request(cell))
             found.setdefault(key, Work(key)).parts.append(Part(config, plan.only([key]), ["cs-run", *overrides]))
+    if not configs:
+        raise RunError(next(iter(problems.values())))
+    for name, problem in problems.items():
+        console.print(f"{name} is left out: {problem}", highlight=False, soft_wrap=True)
     return list(found.values()), configs
 
 
@@ -337,6 +348,8 @@ def compute(hours: float, names: Sequence[str], settings: Sequence[str], results
 
 def main(arguments: list[str]) -> int:
     console = Console(markup=False, emoji=False)
+    if not console.is_terminal:
+        console.width = 160  # room for a line of the table
     try:
         code = compute(hours_of(arguments), EXPERIMENTS, arguments[1:], ROOT / "results", console)
     except (ValueError, *CANNOT_BE_SERVED) as error:
