@@ -37,7 +37,7 @@ from centersmooth.errors import CenterSmoothError
 from centersmooth.gathering import Setting
 from csrun.cells.certify import certifiers_of, key_of, names_of
 from csrun.cli import config_folder
-from csrun.config import Config, PointsConfig, register_schema, resolve
+from csrun.config import PATHS, Config, PointsConfig, register_schema, resolve
 from csrun.cost import estimate
 from csrun.errors import RunError
 from csrun.plan import Plan, make_plan
@@ -71,7 +71,7 @@ class Part:
     plan : Plan
         For the cell alone.
     command : list of str
-        That computes the experiment.
+        That computes the experiment, but for where files lie on this machine.
     """
 
     config: Config
@@ -203,9 +203,10 @@ def find_work(names: Sequence[str], settings: Sequence[str], console: Console) -
             problems[name] = one_line(error)
             continue
         configs.append(config)
+        command = ["cs-run", *(one for one in overrides if one.partition("=")[0] not in PATHS)]
         for cell in plan.cells:
             key = published.key_of(plan.request(cell))
-            found.setdefault(key, Work(key)).parts.append(Part(config, plan.only([key]), ["cs-run", *overrides]))
+            found.setdefault(key, Work(key)).parts.append(Part(config, plan.only([key]), command))
     if not configs:
         raise RunError(next(iter(problems.values())))
     for name, problem in problems.items():

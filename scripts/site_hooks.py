@@ -22,10 +22,18 @@ from mkdocs.structure.pages import Page
 
 from csrun.report.claims import Study
 from csrun.report.plot_cli import find_experiments
+from csrun.report.published import tables
+from csrun.report.tables import ROWS_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "results/README.md")
-FIGURES = ("results/*/*/*.png", "results/*/*/*.csv", "results/*/*/manifest.json", "bench/results/*")
+FIGURES: tuple[str, ...] = (
+    "results/*/*/*.png",
+    "results/*/*/*.csv",
+    "results/*/*/manifest.json",
+    "results/*/*/cells/*/*",
+)
+FIGURES += ("bench/results/*",)
 GALLERY = "gallery.md"
 SETTINGS = "<!-- cs-run --help -->"
 
@@ -72,9 +80,15 @@ def gallery() -> str:
             f"## {study.name}\n\n{study.manifest['title']}: {', '.join(study.conditions)}.\n",
             *(f"![{study.name}: {name.removesuffix('.png')}]({at}/{name})\n" for name in pictures),
             f"```\n{study.manifest['command']}\n```\n",
-            f"[Rows]({at}/certificates.csv), [medians]({at}/summary.csv), [manifest]({at}/manifest.json).\n",
+            f"[Medians]({at}/summary.csv), [manifest]({at}/manifest.json); rows by cell: {_rows(study)}.\n",
         ]
     return "\n".join(sections)
+
+
+def _rows(study: Study) -> str:
+    """A link to the rows of each cell."""
+    paths = [path.relative_to(ROOT) for path in tables(study.folder, ROWS_FILE)]
+    return ", ".join(f"[{path.parent.name}]({path})" for path in paths)
 
 
 def _of_site(link: re.Match[str], in_repository: str, source: str, files: Files) -> str:

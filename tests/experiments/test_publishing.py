@@ -308,6 +308,7 @@ def test_full_publishes_every_cell_and_finds_them_done_the_next_time(compute, tm
     assert run["command"].startswith("cs-run experiment=tv_digits budget=full")
     assert "points.start=0 points.count=3" in run["command"]
     assert "cells=" in run["command"]
+    assert str(tmp_path) not in run["command"]
     code, said = compute(1)
     assert code == 0
     assert "points 0 to" not in said
