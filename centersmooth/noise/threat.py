@@ -89,6 +89,7 @@ class L2Ball(Threat):
 
     def perturbed(self, x: Tensor, shift: Tensor, eps: float) -> Tensor:
         """``x + shift``, shrunk until the rounded sum is within ``eps`` in float64; ``x`` where no rounded one is."""
+        shift = self.project(shift, eps)
         for shrink in (0.0, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2):
             perturbed = x + (1 - shrink) * shift
             if float((perturbed.double() - x.double()).norm()) <= eps:
