@@ -26,8 +26,21 @@ from csrun.system.locks import held
 from csrun.system.progress import Display
 
 
-def said_by_run(out: Path, *overrides: str) -> str:
-    said = io.StringIO()
+class Screen(io.StringIO):
+    """What a run says, and an event once it has said that it waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Event()
+
+    def write(self, text: str) -> int:
+        if ": waiting" in text:
+            self.waits.set()
+        return super().write(text)
+
+
+def said_by_run(out: Path, *overrides: str, said: io.StringIO | None = None) -> str:
+    said = said or io.StringIO()
     run(compose(*SMALL, f"out={out}", *overrides), Display(Console(file=said, width=300)), "cs-run (test)")
     return said.getvalue()
 
@@ -60,18 +73,17 @@ def test_who_waits_says_for_whom_and_goes_on_once_it_is_free(tmp_path):
     (checkpoint,) = (tmp_path / "checkpoints").glob("*.safetensors")
     places = [checkpoint.with_suffix(".lock"), cell_of(tmp_path) / ".lock", tmp_path / "tv_digits" / ".lock"]
     for lock in places:
-        holds, free = threading.Event(), threading.Event()
+        holds, screen = threading.Event(), Screen()
 
-        def hold(lock=lock, holds=holds, free=free) -> None:
+        def hold(lock=lock, holds=holds, screen=screen) -> None:
             with held(lock, "it"):
                 holds.set()
-                free.wait()
+                screen.waits.wait(timeout=60)
 
         other = threading.Thread(target=hold)
         other.start()
         holds.wait()
-        threading.Timer(0.5, free.set).start()
-        said = said_by_run(tmp_path, "wait=true")
+        said = said_by_run(tmp_path, "wait=true", said=screen)
         other.join()
         assert len(re.findall(rf"is being worked on by process {os.getpid()} .*: waiting", said)) == 1
 
