@@ -124,6 +124,7 @@ class Config:
     alpha2: float = 0.005
     certifiers: list[str] = field(default_factory=lambda: ["center"])
     rule: str | None = None
+    leading: dict[str, str] = field(default_factory=dict)
     noise: dict[str, Any] = field(default_factory=lambda: {"name": "gaussian"})
     unit_slip: bool = False
     attack: str = "none"
@@ -160,8 +161,9 @@ KEYS = {
     "n, m, n0, delta": "draws for center, radius, candidates; slack of the center's mass",
     "alpha1, alpha2": "failure probabilities of the smoothed output and of the radius",
     "noise": "the smoothing law; noise.* is what it has beside its scale",
-    "certifiers": 'smoothed models, all from the same draws, e.g. "certifiers=[center,mean]"; all are below',
-    "rule": "of the first certifier; table and figures lead with it",
+    "certifiers": 'smoothed models, all from the same draws, e.g. "certifiers=[center,center_free,mean]"',
+    "rule": "of the first certifier, as in --help certifiers: table and figures lead with it",
+    "leading": "of experiment files: the rule that a certifier leads with, where rule is not set",
     "unit_slip": "true: report what the released code's unit slip would give, as no certificate",
     "attack": "pgd or search: move certified outputs as far as possible, beside the certificates in table and figure",
     "attacker.points, .steps, .restarts, .draws": "first points; gradient steps or queries, starts, draws of each",
@@ -254,9 +256,10 @@ def _require_known_names(config: Config) -> None:
         if ":" not in metric:
             require_metric(metric, config.models)
     for certifier in config.certifiers:
-        require_known("certifiers has", certifier, CERTIFIERS)
-    if config.rule is not None:
-        first = config.certifiers[0]
+        if ":" not in certifier:
+            require_known("certifiers has", certifier, CERTIFIERS, more=", or package.module:factory")
+    first = config.certifiers[0]
+    if config.rule is not None and first in CERTIFIERS:
         require_known("rule is", config.rule, CERTIFIERS[first].rules, more=f" for the certifier {first}, or null")
     for method in config.train.method:
         require_known("train.method has", method, METHODS)
@@ -270,6 +273,9 @@ def _require_known_names(config: Config) -> None:
         ("precision", config.precision, PRECISIONS),
     ):
         require_known(f"{setting} is", name, known)
+    noise = str(config.noise["name"])
+    if config.grid.h is not None and not NOISES[noise].ratio:
+        raise RunError(f"grid.h is set, and {noise} noise has no ratio h = eps/scale: expected grid.scale")
 
 
 def filled(key: str, value: _Value | None) -> _Value:
@@ -349,15 +355,8 @@ def _validated(config: Config) -> Config:
     for names in (config.models, config.metrics, config.certifiers):
         names[:] = dict.fromkeys(names)  # one named twice is asked for once
     validate_ray(config.ray, config.device)
-    grid_pairs(config.grid, config.noise["name"])
+    grid_pairs(config.grid)
     return config
-
-
-def leading_rule(config: Config) -> dict[str, str]:
-    """The certifier and rule that table and figures lead with: the first one's; of centers the paper's by default."""
-    certifier = config.certifiers[0]
-    rules = CERTIFIERS[certifier].rules
-    return {"certifier": certifier, "rule": config.rule or ("paper" if "paper" in rules else rules[-1])}
 
 
 def validate_ray(ray: RayConfig, device: str) -> None:
@@ -390,7 +389,7 @@ class GridPoint:
     scale: float
 
 
-def grid_pairs(grid: GridConfig, noise: str = "gaussian") -> list[GridPoint]:
+def grid_pairs(grid: GridConfig) -> list[GridPoint]:
     """Every (eps, h) of the grid with its scale; equal scales are equal floats, so that they share a cell.
 
     >>> [p.scale for p in grid_pairs(GridConfig(eps=[0.4, 0.6], h=[1.0, 1.5]))]
@@ -398,8 +397,6 @@ def grid_pairs(grid: GridConfig, noise: str = "gaussian") -> list[GridPoint]:
     """
     if (grid.h is None) == (grid.scale is None):
         raise RunError("the grid needs grid.h or grid.scale, one of the two (set the other to null)")
-    if grid.h is not None and not NOISES[noise].ratio:
-        raise RunError(f"grid.h is set, and {noise} noise has no ratio h = eps/scale: expected grid.scale")
     if not grid.eps:
         raise RunError("grid.eps is empty: expected at least one input radius")
     for key, values in (("eps", grid.eps), ("h", grid.h), ("scale", grid.scale)):

@@ -10,15 +10,16 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from centersmooth import L2, Attack, Budget, Metric, Noise, RequestError
+from centersmooth import Attack, Budget, Metric, Noise, RequestError
 from centersmooth.attack import AttackName
 from centersmooth.certifiers import Certifier
 from centersmooth.gathering import Setting
 from centersmooth.sampling import Sampler, evaluating
 from csrun.cells import METHOD_VERSION
 from csrun.cells.cell import Cell
-from csrun.cells.certify import certifiers_of, names_of
-from csrun.config import Config, GridPoint, at_least, filled, grid_pairs, leading_rule
+from csrun.cells.certify import certifiers_of
+from csrun.certifiers import build_certifiers
+from csrun.config import Config, GridPoint, at_least, filled, grid_pairs
 from csrun.data import DataSet, load_data
 from csrun.data.sources import ArraySource
 from csrun.errors import RunError
@@ -26,7 +27,8 @@ from csrun.metrics import build_metrics
 from csrun.models import ModelSpec, in_type_of, model_spec
 from csrun.models.base import BaseModel
 from csrun.noise import noise_of
-from csrun.registry import CERTIFIERS, default_rule
+from csrun.registry import key_of as key_of_certifier
+from csrun.registry import leading_rule, names_of, require_known
 from csrun.report.published import key_of
 from csrun.training.checkpoints import Training, training_of
 
@@ -34,6 +36,9 @@ TRAINING_WEIGHT = 3
 """A training step on an image counts as this many forward passes."""
 
 _POINTS_AT_ONCE = 256
+
+Asked = Mapping[str, Mapping[str, Certifier]]
+"""Certifiers by their names, each by metric; see `Plan`."""
 
 _ATTACKS: dict[str, AttackName] = {name: name for name in get_args(AttackName)}
 
@@ -86,6 +91,9 @@ class Plan:
     ----------
     metrics : mapping of str to Metric
         Of all models.
+    certifiers : mapping of str to mapping of str to Certifier
+        Those asked for, each by the metric asked for that it measures in; by the empty name where it brings its own
+        distance.
     cells : tuple of CellPlan
     points : range
         Test points.
@@ -98,6 +106,7 @@ class Plan:
     data: DataSet
     budget: Budget
     metrics: Mapping[str, Metric]
+    certifiers: Asked
     cells: tuple[CellPlan, ...]
     points: range
     skipped: tuple[str, ...] = ()
@@ -105,6 +114,17 @@ class Plan:
     @property
     def out(self) -> Path:
         return Path(self.config.out)
+
+    @property
+    def leading(self) -> dict[str, str]:
+        """The certifier and rule that table and figures lead with."""
+        return _leading(self.config, self.certifiers)
+
+    @property
+    def measures(self) -> list[str]:
+        """Distances in which radii are measured: metrics, and certifiers that bring their own."""
+        own = [name for name, by_metric in self.certifiers.items() if "" in by_metric]
+        return [*(self.config.metrics if len(own) < len(self.certifiers) else []), *own]
 
     @property
     def workers(self) -> int:
@@ -179,7 +199,13 @@ class Plan:
 
     def certifiers_of(self, cell: CellPlan, model: BaseModel) -> dict[str, Certifier]:
         """All certifiers that a cell can have, by key."""
-        return certifiers_of(self.metrics_of(cell), Setting.of(self.sampler(cell, model), self.budget))
+        own = {
+            key_of_certifier(name, metric): one
+            for name, by_metric in self.certifiers.items()
+            for metric, one in by_metric.items()
+            if ":" in name
+        }
+        return certifiers_of(self.metrics_of(cell), Setting.of(self.sampler(cell, model), self.budget), own)
 
     def sampler(self, cell: CellPlan, model: BaseModel) -> Sampler:
         """The cell's model under its noise; refuses an output range that is none."""
@@ -198,8 +224,7 @@ class Plan:
 
     def attack_passes(self, cell: CellPlan) -> int:
         """Forward passes of all attacks on a cell, if every point gets its certificates, of each kind asked for."""
-        measured = [CERTIFIERS[name].measured for name in self.config.certifiers]
-        answers = sum(len(self.config.metrics) if one else 1 for one in measured)
+        answers = sum(map(len, self.certifiers.values()))
         return self.passes_of_attack * len(self.attacked) * len(cell.pairs) * answers
 
     def to_train(self) -> list[Training]:
@@ -218,12 +243,16 @@ def make_plan(config: Config) -> Plan:
     """
     specs = {name: model_spec(name) for name in config.models}
     budget = _budget(config)
-    pairs = grid_pairs(config.grid, config.noise["name"])
+    pairs = grid_pairs(config.grid)
     noises = {pair.scale: noise_of(config.noise, pair.scale) for pair in pairs}
-    _require_feasible(config, budget, pairs, noises)
     names = dict.fromkeys(name for spec in specs.values() for name in _metric_names(config, spec))
     metrics = build_metrics(names, config.weights, config.device)
-    _require_suited(config, budget, next(iter(noises.values())), metrics)
+    certifiers = {
+        name: build_certifiers(name, {one: metrics[one] for one in config.metrics}) for name in config.certifiers
+    }
+    settings = {scale: Setting(noise, budget, (0.0, 1.0), config.forward_block) for scale, noise in noises.items()}
+    _require_feasible(config, certifiers, pairs, settings)
+    _require_suited(certifiers, settings[pairs[0].scale])
     data = load_data(config.data.name, config.data.path, config.seed)
     points = range(config.points.start, config.points.start + at_least(1, "points.count", config.points.count))
     if points.stop > len(data.test):
@@ -238,12 +267,12 @@ def make_plan(config: Config) -> Plan:
             own = tuple(pair for pair in pairs if pair.scale == scale)
             for training in _trainings(config, name, spec, data, scale):
                 cells.append(CellPlan(name, spec, noises[scale], own, training))
-    problems = [_infeasible(config, budget, cell.noise, cell.pairs) for cell in cells]
+    problems = [_infeasible(certifiers, settings[cell.scale], cell.pairs) for cell in cells]
     feasible = tuple(cell for cell, problem in zip(cells, problems, strict=True) if not problem)
     skipped = dict.fromkeys(
         f"scale {cell.scale:.4g} left out: {problem}" for cell, problem in zip(cells, problems, strict=True) if problem
     )
-    plan = Plan(config, data, budget, metrics, feasible, points, tuple(skipped))
+    plan = Plan(config, data, budget, metrics, certifiers, feasible, points, tuple(skipped))
     return plan if config.cells is None else plan.only(config.cells)
 
 
@@ -265,22 +294,35 @@ def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, scale:
     ]
 
 
-def _infeasible(config: Config, budget: Budget, noise: Noise, pairs: Iterable[GridPoint]) -> str:
+def _infeasible(certifiers: Asked, setting: Setting, pairs: Iterable[GridPoint]) -> str:
     """The reason why no rule of any certifier asked for certifies a pair at one noise level; empty if one does."""
     problems = [
-        _problem(config, budget, noise, pair.eps, name, rule)
-        for name in config.certifiers
-        for rule in CERTIFIERS[name].rules
+        one.problem(setting, rule, pair.eps)
+        for one in map(_any_of, certifiers.values())
+        for rule in one.rules
         for pair in pairs
     ]
     return "" if "" in problems else problems[-1]
 
 
-def _problem(config: Config, budget: Budget, noise: Noise, eps: float, certifier: str, rule: str) -> str:
-    """The reason why these counts give no certificate. It is the same for every metric, so any will do here."""
-    entry = CERTIFIERS[certifier]
-    one: Certifier = entry.build(L2()) if entry.measured else entry.build()
-    return one.problem(Setting(noise, budget, None, config.forward_block), rule, eps)
+def _any_of(by_metric: Mapping[str, Certifier]) -> Certifier:
+    """A certifier in one of its metrics: rules, and whether counts suffice, are the same in all."""
+    return next(iter(by_metric.values()))
+
+
+def _leading(config: Config, certifiers: Asked) -> dict[str, str]:
+    """The certifier and rule that table and figures lead with: the first certifier's, its paper's rule by default.
+
+    Raises
+    ------
+    RunError
+        A user's own certifier has no such rule.
+    """
+    name = config.certifiers[0]
+    rules = _any_of(certifiers[name]).rules
+    rule = config.rule or config.leading.get(name) or leading_rule(rules)
+    require_known("rule is", rule, rules, more=f" for the certifier {name}")
+    return {"certifier": name, "rule": rule}
 
 
 def _budget(config: Config) -> Budget:
@@ -291,30 +333,23 @@ def _budget(config: Config) -> Budget:
         raise RunError(str(error)) from error
 
 
-def _require_feasible(config: Config, budget: Budget, pairs: list[GridPoint], noises: Mapping[float, Noise]) -> None:
+def _require_feasible(
+    config: Config, certifiers: Asked, pairs: list[GridPoint], settings: Mapping[float, Setting]
+) -> None:
     """Refuse counts by which the leading rule certifies nothing; says whether another needs fewer."""
-    name, rule = leading_rule(config).values()
-
-    def problems(rule: str) -> list[str]:
-        return [_problem(config, budget, noises[pair.scale], pair.eps, name, rule) for pair in pairs]
-
-    found = problems(rule)
-    if all(found):
-        sharpest = default_rule(name)
+    name, rule = _leading(config, certifiers).values()
+    one = _any_of(certifiers[name])
+    problems = [one.problem(settings[pair.scale], rule, pair.eps) for pair in pairs]
+    if all(problems):
+        sharpest = one.rules[-1]
         other = f" (rule={sharpest} needs fewer)" if rule != sharpest else ""
-        raise RunError(f"no certificate is possible: {found[0]}{other}")
+        raise RunError(f"no certificate is possible: {problems[0]}{other}")
 
 
-def _require_suited(config: Config, budget: Budget, noise: Noise, metrics: Mapping[str, Metric]) -> None:
-    """Refuse a certifier that suits none of the metrics asked for, whatever the model's range."""
-    _suited(config, metrics, Setting(noise, budget, (0.0, 1.0), config.forward_block))
-
-
-def _suited(config: Config, metrics: Mapping[str, Metric], setting: Setting) -> None:
-    for name in config.certifiers:
-        entry = CERTIFIERS[name]
-        built = [entry.build(metrics[one]) for one in config.metrics] if entry.measured else [entry.build()]
-        problems = [one.unsuited(setting) for one in built]
+def _require_suited(certifiers: Asked, setting: Setting) -> None:
+    """Refuse a certifier that suits none of the metrics asked for."""
+    for name, by_metric in certifiers.items():
+        problems = [one.unsuited(setting) for one in by_metric.values()]
         if all(problems):
             raise RunError(f"certifiers has {name}, which cannot be served: {problems[0]}")
 
@@ -332,7 +367,7 @@ def check(plan: Plan, cell_plan: CellPlan, model: BaseModel, certifiers: Mapping
     x = plan.input(model, plan.points[0])
     with evaluating(model):
         outputs, setting = _checked_outputs(plan, sampler, x), Setting.of(sampler, plan.budget)
-        _suited(config, plan.metrics, setting)
+        _require_suited(plan.certifiers, setting)
         for key, certifier in certifiers.items():
             name, metric = names_of(key)
             if name in config.certifiers:

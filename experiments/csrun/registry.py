@@ -5,7 +5,8 @@ Imports nothing that takes time, so that `cs-run` can list names and refuse miss
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
@@ -65,6 +66,19 @@ class ModelEntry(Entry):
 
 
 @dataclass(frozen=True)
+class MetricEntry(Entry):
+    """A distance between outputs.
+
+    Attributes
+    ----------
+    largest : float
+        The largest distance there is, whatever the outputs.
+    """
+
+    largest: float = math.inf
+
+
+@dataclass(frozen=True)
 class CertifierEntry(Entry):
     """A certifier, built from a metric, or from nothing where it brings its own distance.
 
@@ -74,6 +88,8 @@ class CertifierEntry(Entry):
         Its smoothed model in legends.
     rules : tuple of str
         Its rules, the default last.
+    of_map : tuple of str
+        Those whose certificates are about the smoothed function itself; the others' are about a fresh run.
     details : tuple of str
         Columns of its rows beside those of every row.
     distance : str
@@ -82,6 +98,7 @@ class CertifierEntry(Entry):
 
     label: str = ""
     rules: tuple[str, ...] = ()
+    of_map: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
     distance: str = ""
 
@@ -99,6 +116,8 @@ class NoiseEntry(Entry):
     ----------
     threat : str
         The unit of ``eps``: `Threat.unit`.
+    size : str
+        What its scale is.
     symbol : str
         Its scale on axes.
     ratio : bool
@@ -106,6 +125,7 @@ class NoiseEntry(Entry):
     """
 
     threat: str = ""
+    size: str = ""
     symbol: str = "scale"
     ratio: bool = False
 
@@ -143,14 +163,14 @@ MODELS = {
 """Built from a `DataSet` and the paths of weights; see `csrun.models.ModelSpec`."""
 
 METRICS = {
-    "tv": Entry("centersmooth:TotalVariation", "total variation distance"),
-    "l1": Entry("centersmooth:L1", "l1 distance"),
-    "l2": Entry("centersmooth:L2", "l2 distance"),
-    "sql2": Entry("centersmooth:SquaredL2", "squared l2 distance"),
-    "cosine": Entry("centersmooth:Cosine", "cosine distance"),
-    "angular": Entry("centersmooth:Angular", "angular distance (fraction of π)"),
-    "jaccard": Entry("centersmooth:Jaccard", "Jaccard distance (1 − IoU)"),
-    "lpips": Entry("csrun.metrics:lpips", "LPIPS distance", ("lpips",)),
+    "tv": MetricEntry("centersmooth:TotalVariation", "total variation distance"),
+    "l1": MetricEntry("centersmooth:L1", "l1 distance"),
+    "l2": MetricEntry("centersmooth:L2", "l2 distance"),
+    "sql2": MetricEntry("centersmooth:SquaredL2", "squared l2 distance"),
+    "cosine": MetricEntry("centersmooth:Cosine", "cosine distance", largest=2),
+    "angular": MetricEntry("centersmooth:Angular", "angular distance (fraction of π)", largest=1),
+    "jaccard": MetricEntry("centersmooth:Jaccard", "Jaccard distance (1 − IoU)", largest=1),
+    "lpips": MetricEntry("csrun.metrics:lpips", "LPIPS distance", ("lpips",)),
 }
 """Classes without arguments, or functions of the paths of weights and the device."""
 
@@ -192,6 +212,7 @@ CERTIFIERS = {
         "the class of most noisy outputs: 0 where it cannot change",
         label="majority class",
         rules=("counts_run", "counts"),
+        of_map=("counts",),
         details=("label", "p_low", "reach"),
         distance="1 where the class can change",
     ),
@@ -203,6 +224,7 @@ NOISES = {
         "centersmooth:GaussianNoise",
         "independent normal noise in every coordinate",
         threat="l2",
+        size="standard deviation",
         symbol="σ",
         ratio=True,
     ),
@@ -273,17 +295,56 @@ def packages_of(names: Iterable[str]) -> list[str]:
     return [package for name in names for kind in kinds if name in kind for package in kind[name].packages]
 
 
-def measures(metrics: Iterable[str], certifiers: Iterable[str]) -> list[str]:
-    """Distances in which these certifiers' radii are measured: metrics, and certifiers that bring their own."""
-    own = [name for name in certifiers if not CERTIFIERS[name].measured]
-    return [*(metrics if any(CERTIFIERS[name].measured for name in certifiers) else []), *own]
+def entry_of(certifier: str) -> CertifierEntry:
+    """The entry of a certifier; of a user's own, which is not imported for it, its name and nothing else."""
+    return CERTIFIERS.get(certifier) or CertifierEntry(certifier, "your own", label=certifier)
 
 
-def default_rule(certifier: str) -> str:
-    """The sharpest rule of a certifier, with which it is shown beside others."""
-    return CERTIFIERS[certifier].rules[-1]
+def leading_rule(rules: Sequence[str]) -> str:
+    """The rule that table and figures lead with unless another is asked for: the paper's, else the sharpest."""
+    return "paper" if "paper" in rules else rules[-1]
 
 
-def default_rules() -> list[tuple[str, str]]:
-    """Every certifier with its sharpest rule, in order."""
-    return [(name, entry.rules[-1]) for name, entry in CERTIFIERS.items()]
+def default_rules(present: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
+    """The sharpest rule of every certifier, with which it is shown beside others.
+
+    Parameters
+    ----------
+    present : iterable of (str, str)
+        Certifiers and rules in their order in a table: of a user's own the last one is taken.
+
+    Examples
+    --------
+    >>> default_rules([("mine:certifier", "run"), ("mine:certifier", "map")])["mine:certifier"]
+    'map'
+    """
+    own = {certifier: rule for certifier, rule in present if certifier not in CERTIFIERS}
+    return {name: entry.rules[-1] for name, entry in CERTIFIERS.items()} | own
+
+
+_IN_KEYS = str.maketrans(".:", "-+")
+_FROM_KEYS = str.maketrans("-+", ".:")
+
+
+def key_of(certifier: str, metric: str) -> str:
+    """The key of a certifier that measures in a metric; of one that brings its own distance, with no metric.
+
+    Examples
+    --------
+    >>> key_of("center", "tv"), key_of("label", ""), key_of("my.package:alarm", "mine:distance")
+    ('center.tv', 'label', 'my-package+alarm.mine:distance')
+    """
+    name = certifier.translate(_IN_KEYS)  # of a user's own: its dots are not the one before the metric
+    return f"{name}.{metric}" if metric else name
+
+
+def names_of(key: str) -> tuple[str, str]:
+    """The names of certifier and metric in a key; the metric's is empty where there is none.
+
+    Examples
+    --------
+    >>> names_of("center.tv"), names_of("label"), names_of("my-package+alarm.mine:distance")
+    (('center', 'tv'), ('label', ''), ('my.package:alarm', 'mine:distance'))
+    """
+    certifier, _, metric = key.partition(".")
+    return certifier.translate(_FROM_KEYS), metric

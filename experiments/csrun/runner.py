@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from csrun.cells.attacks import attack_note, attack_table, broken
 from csrun.cells.rows import csv_lines, rows_of_rule
 from csrun.cells.run import CellRun, DoneCell
-from csrun.config import Config, leading_rule
+from csrun.config import Config
 from csrun.cost import estimate
 from csrun.errors import RunError
 from csrun.executors import executor_of
@@ -25,7 +25,6 @@ from csrun.models.precision import require_float32
 from csrun.papers.baselines import l2_baselines
 from csrun.papers.unit_slip import slip_lines, slip_note, slip_table
 from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, make_plan
-from csrun.registry import measures
 from csrun.report.panels import PanelSource, draw_panels, save_panels
 from csrun.report.published import is_reduced, key_of
 from csrun.report.tables import ATTACK_FILE, SLIP_FILE, titled
@@ -115,7 +114,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
     config = plan.config
     folder = plan.out / config.name
     folder.mkdir(parents=True, exist_ok=True)
-    rule = leading_rule(config)
+    rule = plan.leading
     leading = [replace(cell, rows=rows_of_rule(cell.rows, rule)) for cell in done]
     notes = list(dict.fromkeys(filter(None, (plan.data.note, *(cell.note for cell in done)))))
     tables = (_write_unit_slip(plan, folder, leading), _write_attacks(folder, done, rule))
@@ -123,7 +122,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
     manifest = {
         "experiment": config.name,
         "title": config.title,
-        "metrics": measures(config.metrics, config.certifiers),
+        "metrics": plan.measures,
         "curve": _curve(config),
         "rule": rule,
         "noise": config.noise,

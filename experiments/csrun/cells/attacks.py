@@ -29,9 +29,9 @@ from centersmooth import Attack, ModelError, Outcome, RandomStream
 from centersmooth.attack import Judged, judge
 from centersmooth.gathering import Setting
 from centersmooth.sampling import Sampler
-from csrun.cells.certify import key_of
 from csrun.cells.rows import Row, csv_lines, text
 from csrun.cells.store import CellStore
+from csrun.registry import key_of
 from csrun.report.tables import KEYS, number
 from csrun.system.files import digest_of, write_atomically
 

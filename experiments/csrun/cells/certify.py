@@ -17,32 +17,29 @@ from centersmooth.errors import is_out_of_memory
 from centersmooth.gathering import Setting, gather, passes
 from centersmooth.sampling import Progress, Sampler, evaluating
 from csrun.models.base import BaseModel
-from csrun.registry import CERTIFIERS
+from csrun.registry import CERTIFIERS, key_of
 from csrun.system.memory import smaller_batch
 
 OF_THE_POINT = (ModelError, RequestError)
 """Errors of a model that passed its checks: they fail one point, not the run."""
 
 
-def certifiers_of(metrics: Mapping[str, Metric], setting: Setting) -> dict[str, Certifier]:
-    """All certifiers that a cell can have, by key: those of each metric, and those that bring their own distance."""
+def certifiers_of(
+    metrics: Mapping[str, Metric], setting: Setting, own: Mapping[str, Certifier] | None = None
+) -> dict[str, Certifier]:
+    """All certifiers that a cell can have, by key: those that bring their own distance, then those of each metric.
+
+    Parameters
+    ----------
+    own : mapping of str to Certifier, optional
+        A user's, by key.
+    """
     kinds: dict[str, Certifier] = {name: entry.build() for name, entry in CERTIFIERS.items() if not entry.measured}
     for metric_name, metric in metrics.items():
         for name, entry in CERTIFIERS.items():
             if entry.measured:
                 kinds[key_of(name, metric_name)] = entry.build(metric)
-    return {key: one for key, one in kinds.items() if not one.unsuited(setting)}
-
-
-def key_of(certifier: str, metric: str) -> str:
-    """The key of a certifier that measures in a metric; of one that brings its own distance, with no metric."""
-    return f"{certifier}.{metric}" if metric else certifier
-
-
-def names_of(key: str) -> tuple[str, str]:
-    """The names of certifier and metric in a key; the metric's is empty where there is none."""
-    certifier, _, metric = key.partition(".")
-    return certifier, metric
+    return {key: one for key, one in (kinds | dict(own or {})).items() if not one.unsuited(setting)}
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from centersmooth import Certificate, Outcome
 from centersmooth.certifiers import Certifier
 from centersmooth.gathering import Setting
 from csrun.cells.cell import Cell
-from csrun.cells.certify import PointResult, names_of
+from csrun.cells.certify import PointResult
 from csrun.config import GridPoint
 from csrun.noise import noise_label
-from csrun.registry import CERTIFIERS
+from csrun.registry import entry_of, names_of
 from csrun.report.tables import ROW_COLUMNS
 
 Row = dict[str, str]
@@ -50,7 +50,7 @@ def rows_of(
                     rows.append(row | {"outcome": Outcome.FAILED.value, "reason": str(failure)})
                 else:
                     certificate = certifier.certificate(evidence, pair.eps, rule, setting)
-                    rows.append(row | _numbers(certificate, evidence.error))
+                    rows.append(row | _numbers(certificate, evidence.error, entry_of(names_of(key)[0]).details))
     return rows
 
 
@@ -78,11 +78,11 @@ def _common(result: PointResult, cell: Cell, key: str, pair: GridPoint) -> Row:
         "device": cell.device,
         "seconds": result.seconds,
     }
-    values |= {name: getattr(budget, name) for name in ("delta", "n0") if name in CERTIFIERS[certifier].details}
+    values |= {name: getattr(budget, name) for name in ("delta", "n0") if name in entry_of(certifier).details}
     return {key: text(value) for key, value in values.items()}
 
 
-def _numbers(certificate: Certificate, error: float) -> Row:
+def _numbers(certificate: Certificate, error: float, details: Collection[str]) -> Row:
     values = {
         "outcome": certificate.outcome.value,
         "radius": certificate.radius,
@@ -90,7 +90,7 @@ def _numbers(certificate: Certificate, error: float) -> Row:
         "error": None if certificate.answer is None else error,
         "alpha": certificate.alpha,
         "reason": certificate.reason,
-        **certificate.details,
+        **{name: value for name, value in certificate.details.items() if name in details},
     }
     return {key: text(value) for key, value in values.items()}
 

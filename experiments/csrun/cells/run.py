@@ -10,16 +10,19 @@ from typing import Any
 import torch
 
 from centersmooth import Metric, ModelError, RandomStream
+from centersmooth.certifiers import Certifier
 from centersmooth.sampling import evaluating
 from csrun.cells.attacks import CellAttack
-from csrun.cells.certify import Point, PointCertifier, PointResult, names_of
+from csrun.cells.certify import Point, PointCertifier, PointResult
 from csrun.cells.rows import Row
 from csrun.cells.store import CellStore
+from csrun.certifiers import tried
 from csrun.metrics import fingerprint, metric_weights_digest
 from csrun.models import build_model, model_digest
 from csrun.models.base import BaseModel
 from csrun.models.precision import in_precision
 from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, check
+from csrun.registry import names_of
 from csrun.system.locks import held
 from csrun.system.progress import Display
 from csrun.training.checkpoints import obtain
@@ -96,7 +99,7 @@ class CellRun:
         self.metrics = metrics = plan.metrics_of(cell_plan)
         certifiers = plan.certifiers_of(cell_plan, model)
         check(plan, cell_plan, model, certifiers)
-        identity = _identity(plan, cell_plan, model, metrics)
+        identity = _identity(plan, cell_plan, model, metrics, certifiers)
         cell = cell_plan.cell(config, plan.budget, plan.data.digest, weights, identity)
         lock, say = plan.out / cell.name / ".lock", waiting(plan, self.display)
         self._lock.enter_context(held(lock, f"the cell {cell.name}", say))
@@ -128,7 +131,7 @@ class CellRun:
         if result.failures:
             self._failures.append(result)
         for reason in dict.fromkeys(result.failures.values()):
-            own = [key for key, other in result.failures.items() if other == reason]
+            own = [".".join(filter(None, names_of(key))) for key, other in result.failures.items() if other == reason]
             which = "" if not result.evidence else f" for {', '.join(own)}"
             self.display.say(f"point {result.point} failed{which}: {reason}")
 
@@ -162,15 +165,25 @@ class CellRun:
         return missing
 
 
-def _identity(plan: Plan, cell_plan: CellPlan, model: BaseModel, metrics: Mapping[str, Metric]) -> str:
-    """Identity of metrics, and of a user's own model, as part of the cell's digest."""
+def _identity(
+    plan: Plan,
+    cell_plan: CellPlan,
+    model: BaseModel,
+    metrics: Mapping[str, Metric],
+    certifiers: Mapping[str, Certifier],
+) -> str:
+    """Identity of metrics, and of a user's own model and certifiers, as part of the cell's digest."""
     identity = metric_weights_digest(metrics)
-    if ":" in "".join((cell_plan.model, *metrics)):
-        block = plan.config.forward_block
-        sampler = plan.sampler(cell_plan, model)
-        with evaluating(model):
-            outputs = torch.cat(list(sampler.draw(plan.input(model, 0), block, RandomStream(0), "fingerprint")))
-            identity += fingerprint(metrics, outputs, model.output_range)
+    own = {key: one for key, one in certifiers.items() if ":" in names_of(key)[0]}
+    if ":" not in "".join((cell_plan.model, *metrics)) and not own:
+        return identity
+    block, x = plan.config.forward_block, plan.input(model, 0)
+    sampler = plan.sampler(cell_plan, model)
+    with evaluating(model):
+        outputs = torch.cat(list(sampler.draw(x, block, RandomStream(0), "fingerprint")))
+        identity += fingerprint(metrics, outputs, model.output_range)
+        for key, one in own.items():
+            identity += "-" + tried(names_of(key)[0], one, sampler, plan.budget, x, cell_plan.pairs[0].eps)
     return identity
 
 

@@ -32,9 +32,10 @@ import torch
 from centersmooth.certifiers import Certifier, pack, unpack
 from centersmooth.gathering import Setting
 from csrun.cells.cell import Cell
-from csrun.cells.certify import PointResult, key_of
+from csrun.cells.certify import PointResult
 from csrun.cells.rows import Row, csv_lines, rows_of
 from csrun.config import GridPoint
+from csrun.registry import key_of
 from csrun.system.files import archive_of, remove_unfinished, write_atomically
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)

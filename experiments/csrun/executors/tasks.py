@@ -131,7 +131,7 @@ class Tasks:
 
     def _ship_own_modules(self) -> None:
         """Users' modules go to the workers with what they made."""
-        for name in (*self._config.models, *self._config.metrics):
+        for name in (*self._config.models, *self._config.metrics, *self._config.certifiers):
             if ":" in name:
                 cloudpickle.register_pickle_by_value(sys.modules[name.partition(":")[0]])
 
@@ -242,14 +242,15 @@ def pack(content: object) -> bytes:
     Raises
     ------
     RunError
-        Something in the user's own model or metric cannot leave its process.
+        Something in the user's own model, metric or certifier cannot leave its process.
     """
     packed = io.BytesIO()
     try:
         torch.save(content, packed, pickle_module=cloudpickle)
     except Exception as error:  # pickling calls what users wrote
         raise RunError(
-            f"the model or a metric cannot be sent to a worker ({first_line(error)}): use executor=local workers=1"
+            f"the model, a metric or a certifier cannot be sent to a worker ({first_line(error)}): "
+            "use executor=local workers=1"
         ) from error
     return packed.getvalue()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from torch import Tensor
 
@@ -29,7 +29,8 @@ def _build(name: str, weights: Weights, device: str) -> Metric:
         made = METRICS[name].load()
         registered: Metric = made() if isinstance(made, type) else made(weights, device)
         return registered
-    made = call_factory(import_factory(name, "metrics"), name, "a Metric or a function of two batches", Metric)
+    expected = "a Metric or a function of two batches"
+    made = call_factory(import_factory(name, "metrics"), name, expected=expected, kinds=(Metric, Callable))
     return made if isinstance(made, Metric) else DistanceFunction(made)
 
 

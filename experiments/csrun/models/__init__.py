@@ -122,29 +122,38 @@ def model_spec(name: str) -> ModelSpec:
     return MODELS[name]
 
 
-def import_factory(name: str, key: str) -> Callable[[], Any]:
+def import_own(name: str, key: str) -> object:
     """The object ``package.module:factory`` names; the working folder is searched too."""
     module_name, _, attribute = name.partition(":")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        factory: object = getattr(importlib.import_module(module_name), attribute)
+        return getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError, ValueError) as error:
         raise RunError(f"{key} has '{name}', which cannot be imported ({error}): expected module:factory") from error
+
+
+def import_factory(name: str, key: str) -> Callable[[], Any]:
+    """The function without arguments that ``package.module:factory`` names."""
+    factory = import_own(name, key)
     if not callable(factory):
         raise RunError(f"{key} has '{name}', which is {type(factory).__name__}: expected a function without arguments")
     return factory
 
 
 def call_factory(
-    factory: Callable[[], Any], name: str, expected: str = "a model or function on a batch", kind: type = nn.Module
+    factory: Callable[..., Any],
+    name: str,
+    *arguments: object,
+    expected: str = "a model or function on a batch",
+    kinds: tuple[Any, ...] = (Callable,),
 ) -> Any:
     """Call a user's factory; its own error becomes one line."""
     try:
-        made = factory()
+        made = factory(*arguments)
     except Exception as error:
         raise RunError(f"the factory {name} failed: {type(error).__name__}: {first_line(error)}") from error
-    if not (callable(made) or isinstance(made, kind)):
+    if not isinstance(made, kinds):
         raise RunError(f"the factory {name} returned {type(made).__name__}: expected {expected}")
     return made
 

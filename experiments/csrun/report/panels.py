@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from csrun.registry import NOISES
+from csrun.registry import NOISES, key_of
 from csrun.report.plots import METRIC_LABELS, PALETTE, footer_lines, save, style
 from csrun.report.tables import number, of_rule, read_manifest, read_rows
 from csrun.system.files import archive_of, write_atomically
@@ -103,7 +103,7 @@ def _save_panel(
     if not shown:
         return {}
     source = sources[shown[0]["cell"]]
-    name = ".".join(filter(None, (shown[0]["certifier"], shown[0]["metric"])))
+    name = key_of(shown[0]["certifier"], shown[0]["metric"])
     arrays = _arrays(source, name, [int(row["point"]) for row in shown], examples)
     if not arrays:
         return {}

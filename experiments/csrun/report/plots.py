@@ -10,14 +10,14 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from csrun.registry import CERTIFIERS, METRICS, NOISES, default_rules
+from csrun.registry import CERTIFIERS, METRICS, NOISES, default_rules, entry_of
 from csrun.report.tables import (
     KEYS,
     MEAN_RULE,
@@ -79,14 +79,20 @@ class Beside(NamedTuple):
         return f"{self.column} attacked"
 
 
-def beside(rule: Mapping[str, str]) -> list[Beside]:
-    """Rules to draw beside a rule: the sharpest of the same smoothed model, and of each other smoothed model."""
+def beside(rule: Mapping[str, str], present: Iterable[tuple[str, str]] = ()) -> list[Beside]:
+    """Rules to draw beside a rule: the sharpest of the same smoothed model, and of each other smoothed model.
+
+    Parameters
+    ----------
+    present : iterable of (str, str)
+        Certifiers and rules of the rows, in their order: a user's own are known by these alone.
+    """
     found, others = [], 0
-    for certifier, sharpest in default_rules():
+    for certifier, sharpest in default_rules(present).items():
         one = {"certifier": certifier, "rule": sharpest}
         if certifier != rule["certifier"]:
             look = others % len(_OTHERS)
-            label = f"{CERTIFIERS[certifier].label} ({sharpest})"
+            label = f"{entry_of(certifier).label} ({sharpest})"
             found.append(Beside(one, label, _OTHERS[look], _OTHERS_ATTACKED[look]))
             others += 1
         elif sharpest != rule["rule"]:
@@ -191,7 +197,7 @@ def draw(folder: str | Path) -> list[Path]:
         raise ValueError(f"{folder}: expected rows of the rule and metrics to be drawn ({rule}; {metrics}), found none")
     attacks = read_attacks(folder)
     summary = _with_attacks(summarise(rows), _of_figures(attacks, manifest["metrics"], manifest["rule"]), "attacked")
-    others = beside(manifest["rule"])
+    others = beside(manifest["rule"], every_rule[list(RULE)].itertuples(index=False, name=None))
     for one in others:
         summary = _with_medians(summary, summarise(_of_figures(every_rule, manifest["metrics"], one.rule)), one.column)
         summary = _with_attacks(summary, _of_figures(attacks, manifest["metrics"], one.rule), one.attacked)
@@ -601,7 +607,7 @@ def footer_lines(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> list[str]:
     rule = manifest["rule"]
     points = int(rows["point"].nunique()) or int(manifest.get("points", 0))
     parts = [*counts, f"{points} point{'s' * (points != 1)}"]
-    parts.append(f"{CERTIFIERS[rule['certifier']].label} by the rule {rule['rule']}")
+    parts.append(f"{entry_of(rule['certifier']).label} by the rule {rule['rule']}")
     kind = "reduced counts: " if manifest.get("reduced") else ""
     return [kind + ", ".join(parts), *map(str, manifest.get("notes") or [])]
 

@@ -424,15 +424,16 @@ def titled(title: str, units: Mapping[str, str]) -> str:
 
 
 def _rules(lines: pd.DataFrame, drawn: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The drawn rule, then the others present: those of the same smoothed model first, in the registry's order."""
-    known = [(name, rule) for name, entry in CERTIFIERS.items() for rule in entry.rules]
-    present = set(lines[list(RULE)].itertuples(index=False, name=None)) - {drawn}
-    return [drawn, *sorted(present, key=lambda one: (one[0] != drawn[0], known.index(one)))]
+    """The drawn rule, then the others present: those of the same smoothed model first, the registry's before users'."""
+    present = list(dict.fromkeys(lines[list(RULE)].itertuples(index=False, name=None)))
+    known = [*((name, rule) for name, entry in CERTIFIERS.items() for rule in entry.rules), *present]
+    return [drawn, *sorted({*present} - {drawn}, key=lambda one: (one[0] != drawn[0], known.index(one)))]
 
 
 def _most_telling(rules: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
     """Rules the table has room for, in their order: the drawn one, then the sharpest of each smoothed model."""
-    others = sorted(rules[1:], key=lambda rule: rule not in default_rules())
+    sharpest = default_rules((certifier, rule) for certifier, rule in rules)
+    others = sorted(rules[1:], key=lambda one: sharpest[one[0]] != one[1])
     return [rules[0], *(rule for rule in rules[1:] if rule in others[: _MOST_RULES - 1])]
 
 
