@@ -21,8 +21,8 @@ from draw import draw
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 
-from csrun.cli import config_folder
 from csrun.config import Config, register_schema, resolve
+from csrun.help import config_folder
 from csrun.system.memory import keep_freed_memory
 from csrun.system.provenance import provenance
 

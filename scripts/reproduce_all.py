@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from csrun.cli import experiments
+from csrun.help import experiments
 from csrun.system.progress import duration
 
 CS_RUN = [sys.executable, "-c", "from csrun.cli import main; main()"]

@@ -16,8 +16,8 @@ from support import assert_page_runs, assert_same_text, compose, compose_raw, cs
 from centersmooth import GaussianNoise
 from centersmooth.bounds import BOUNDS
 from csrun import registry
-from csrun.cli import config_folder
 from csrun.config import grid_pairs, resolve
+from csrun.help import config_folder
 from csrun.registry import CERTIFIERS
 from csrun.report.tables import ROW_COLUMNS
 

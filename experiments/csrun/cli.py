@@ -19,7 +19,6 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import version
-from importlib.resources import files
 from importlib.util import find_spec
 from itertools import takewhile
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any, NoReturn
 from rich.console import Console
 
 from csrun.executors import supervise
+from csrun.help import config_folder, groups, options, told
 
 os.environ["HYDRA_FULL_ERROR"] = "1"
 
@@ -65,8 +65,7 @@ def _outcome(arguments: list[str], command: str) -> int:
     console, errors = _console(), _errors()
     debug = "--debug" in arguments
     if set(arguments) & {"--help", "-h"}:
-        _print_help(console)
-        return 0
+        return _help(arguments, console, errors)
     if "--version" in arguments:
         console.print(f"centersmooth {version('centersmooth')}", highlight=False)
         return 0
@@ -93,6 +92,20 @@ def _outcome(arguments: list[str], command: str) -> int:
             return 2 if _is_expected(error) else 70
         errors.print(f"cs-run: {_one_line(error)}", highlight=False, soft_wrap=True)
         return 2
+
+
+def _help(arguments: list[str], console: Console, errors: Console) -> int:
+    """Print help on the topic that follows the flag, if one does."""
+    from csrun.errors import RunError
+
+    flag = next(index for index, argument in enumerate(arguments) if argument in ("--help", "-h"))
+    topics = [argument for argument in arguments[flag + 1 : flag + 2] if re.fullmatch(r"\w+", argument)]
+    try:
+        console.print(told("".join(topics)), highlight=False, soft_wrap=True)
+    except RunError as error:
+        errors.print(f"cs-run: {error}", highlight=False, soft_wrap=True)
+        return 2
+    return 0
 
 
 def _console() -> Console:
@@ -131,7 +144,7 @@ def _run(arguments: list[str], command: str) -> int:
             _end_job(codes, failures)
 
     _require_known_flags(overrides)
-    _require_known_files(overrides)
+    _require_known_options(overrides)
     _require_no_folders_of_hydra(overrides)
     given = _given(overrides)
     _require_usable_launcher(given, "--multirun" in overrides)
@@ -217,15 +230,16 @@ def _flags_first(arguments: list[str]) -> list[str]:
     return sorted(arguments, key=lambda argument: "=" in argument or argument.startswith("~"))
 
 
-def _require_known_files(overrides: list[str]) -> None:
-    """Experiments and noise laws are files of `config_folder`."""
-    from csrun.registry import NOISES, require_known
+def _require_known_options(overrides: list[str]) -> None:
+    """Refuse what a group of configuration files does not have, of several in a sweep before the first is run."""
+    from csrun.registry import require_known
 
     known = {"experiment": list(experiments()), "noise": list(NOISES)}
     for override in overrides:
-        key, _, value = override.partition("=")
-        for name in value.split(",") if key in known else ():
-            require_known(f"{key} is", name, known[key])
+        group, _, value = override.lstrip("+").partition("=")
+        if group in groups() and re.fullmatch(r"[\w,-]*", value):  # all else is Hydra's grammar
+            for name in value.split(","):
+                require_known(f"{group} is", name, options(group))
 
 
 def _require_no_folders_of_hydra(overrides: list[str]) -> None:
@@ -341,6 +355,12 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _one_line(error: Exception) -> str:
+    from hydra.errors import MissingConfigException
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+    from csrun.config import unknown_key
+    from csrun.registry import unknown
+
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         room = _NO_ROOM[error.errno]
         return f"{error.strerror}; what is finished is kept: {room}, and the same command continues"
@@ -357,7 +377,12 @@ def _one_line(error: Exception) -> str:
             f"{lines[0]}: there are {there}; those of submitit come with pip install 'centersmooth[slurm]', "
             "ray with 'centersmooth[ray-launcher]'"
         )
-    if cause is not None and type(error).__name__ == "ConfigCompositionException":
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        lines = [unknown(f"{group} is", name, error.options)]
+    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
+        lines = [unknown_key(str(cause.full_key))]
+    elif cause is not None and type(error).__name__ == "ConfigCompositionException":
         lines = [_misfit(lines[0], (str(cause).splitlines() or [""])[0].strip())]
     return "; ".join(lines[:2]) + ("" if lines else type(error).__name__)
 
@@ -396,61 +421,3 @@ def _is_unexplained_memory(error: Exception) -> bool:
     from centersmooth.errors import CenterSmoothError, is_out_of_memory
 
     return is_out_of_memory(error) and not isinstance(error, CenterSmoothError)
-
-
-def config_folder() -> Path:
-    """Folder of the configuration files, in a checkout and in an installed package alike."""
-    return Path(str(files("csrun.configs")))
-
-
-def experiments() -> dict[str, str]:
-    """Name and title of every experiment, without composing anything."""
-    import yaml
-
-    paths = sorted((config_folder() / "experiment").glob("*.yaml"))
-    return {path.stem: yaml.safe_load(path.read_text())["title"] for path in paths}
-
-
-def _print_help(console: Console) -> None:
-    from csrun import registry
-    from csrun.config import KEYS
-
-    width = max(map(len, experiments()))
-    lines = [
-        "cs-run: certify the outputs of a model by center smoothing, and plot the result",
-        "",
-        "  cs-run                                  the built-in digits, a few minutes on two cores",
-        "  cs-run experiment=tv_mnist budget=cpu   another experiment",
-        '  cs-run experiment=tv_mnist points.count=10 "grid.eps=[0.2,0.4]"',
-        "",
-        "The same command continues where it was stopped, and never computes a point twice.",
-        "",
-        "Experiments",
-        *(f"  {name:<{width}}  {title}" for name, title in experiments().items()),
-        "",
-        "Settings (KEY=VALUE)",
-        *(f"  {key:<42} {text}" for key, text in KEYS.items()),
-        "",
-        "Models (models), with the metrics they offer",
-        *(f"  {name:<14} {entry.help}: {', '.join(entry.metrics)}" for name, entry in registry.MODELS.items()),
-        "",
-        "Metrics (metrics)",
-        *(f"  {name:<14} {entry.help}" for name, entry in registry.METRICS.items()),
-        "",
-        "Certifiers (certifiers), with their rules",
-        *(f"  {name:<14} {entry.help}: {', '.join(entry.rules)}" for name, entry in registry.CERTIFIERS.items()),
-        "",
-        "Data sets (data.name)",
-        *(f"  {name:<14} {entry.help}" for name, entry in registry.DATA.items()),
-        "",
-        "Flags",
-        f"  {'--dry-run':<42} say cells, forward passes, time and memory, and do nothing",
-        f"  {'--cfg job':<42} print the composed configuration",
-        f"  {'--multirun':<42} sweep: cs-run --multirun experiment=tv_digits,tv_mnist",
-        f"  {'--debug':<42} show the traceback of an error",
-        f"  {'--version, --help':<42} and that is all",
-        "",
-        "Exit codes: 0 done, 1 some points failed, 2 a request that cannot be served, 70 a defect",
-        "or certificates broken by an attack, 130/143 interrupted",
-    ]
-    console.print("\n".join(lines), highlight=False, soft_wrap=True)

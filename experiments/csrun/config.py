@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from csrun.errors import RunError
 from csrun.registry import (
@@ -26,6 +26,7 @@ from csrun.registry import (
     MODELS,
     NOISES,
     PRECISIONS,
+    meant,
     require_known,
     require_metric,
 )
@@ -153,14 +154,16 @@ _FOLDER_NAME = re.compile(r"(?!checkpoints$)[\w-]+")
 """Beside it lie the cells, whose names have dots, and the checkpoints."""
 
 KEYS = {
-    "budget": "paper, cpu, smoke; full of the paper's experiments; auto is paper with CUDA and cpu without",
-    "models, metrics": 'lists, e.g. "models=[autoencoder]" "metrics=[tv,l2]"; all are below',
-    "grid.eps, grid.h": "sizes of perturbations, and eps/scale; or grid.scale for fixed noise (with grid.h=null)",
+    "experiment, data, noise, train": "files of settings by name, as --help experiments, data, noise, train list them",
+    "name, title": "folder and title of the results",
+    "budget, budgets": "paper, cpu, smoke; full of the paper's experiments; auto is paper with CUDA and cpu without",
+    "models, metrics": 'lists, e.g. "models=[autoencoder]" "metrics=[tv,l2]"',
+    "grid.eps, grid.h, grid.scale": "sizes of perturbations, and eps/scale; or scales of the noise (with grid.h=null)",
     "points.count, points.start": "which test points",
     "cells": "only these cells of the request, a list of names from the table of --dry-run",
     "n, m, n0, delta": "draws for center, radius, candidates; slack of the center's mass",
     "alpha1, alpha2": "failure probabilities of the smoothed output and of the radius",
-    "noise": "the smoothing law; noise.* is what it has beside its scale",
+    "noise.name": "smoothing law; noise.* is what it has beside its scale",
     "certifiers": 'smoothed models, all from the same draws, e.g. "certifiers=[center,center_free,mean]"',
     "rule": "of the first certifier, as in --help certifiers: table and figures lead with it",
     "leading": "of experiment files: the rule that a certifier leads with, where rule is not set",
@@ -171,10 +174,11 @@ KEYS = {
     "recommend": "true: which scale, n, m and delta to ask for, from a small pilot on points outside the request",
     "train.epochs, .images, .batch_size, .method": 'training schedule; "train.method=[augment,none]" for the ablation',
     "model, metric, certifier": "lists of one; your own: package.module:factory (experiment=custom; docs/custom.md)",
-    "data.name": "one of the data sets below; an experiment names its own",
+    "data.name": "data set, as data=NAME",
     "data.path": "folder that holds the data (else $CENTERSMOOTH_DATA, else downloaded); paths are text, commas too",
     "weights.biggan, .dcgan, .vgg": "pre-trained: a folder, and two files (else $CENTERSMOOTH_DATA, else downloaded)",
     "device, seed, out": "auto, cpu or cuda; an integer; the folder of all results (runs)",
+    "dry_run": "true: as the flag --dry-run",
     "wait": "true: wait for what another run is working on, a cell or a checkpoint, where this one would stop",
     "precision": "of the model's arithmetic, a part of it: float32; tf32 (CUDA) or bfloat16, faster with fewer digits",
     "workers": "processes that certify and train, one thread each: auto is a core each (1 with CUDA), or an integer",
@@ -184,7 +188,26 @@ KEYS = {
     "ray.in_flight, ray.points_a_task": "tasks under way at once; points of a task",
     "batch_size, forward_block": "outputs held at once (no effect on results); inputs a call of the model (part of it)",
 }
-"""What `cs-run --help` says about each key."""
+"""Help on each key, for `cs-run --help keys`."""
+
+
+def unknown_key(key: str) -> str:
+    """A line on a key that no setting has, with the one that may have been meant."""
+    return f"{key} is no setting: cs-run --help keys lists them{meant(key, settings())}"
+
+
+def settings() -> list[str]:
+    """Keys of all settings, dotted, and of what holds several.
+
+    >>> [key for key in settings() if key.startswith("points")]
+    ['points', 'points.start', 'points.count']
+    """
+    keys = []
+    for one in fields(Config):
+        holds_several = is_dataclass(one.default_factory)
+        inner = [other.name for other in fields(one.default_factory)] if holds_several else []  # type: ignore[arg-type]
+        keys += [one.name, *(f"{one.name}.{name}" for name in inner)]
+    return [*keys, *(f"weights.{name}" for name in WEIGHTS)]
 
 
 def register_schema() -> None:
@@ -239,7 +262,10 @@ def _typed(raw: Any) -> Config:
         if asked[one] is not None:
             asked[many] = [asked[one]]
     plain = OmegaConf.to_container(asked, resolve=True, throw_on_missing=True)
-    config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    except (ConfigKeyError, ConfigAttributeError) as error:  # of +KEY=VALUE, which Hydra adds unseen
+        raise RunError(unknown_key(str(error.full_key))) from error
     assert isinstance(config, Config)
     return config
 

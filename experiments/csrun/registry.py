@@ -265,9 +265,18 @@ def require_known(setting: str, name: str, known: Iterable[str], *, more: str = 
     """
     names = list(known)
     if name not in names:
-        alike = get_close_matches(str(name), names, 1)
-        advice = f"; did you mean {alike[0]}?" if alike else ""
-        raise RunError(f"{setting} '{name}': expected {_listed(names)}{more}{advice}")
+        raise RunError(unknown(setting, name, names, more=more))
+
+
+def unknown(setting: str, name: str, known: Iterable[str], *, more: str = "") -> str:
+    """A line on a name that is not known; see `require_known`."""
+    return f"{setting} '{name}': expected {_listed(list(known))}{more}{meant(name, known)}"
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The end of a line on a name that is not known: the one that may have been meant, if one is alike."""
+    alike = get_close_matches(str(name), list(known), 1)
+    return f"; did you mean {alike[0]}?" if alike else ""
 
 
 def _listed(names: list[str]) -> str:

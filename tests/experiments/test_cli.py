@@ -11,7 +11,7 @@ import time
 import pytest
 from support import CODE, SMALL, cs_run
 
-from csrun.cli import config_folder, experiments
+from csrun.help import config_folder, experiments
 
 INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
 """Shells start background jobs, and all these start, with interrupts ignored."""

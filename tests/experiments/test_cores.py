@@ -23,12 +23,12 @@ from rich.console import Console
 from support import CODE, SMALL, compose
 
 from csrun.cells.run import CellRun
-from csrun.cli import config_folder
 from csrun.config import register_schema, resolve
 from csrun.cost import _Probe, estimate
 from csrun.errors import RunError
 from csrun.executors.on_cores import Workers
 from csrun.executors.tasks import RETRIES, Tasks, WorkerLostError
+from csrun.help import config_folder
 from csrun.plan import make_plan
 from csrun.report.tables import ROW_COLUMNS
 from csrun.runner import run

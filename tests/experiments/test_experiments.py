@@ -12,10 +12,10 @@ from support import compose, small_biggan
 from centersmooth import Budget
 from centersmooth.bounds import EXACT
 from centersmooth.certifiers.center.rules import center_problem, radius_problem
-from csrun.cli import experiments
 from csrun.config import grid_pairs
 from csrun.data import load_data
 from csrun.errors import RunError
+from csrun.help import experiments
 from csrun.models import MODELS
 from csrun.noise import noise_of
 from csrun.report.tables import read_manifest, read_rows

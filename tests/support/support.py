@@ -23,8 +23,9 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
-from csrun.cli import config_folder, main
+from csrun.cli import main
 from csrun.config import Config, register_schema, resolve
+from csrun.help import config_folder
 
 SMALL = [
     "budget=smoke",
