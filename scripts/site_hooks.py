@@ -35,7 +35,7 @@ FIGURES: tuple[str, ...] = (
 )
 FIGURES += ("bench/results/*",)
 GALLERY = "gallery.md"
-SETTINGS = "<!-- cs-run --help -->"
+SETTINGS = "<!-- cs-run --help keys -->"
 
 _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?\)")
 _LOADED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
@@ -52,7 +52,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """The page with the links of the site and, where it asks for them, the settings of cs-run."""
     if SETTINGS in markdown:
-        command = [str(Path(sys.executable).with_name("cs-run")), "--help"]
+        command = [str(Path(sys.executable).with_name("cs-run")), "--help", "keys"]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         markdown = markdown.replace(SETTINGS, f"```text\n{text}```")
     source = page.file.src_uri

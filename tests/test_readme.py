@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import support
 import torch
-from support import assert_page_runs, assert_same_text, compose, compose_raw, cs_run
+from support import ask, assert_page_runs, assert_same_text, compose, compose_raw
 
 from centersmooth import GaussianNoise
 from centersmooth.bounds import BOUNDS
@@ -141,7 +141,7 @@ def test_the_readme_is_one_page():
 
 
 COMMANDS = {path: path.read_text() for path in [*ROOT.glob("*.md"), *sorted((ROOT / "docs").glob("**/*.md"))]}
-COMMANDS[ROOT / "cs-run --help"] = cs_run("--help", cwd=ROOT).stdout
+COMMANDS |= {ROOT / f"--help {topic}": ask("--help", topic, cwd=ROOT).stdout for topic in ("keys", "metrics", "")}
 
 
 def unquoted_brackets(text: str) -> list[str]:

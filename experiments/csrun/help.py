@@ -125,7 +125,7 @@ def _experiments() -> list[str]:
         grid = "; ".join(f"{key} {_listed(values)}" for key, values in facts["grid"].items() if values)
         models = f"models {_listed(facts['models'])}" if facts["models"] else "your own model"
         lines += [f"  {name:<18} {facts['title']}"]
-        lines += [f"  {'':<18}   data {facts['data']}; {models}; metrics {_listed(facts['metrics'])}; {grid}"]
+        lines += [f"  {'':<18}  data {facts['data']}; {models}; metrics {_listed(facts['metrics'])}; {grid}"]
     return lines
 
 

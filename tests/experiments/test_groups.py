@@ -1,0 +1,94 @@
+"""Groups of configuration files on the command line, and what of them is refused before anything heavy is imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from support import ask, compose, compose_raw
+
+from csrun import registry
+from csrun.config import require_known_names
+from csrun.errors import RunError
+
+
+@pytest.mark.parametrize("name", registry.DATA)
+def test_a_data_set_is_chosen_by_its_file(name):
+    assert compose(f"data={name}").data.name == name
+
+
+def test_groups_win_over_what_the_experiment_chooses():
+    config = compose("experiment=tv_mnist", "data=digits", "train=ablation", "noise=gaussian", "data.path=/here")
+    assert (config.data.name, config.data.path) == ("digits", "/here")
+    assert config.train.method == ["augment", "none"]
+    assert config.noise == {"name": "gaussian"}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "data", "methods"),
+    [
+        ("tv_mnist", "mnist", ["augment"]),
+        ("ablation_mnist", "mnist", ["augment", "none"]),
+        ("ablation_cifar10", "cifar10", ["augment", "none"]),
+        ("jaccard_astronaut", "astronaut", ["augment"]),
+        ("lpips_biggan", "latents128", ["augment"]),
+    ],
+)
+def test_an_experiment_chooses_its_data_and_training(experiment, data, methods):
+    config = compose(f"experiment={experiment}")
+    assert (config.data.name, config.train.method) == (data, methods)
+    assert compose(f"experiment={experiment}", "train=none").train.method == ["none"]
+
+
+REFUSED = {
+    "experiment=tv_digit": "experiment is 'tv_digit': expected one of ablation_cifar10, .*; did you mean tv_digits?",
+    "noise=gausian": "noise is 'gausian': expected gaussian; did you mean gaussian?",
+    "data=mnsit": "data is 'mnsit': expected one of astronaut, .*; did you mean mnist?",
+    "data=null": "data is 'null': expected one of",
+    "+data=mnsit": "data is 'mnsit': expected one of",
+    "train=ablaton": "train is 'ablaton': expected ablation, augment or none; did you mean ablation?",
+    "train.method=[agument]": "train.method has 'agument': expected none or augment; did you mean augment?",
+    "noise='gausian'": "noise is 'gausian': expected gaussian; did you mean gaussian?",
+    "certifiers=[centre]": "certifiers has 'centre': expected one of .*or package.module:factory; did you mean center?",
+    "rule=local": "rule is 'local': expected paper, exact or measured for the certifier center",
+    "grid.esp=[0.1]": "grid.esp is no setting: cs-run --help keys lists them; did you mean grid.eps?",
+    "metricss=[tv]": "metricss is no setting: cs-run --help keys lists them; did you mean metrics?",
+    "+nope=3": "nope is no setting: cs-run --help keys lists them",
+    "noise.p=3": "noise.p is no setting: cs-run --help keys lists them",
+}
+
+
+@pytest.mark.parametrize("setting", REFUSED)
+def test_what_is_not_there_is_refused_in_one_line(tmp_path, setting):
+    answer = ask(setting, cwd=tmp_path)
+    assert answer.returncode == 2
+    assert len(answer.stderr.splitlines()) == 1
+    start, _, end = REFUSED[setting].partition(".*")
+    assert answer.stderr.startswith(f"cs-run: {start}")
+    assert end in answer.stderr
+
+
+def test_a_sweep_is_refused_before_its_first_job(tmp_path):
+    answer = ask("--multirun", "train=none,ablaton", "name=a,b", "dry_run=true", cwd=tmp_path)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert "train is 'ablaton'" in answer.stderr
+
+
+@pytest.mark.parametrize("setting", [*REFUSED, "certifiers=[mean,centre]", "certifier=label"])
+def test_it_is_refused_before_anything_heavy_is_imported(setting):
+    arguments = [setting] if setting != "certifier=label" else [setting, "rule=paper"]
+    code = f"import sys; from csrun.cli import main\ntry: main({arguments})\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    assert {"torch", "numpy", "scipy", "pandas", "matplotlib"}.isdisjoint(done.stdout.split())
+
+
+def test_a_grid_in_h_is_refused_with_the_names(monkeypatch):
+    """`require_known_names` is what the command line asks before it imports PyTorch."""
+    law = replace(registry.NOISES["gaussian"], ratio=False)
+    monkeypatch.setitem(registry.NOISES, "gaussian", law)
+    with pytest.raises(RunError, match=r"^grid\.h is set, and gaussian noise has no ratio .*: expected grid\.scale$"):
+        require_known_names(compose_raw())
+    require_known_names(compose_raw("grid.h=null", "grid.scale=[0.5]"))

@@ -1,0 +1,111 @@
+"""The help of `cs-run`: one screen, and a topic for everything that has names."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from support import ask, compose
+
+from centersmooth.certifiers import Certifier
+from centersmooth.metrics import L2
+from csrun import registry
+from csrun.config import KEYS, settings
+from csrun.help import _experiment, experiments, groups, options, told
+from csrun.metrics import build_metrics
+
+TOPICS = {
+    "experiments": experiments(),
+    "models": registry.MODELS,
+    "metrics": registry.METRICS,
+    "data": registry.DATA,
+    "noise": registry.NOISES,
+    "certifiers": registry.CERTIFIERS,
+    "train": registry.METHODS,
+}
+
+
+def test_the_help_is_one_screen_and_names_every_topic(tmp_path):
+    answer = ask("--help", cwd=tmp_path)
+    assert answer.returncode == 0
+    assert len(answer.stdout.splitlines()) <= 40
+    assert all(len(line) <= 110 for line in answer.stdout.splitlines())
+    assert f"all there is: {', '.join(TOPICS)}, keys" in answer.stdout
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_topic_lists_every_name(topic):
+    lines = told(topic).splitlines()
+    assert max(map(len, lines)) <= 130
+    listed = [line.split()[0] for line in lines if re.match(r"  \S", line)]
+    assert set(TOPICS[topic]) <= set(listed)
+
+
+def test_keys_list_every_setting():
+    named = set()
+    for keys in KEYS:
+        first, *others = re.split(r",? ", keys)
+        holder = first.partition(".")[0]
+        named |= {first, *(f"{holder}{key}" if key.startswith(".") else key for key in others)}
+    holders = {key.partition(".")[0] for key in settings() if "." in key}
+    assert named - {"experiment"} == set(settings()) - (holders - {"noise", "data", "train"}) | {"noise.name"}
+
+
+@pytest.mark.parametrize("topic", ["", *TOPICS, "keys"])
+def test_help_imports_nothing_heavy(topic):
+    code = f"import sys; from csrun.cli import main\ntry: main(['--help', '{topic}'])\nfinally: print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {"torch", "numpy", "scipy", "pandas", "matplotlib", "sklearn"}.isdisjoint(done.stdout.split())
+
+
+def test_a_misspelt_topic_is_one_line(tmp_path):
+    answer = ask("--help", "nois", cwd=tmp_path)
+    assert (answer.returncode, answer.stdout) == (2, "")
+    assert re.fullmatch(
+        r"cs-run: --help has 'nois': expected one of experiments, .*, keys; did you mean noise\?\n", answer.stderr
+    )
+
+
+def test_settings_beside_the_flag_are_no_topic(tmp_path):
+    assert ask("--help", "experiment=tv_mnist", cwd=tmp_path).stdout == ask("-h", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_what_is_said_of_an_experiment_is_what_it_asks_for(name):
+    facts, own = _experiment(name), ["model=mine:model"] if name == "custom" else []
+    config = compose(f"experiment={name}", *own)
+    assert (facts["title"], facts["data"], facts["metrics"]) == (config.title, config.data.name, config.metrics)
+    assert facts["models"] == ([] if own else config.models)
+    assert {key: facts["grid"].get(key) for key in ("eps", "h", "scale")} == vars(config.grid)
+
+
+@pytest.mark.parametrize("name", registry.CERTIFIERS)
+def test_rules_are_said_to_be_about_what_they_are(name):
+    entry = registry.CERTIFIERS[name]
+    certifier: Certifier = entry.build(L2()) if entry.measured else entry.build()
+    assert {rule for rule in certifier.rules if certifier.about(rule) == "map"} == set(entry.of_map)
+
+
+def test_the_rule_that_leads_is_marked():
+    told_certifiers = told("certifiers")
+    assert "rules paper* (run), exact (run), measured (run)" in told_certifiers
+    assert "rules counts_run (run), counts* (map)" in told_certifiers
+
+
+@pytest.mark.parametrize("name", [name for name in registry.METRICS if name != "lpips"])
+def test_the_range_of_a_metric_is_its_own(name):
+    shape = (1, 4, 4) if name == "tv" else (4,)
+    assert build_metrics([name], {}, "cpu")[name].diameter(shape, None) == registry.METRICS[name].largest
+
+
+def test_every_noise_says_what_its_scale_is():
+    assert all(entry.size and entry.threat for entry in registry.NOISES.values())
+
+
+def test_every_group_has_a_file_for_every_name():
+    assert groups() == ["data", "experiment", "noise", "train"]
+    assert set(options("data")) == set(registry.DATA)
+    assert set(options("noise")) == set(registry.NOISES)
