@@ -35,13 +35,14 @@ from rich.table import Table
 from centersmooth import Outcome
 from centersmooth.errors import CenterSmoothError
 from centersmooth.gathering import Setting
-from csrun.cells.certify import certifiers_of, key_of, names_of
-from csrun.cli import config_folder
+from csrun.cells.certify import certifiers_of
 from csrun.config import PATHS, Config, PointsConfig, register_schema, resolve
 from csrun.cost import estimate
 from csrun.errors import RunError
+from csrun.help import config_folder
 from csrun.plan import Plan, make_plan
 from csrun.publishing import add, refresh
+from csrun.registry import key_of, names_of
 from csrun.report import published
 from csrun.report.tables import ROWS_FILE
 from csrun.runner import run, threads_of

@@ -234,7 +234,6 @@ def _require_known_options(overrides: list[str]) -> None:
     """Refuse what a group of configuration files does not have, of several in a sweep before the first is run."""
     from csrun.registry import require_known
 
-    known = {"experiment": list(experiments()), "noise": list(NOISES)}
     for override in overrides:
         group, _, value = override.lstrip("+").partition("=")
         if group in groups() and re.fullmatch(r"[\w,-]*", value):  # all else is Hydra's grammar

@@ -18,9 +18,9 @@ from centersmooth import Budget, GaussianNoise
 from centersmooth.bounds import PAPER
 from centersmooth.certifiers.center.rules import center_problem, radius_problem
 from csrun.cells import METHOD_VERSION
-from csrun.cli import experiments
 from csrun.config import grid_pairs
 from csrun.errors import RunError
+from csrun.help import experiments
 from csrun.plan import make_plan
 from csrun.publishing import add, publish
 from csrun.report.claims import Study, current
