@@ -222,7 +222,7 @@ def test_a_sweep_on_ray_fails_in_one_line(cluster, tmp_path):
     assert job.stdout.count("1 cells, ") == 1
     assert (
         job.stderr.splitlines()[-1]
-        == "cs-run: rule is 'nope': expected paper, exact or measured for the certifier center"
+        == "cs-run: rule is 'nope': expected paper, exact or measured for the certifier center, or null"
     )
     sweep = cs_run(*SMALL, *launch, "ray.cpus=3", cwd=tmp_path)
     assert (sweep.returncode, len(sweep.stderr.splitlines())) == (2, 1)

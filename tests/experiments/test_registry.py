@@ -149,8 +149,11 @@ def test_help_names_every_certifier_with_its_rules(tmp_path):
         ("metrics=[lpips]", "metrics has 'lpips': expected one of tv, .*, angular for the model autoencoder"),
         ("data.name=mnsit", r"data.name is 'mnsit': expected one of digits, mnist, .*; did you mean mnist\?"),
         ("attack=nothing", "attack is 'nothing': expected none, pgd or search"),
-        ("rule=exat", r"rule is 'exat': expected paper, exact or measured for the certifier center; .* exact\?"),
-        ("rule=local", "rule is 'local': expected paper, exact or measured for the certifier center$"),
+        (
+            "rule=exat",
+            r"rule is 'exat': expected paper, exact or measured for the certifier center, or null; .* exact\?",
+        ),
+        ("rule=local", "rule is 'local': expected paper, exact or measured for the certifier center, or null$"),
         ("certifiers=[center,men]", r"certifiers has 'men': expected one of center, .*; did you mean mean\?"),
         ("certifiers=[]", "certifiers is empty: expected at least one name, or certifier="),
         ("data.name=${name}", "data.name is 'tv_digits': expected one of digits"),

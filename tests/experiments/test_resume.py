@@ -183,7 +183,10 @@ def test_a_measured_rule_can_lead(run_small):
 @pytest.mark.parametrize(
     ("request_", "said"),
     [
-        (["rule=measurd"], "rule is 'measurd': expected paper, exact or measured for the certifier center; did you"),
+        (
+            ["rule=measurd"],
+            "rule is 'measurd': expected paper, exact or measured for the certifier center, or null; did you",
+        ),
         (["certifiers=[center_free,center]", "rule=exact"], "rule is 'exact': expected measured for the certifier"),
     ],
 )
