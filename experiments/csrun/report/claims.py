@@ -234,7 +234,7 @@ def _sharpenings_of(study: Study, rule: str) -> Iterator[Sharpening]:
 def judge(studies: Sequence[Study]) -> list[Claim]:
     """Every claim of the paper with what the studies of its experiments say of it; other studies have no say.
 
-    A run at smoke counts is quoted and decides nothing.
+    A run at smoke counts, or of another smoothed model than the paper's, is quoted and decides nothing.
     """
     papers = [study for study in studies if study.name in PAPER_EXPERIMENTS]
     return [
@@ -244,8 +244,10 @@ def judge(studies: Sequence[Study]) -> list[Claim]:
 
 
 def _weighed(finding: Finding) -> Finding:
-    smoke = finding.sampled and finding.study.manifest["budget"] == "smoke"
-    return replace(finding, holds=None) if smoke else finding
+    manifest = finding.study.manifest
+    smoke = finding.sampled and manifest["budget"] == "smoke"
+    other = manifest["rule"]["certifier"] != PAPER_RULE["certifier"]
+    return replace(finding, holds=None) if smoke or other else finding
 
 
 def _both_rise(study: Study) -> Iterator[Finding]:
