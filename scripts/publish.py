@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
         print(publish(arguments[0], runs, ROOT / "results"))
     except FileNotFoundError as error:
         sys.exit(f"publish: {error.filename} is not there: run cs-run experiment={arguments[0]} first")
-    except RunError as error:
+    except (RunError, ValueError) as error:
         sys.exit(f"publish: {error}")
     refresh_page()
 

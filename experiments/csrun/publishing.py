@@ -36,6 +36,7 @@ from csrun.report.published import (
     read_cells,
     setting_of,
     tables,
+    version_of,
 )
 from csrun.report.tables import (
     ATTACK_FILE,
@@ -133,7 +134,7 @@ def _require_one_cell_a_setting(target: Path, cells: Sequence[CellEntry]) -> Non
     """Refuse a cell whose lines in a summary would be those of another: medians would be over points of both."""
     for other in read_cells(target).values():
         for cell in cells:
-            same = setting_of(other) == setting_of(cell) and other["method"] == cell["method"]
+            same = setting_of(other) == setting_of(cell) and version_of(other) == version_of(cell)
             if same and key_of(other) != key_of(cell):
                 asked = json.loads(json.dumps(cell))
                 differing = ", ".join(name for name in REQUEST if other[name] != asked[name])

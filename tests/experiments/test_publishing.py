@@ -227,6 +227,16 @@ def test_an_older_method_of_other_counts_is_left_out_and_no_reason_to_refuse(pub
     assert set(current_cells(target)) == {path}
 
 
+def test_a_cell_of_an_earlier_version_of_training_is_left_out_too(published):
+    """Its weights are others, and so is its request: it neither joins nor is a reason to refuse."""
+    target = published()
+    (path,) = read_cells(target)
+    training = json.loads((path / "cell.json").read_text())["training"]
+    old = cell_file(target, training=training | {"version": training["version"] - 1})
+    assert old in read_cells(published())
+    assert set(current_cells(target)) == {path}
+
+
 def test_the_report_leaves_out_a_folder_of_an_older_method(published, tmp_path):
     """Once another folder has its cells by a newer method, whatever the version of training; not for other cells."""
     new = published()
@@ -266,6 +276,8 @@ def test_cells_restrict_a_request_to_those_named(run_small):
     assert one.scale == 0.6
     with pytest.raises(RunError, match=f"cells has 'x', which is not part of this request: expected among {keys[0]}"):
         make_plan(compose("budget=smoke", *grid, "grid.h=[1]", "cells=[x]"))
+    with pytest.raises(RunError, match="cells has '', which is not part"):
+        make_plan(compose("budget=smoke", *grid, "grid.h=[1]", "cells=[]"))
 
 
 # make full

@@ -49,6 +49,11 @@ def request_at_any_version(cell: CellEntry) -> str:
     return digest_of(request | {"training": training})
 
 
+def version_of(cell: CellEntry) -> tuple[int, int]:
+    """The versions of the method and of training, in this order of weight."""
+    return int(cell["method"]), int((cell["training"] or {}).get("version", 0))
+
+
 def setting_of(cell: CellEntry) -> str:
     """Digest of what tells a cell's lines of a summary from another's."""
     return digest_of({name: cell[name] for name in _SETTING})
@@ -79,10 +84,10 @@ def _read_cell(path: Path) -> dict[str, Any]:
 
 
 def current_cells(folder: Path) -> dict[Path, dict[str, Any]]:
-    """The cells to be read, by model, scale and training: of each setting those of the newest method there."""
+    """The cells to be read, by model, scale and training: of each setting those of the newest version there."""
     cells = read_cells(folder)
-    newest = _newest((setting_of(cell), cell["method"]) for cell in cells.values())
-    current = [(path, cell) for path, cell in cells.items() if cell["method"] == newest[setting_of(cell)]]
+    newest = _newest((setting_of(cell), version_of(cell)) for cell in cells.values())
+    current = [(path, cell) for path, cell in cells.items() if version_of(cell) == newest[setting_of(cell)]]
     return dict(sorted(current, key=lambda item: (item[1]["model"], item[1]["scale"], item[1]["train"], item[0])))
 
 
@@ -104,11 +109,12 @@ def is_reduced(paper: Mapping[str, int], cells: Iterable[CellEntry], points: int
 
 
 def superseded(cells: Sequence[CellEntry], others: Iterable[CellEntry]) -> bool:
-    """Whether each of the cells, of which there are some, has its request among the others by a newer method."""
+    """Whether each of the cells, of which there are some, has its request among the others by a newer version."""
     if not all(map(_has_request, cells)):
         return False
-    newest = _newest((request_at_any_version(cell), cell["method"]) for cell in others if _has_request(cell))
-    return bool(cells) and all(cell["method"] < newest.get(request_at_any_version(cell), 0) for cell in cells)
+    newest = _newest((request_at_any_version(cell), version_of(cell)) for cell in others if _has_request(cell))
+    versions = [(version_of(cell), newest.get(request_at_any_version(cell))) for cell in cells]
+    return bool(cells) and all(other is not None and own < other for own, other in versions)
 
 
 def _has_request(cell: CellEntry) -> bool:
@@ -116,8 +122,8 @@ def _has_request(cell: CellEntry) -> bool:
     return all(name in cell for name in REQUEST)
 
 
-def _newest(methods: Iterable[tuple[str, int]]) -> dict[str, int]:
-    newest: dict[str, int] = {}
-    for name, method in methods:
-        newest[name] = max(method, newest.get(name, 0))
+def _newest(versions: Iterable[tuple[str, tuple[int, int]]]) -> dict[str, tuple[int, int]]:
+    newest: dict[str, tuple[int, int]] = {}
+    for name, version in versions:
+        newest[name] = max(version, newest.get(name, version))
     return newest
