@@ -9,7 +9,7 @@ import sys
 import time
 
 import pytest
-from support import CODE, SMALL, cs_run
+from support import CODE, SMALL, ask, cs_run
 
 from csrun.help import config_folder
 
@@ -18,7 +18,7 @@ INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_
 
 
 def test_version(tmp_path):
-    done = cs_run("--version", cwd=tmp_path)
+    done = ask("--version", cwd=tmp_path)
     assert (done.returncode, done.stdout.split()[0]) == (0, "centersmooth")
 
 
@@ -65,7 +65,6 @@ def test_version(tmp_path):
         (["--multirun", "experiment=tv_digits,tv_mnist", "name=mine"], "differ in experiment and would write to one"),
         (["wait=true", "executor=ray"], "expected wait=false"),
         (["--multirun", "hydra/launcher=ray", "executor=local,ray"], "choose one"),
-        (["--multirun", "hydra/launcher=ray", "ray.address=127.0.0.1:9"], "no Ray cluster could be joined"),
         (["--multirun", "hydra/launcher=ray", "++ray.cpus=two"], "one value for all jobs is expected"),
         (["--multirun", "hydra/launcher=ray", "ray.foo=1"], "ray.foo: Key 'foo' not in"),
         (["--multirun", "hydra/launcher=ray", "ray.gpus=1", "device=cpu"], "ray.gpus is 1: expected 0"),
@@ -74,19 +73,34 @@ def test_version(tmp_path):
     ],
 )
 def test_a_bad_request_is_one_line_and_exit_code_2(tmp_path, overrides, expected):
-    done = cs_run(*overrides, cwd=tmp_path)
+    done = ask(*overrides, cwd=tmp_path)
     assert done.returncode == 2
     assert expected in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert list(tmp_path.iterdir()) == []  # nothing half-written
 
 
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["n=100"], "n >= 300 would do"),
+        (["--multirun", "hydra/launcher=ray", "ray.address=127.0.0.1:9"], "no Ray cluster could be joined"),
+    ],
+)
+def test_so_it_is_from_a_shell(tmp_path, overrides, expected):
+    """As a process; with Ray as one within another."""
+    done = cs_run(*overrides, cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
+    assert expected in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_debug_shows_the_traceback(tmp_path):
-    assert "Traceback" in cs_run("--debug", "n=100", cwd=tmp_path).stderr
+    assert "Traceback" in ask("--debug", "n=100", cwd=tmp_path).stderr
 
 
 def test_dry_run_says_what_it_would_do_and_does_nothing(tmp_path):
-    done = cs_run("--dry-run", "out=runs", cwd=tmp_path)
+    done = ask("--dry-run", "out=runs", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
     assert "9 cells, 1,665,450 forward passes" in said
@@ -95,7 +109,7 @@ def test_dry_run_says_what_it_would_do_and_does_nothing(tmp_path):
 
 
 def test_settings_may_stand_on_both_sides_of_a_flag(tmp_path):
-    done = cs_run("n=1234", "--cfg", "job", "experiment=tv_mnist", cwd=tmp_path)
+    done = ask("n=1234", "--cfg", "job", "experiment=tv_mnist", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "'n': 1234\n" in done.stdout
     assert "name: tv_mnist" in done.stdout

@@ -45,6 +45,9 @@ CODE = "from csrun.cli import main; main()"
 """What the script `cs-run` does."""
 
 
+ALONE = patch("csrun.executors.supervise.needed", return_value=False)
+
+
 def cs_run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """`cs-run` with these arguments, as a process of its own."""
     return subprocess.run(
@@ -66,14 +69,17 @@ class Answer(NamedTuple):
 
 
 def ask(*arguments: str, cwd: Path) -> Answer:
-    """`cs-run` with these arguments in this process: seconds faster than `cs_run`, and the same but for signals."""
+    """`cs-run` with these arguments in this process: seconds faster than `cs_run`, and the same but for signals.
+
+    A warning that a process would print is in ``stderr`` here as well; what asks for Ray gets no process of its own.
+    """
     path, handler, command = list(sys.path), signal.getsignal(signal.SIGTERM), sys.argv
     forget_own_modules()
     said, complained = io.StringIO(), io.StringIO()
     caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a module rewritten within a second is read again
     try:
-        with chdir(cwd), redirect_stdout(said), redirect_stderr(complained), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with chdir(cwd), redirect_stdout(said), redirect_stderr(complained), warnings.catch_warnings(), ALONE:
+            warn_as_a_process()
             with pytest.raises(SystemExit) as ended:
                 main(list(arguments))
     finally:
@@ -82,6 +88,18 @@ def ask(*arguments: str, cwd: Path) -> Answer:
         sys.argv, sys.path[:] = command, path
         forget_own_modules()
     return Answer(int(ended.value.code or 0), said.getvalue(), complained.getvalue())
+
+
+def warn_as_a_process() -> None:
+    """Undo what pytest does to warnings: Python's own filters, and lines on stderr."""
+    warnings.resetwarnings()
+    for quiet in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+        warnings.simplefilter("ignore", quiet)
+
+    def show(message, category, filename, lineno, file=None, line=None) -> None:
+        print(warnings.formatwarning(message, category, filename, lineno, line), end="", file=sys.stderr)
+
+    warnings.showwarning = show
 
 
 def forget_own_modules() -> None:
