@@ -8,11 +8,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
+from running import TWO_CELLS, run_in
 from support import SMALL, compose
 
 from csrun.runner import RunResult, run
 from csrun.system.progress import Display
+from csrun.system.threads import threads
+
+
+@pytest.fixture
+def figures() -> None:
+    """Have the runs of a test draw their figures."""
+
+
+@pytest.fixture(autouse=True)
+def no_figures_unless_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process draw nothing for a test about rows: that is more than half of a small run's time."""
+    if "figures" not in request.fixturenames:
+        monkeypatch.setattr("csrun.report.plots.draw", lambda folder: [])
+        monkeypatch.setattr("csrun.runner.draw_panels", lambda folder: [])
 
 
 @pytest.fixture
@@ -33,3 +49,19 @@ def data_folder() -> Path:
     if not folder:
         pytest.skip("no real data: set CENTERSMOOTH_DATA to a folder laid out as docs/data.md says")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def two_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of `TWO_CELLS` by the loop in this process, though the process was given two threads."""
+    out = tmp_path_factory.mktemp("two-cells")
+    with threads(2):
+        folder = run_in(out, *TWO_CELLS, "workers=1").folder
+        assert torch.get_num_threads() == 2
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints of a small run, for processes that are to be past their training: to be copied."""
+    return run_in(tmp_path_factory.mktemp("trained"), "points.count=1").folder.parent / "checkpoints"

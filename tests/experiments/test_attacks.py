@@ -122,7 +122,7 @@ def shrunk(monkeypatch, factor):
     monkeypatch.setattr(rules.Radii, "total", lambda self, metric, bounds: factor * total(self, metric, bounds))
 
 
-def test_wrong_certificates_fail_the_run(run_small, monkeypatch, capsys, tmp_path):
+def test_wrong_certificates_fail_the_run(run_small, monkeypatch, capsys, tmp_path, figures):
     request = (*QUICK, "points.count=4", "attacker.runs=4")
     assert run_small(*request).broken == []
     shrunk(monkeypatch, 0.02)

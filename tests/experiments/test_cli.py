@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,7 +127,8 @@ def test_from_any_folder_with_spaces_and_other_letters(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interruption_says_how_to_continue(tmp_path, number, code):
+def test_interruption_says_how_to_continue(tmp_path, checkpoints, number, code):
+    shutil.copytree(checkpoints, tmp_path / "runs" / "checkpoints")
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTIBLE + CODE, *SMALL, "points.count=200", "metrics=[tv,l2]"],
         cwd=tmp_path,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import gc
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +20,7 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from rich.console import Console
+from running import FRAGILE, TWO_CELLS, is_alive, rows_without_seconds, run_in
 from support import CODE, SMALL, compose
 
 from csrun.cells.run import CellRun
@@ -38,19 +39,6 @@ from csrun.system.threads import threads
 
 pytestmark = pytest.mark.xdist_group("cores")  # one set of workers at a time
 
-EVERYTHING = ("metrics=[tv,l2]", "certifiers=[center_free,center,mean]")
-TWO_CELLS = ("grid.eps=[0.4,0.6]", "points.count=4", *EVERYTHING)
-
-
-def rows_without_seconds(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "certificates.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
-
-
-def run_in(folder: Path, *overrides: str, said: io.StringIO | None = None):
-    display = Display(Console(file=said or io.StringIO(), width=300))
-    return run(compose(*SMALL, *overrides, f"out={folder}"), display, "cs-run (test)")
-
 
 def workers_of(process: int) -> list[int]:
     """Its worker processes, without those that loky keeps for cleaning up."""
@@ -58,50 +46,24 @@ def workers_of(process: int) -> list[int]:
     return [int(child) for child in children if b"popen_loky" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-def is_alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.slow
-def test_rows_and_checkpoints_do_not_depend_on_the_number_of_workers_or_threads(tmp_path):
-    """Byte for byte; this process, too, computes on one thread, though it was given two."""
+def test_rows_and_checkpoints_do_not_depend_on_the_number_of_workers_or_threads(tmp_path, two_cells):
+    """Byte for byte; both processes were given two threads."""
     with threads(2):
-        folders = [run_in(tmp_path / str(count), *TWO_CELLS, f"workers={count}").folder for count in (1, 2)]
+        folder = run_in(tmp_path, *TWO_CELLS, "workers=2").folder
         assert torch.get_num_threads() == 2
-    one, two = map(rows_without_seconds, folders)
-    assert one == two
-    assert len({row["point"] for row in one}) == 4
-    checkpoints = sorted(path.relative_to(tmp_path / "1") for path in (tmp_path / "1").rglob("*.safetensors"))
+    rows = rows_without_seconds(folder)
+    assert rows == rows_without_seconds(two_cells)
+    assert len({row["point"] for row in rows}) == 4
+    checkpoints = sorted((tmp_path / "checkpoints").glob("*.safetensors"))
     assert len(checkpoints) == 2
     for path in checkpoints:
-        assert (tmp_path / "1" / path).read_bytes() == (tmp_path / "2" / path).read_bytes()
+        assert path.read_bytes() == (two_cells.parent / "checkpoints" / path.name).read_bytes()
 
 
-FRAGILE = """
-import os
-import torch
+STARVED = """
 
-DRIVER = os.getpid()
 SEEN = []
-
-
-class Fragile(torch.nn.Module):
-    driver = DRIVER
-
-    def forward(self, inputs):
-        marks = inputs.mean(dim=1, keepdim=True).round()
-        if os.getpid() != self.driver and bool((marks == 2).all()):
-            os._exit(1)
-        if bool((marks == 4).all()):
-            raise KeyError("no such gene")
-        return torch.where(marks == 1, torch.nan, inputs.tanh())
-
-
-def model():
-    return Fragile()
 
 
 def starved(a, b):
@@ -114,7 +76,7 @@ def starved(a, b):
 def metric():
     return starved
 """
-"""NaN around 1, a dead worker around 2, an exception around 4; no memory for the first distances of a worker."""
+"""No memory for the first distances of a worker."""
 
 
 @pytest.fixture
@@ -122,14 +84,14 @@ def fragile(tmp_path, monkeypatch):
     """A model and a metric of the user's own, whose module no worker could import; inputs around 0, 3, 1, 2, 4, 0..."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "fragile_own", raising=False)
-    (tmp_path / "fragile_own.py").write_text(FRAGILE)
+    (tmp_path / "fragile_own.py").write_text(FRAGILE + STARVED)
     np.save(tmp_path / "inputs.npy", np.array([0, 3, 1, 2, 4, 0, 3, 0], np.float32)[:, None].repeat(64, axis=1))
     own = ["experiment=custom", "model=fragile_own:model", f"data.path={tmp_path / 'inputs.npy'}", "grid.eps=[0.01]"]
     return [*own, "budget=smoke", "n=1000", "m=1100", f"out={tmp_path / 'runs'}"]
 
 
 @pytest.mark.slow
-def test_what_fails_at_one_point_is_a_row_with_its_reason_and_others_are_certified(fragile):
+def test_what_fails_at_one_point_is_a_row_with_its_reason_and_others_are_certified(fragile, figures):
     """Also those that were under way when the worker of a neighbour died, again and again."""
     result = run(compose(*fragile, "points.count=8", "workers=2"), Display(Console(file=io.StringIO())), "test")
     rows = rows_without_seconds(result.folder)
@@ -181,8 +143,9 @@ def test_a_worker_that_is_killed_costs_no_row(tmp_path):
         (signal.SIGKILL, False, -9),
     ],
 )
-def test_a_signal_ends_all_workers_and_the_same_command_continues(tmp_path, number, whole_group, code):
+def test_a_signal_ends_all_workers_and_the_same_command_continues(tmp_path, checkpoints, number, whole_group, code):
     """Ctrl-C, which a terminal sends to all processes; SIGTERM to the run, or to all as Slurm does; SIGKILL."""
+    shutil.copytree(checkpoints, tmp_path / "runs" / "checkpoints")
     interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     request = [*SMALL, "points.count=200", "workers=2"]
     process = subprocess.Popen(
@@ -314,20 +277,18 @@ def carry_out(back_end, *overrides: str) -> list[CellRun]:
     return cells
 
 
-def test_points_that_end_in_any_order_give_the_rows_of_the_loop(tmp_path):
-    cells = carry_out(Inline(), *TWO_CELLS, f"out={tmp_path / 'tasks'}")
+def test_points_that_end_in_any_order_give_the_rows_of_the_loop(tmp_path, two_cells):
+    cells = carry_out(Inline(), *TWO_CELLS, f"out={tmp_path}")
     empty = dict.fromkeys(ROW_COLUMNS, "")
     rows = [empty | {key: str(value) for key, value in row.items()} for cell in cells for row in cell.done.rows]
-    expected = rows_without_seconds(run_in(tmp_path / "loop", *TWO_CELLS).folder)
+    expected = rows_without_seconds(two_cells)
     assert {row["certifier"] for row in expected} == {"center", "center_free", "mean"}
     assert [{key: value for key, value in row.items() if key != "seconds"} for row in rows] == expected
 
 
-def test_what_is_done_is_not_done_again(tmp_path, monkeypatch):
-    request = (*TWO_CELLS, f"out={tmp_path}")
-    carry_out(Inline(), *request)
+def test_what_is_done_is_not_done_again(two_cells, monkeypatch):
     monkeypatch.setattr(Inline, "submit", lambda *arguments: pytest.fail("there is nothing to be done"))
-    assert all(cell.done.rows for cell in carry_out(Inline(), *request))
+    assert all(cell.done.rows for cell in carry_out(Inline(), *TWO_CELLS, f"out={two_cells.parent}"))
 
 
 @pytest.mark.parametrize(("wait", "most"), [("false", 2), ("true", 1)])

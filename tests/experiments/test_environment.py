@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import locale
 import os
 import subprocess
@@ -10,7 +11,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import CODE, SMALL
+from rich.console import Console
+from support import CODE, SMALL, ask, compose
+
+from csrun.runner import run
+from csrun.system.progress import Display
 
 pytestmark = pytest.mark.slow
 
@@ -25,20 +30,26 @@ socket.socket.connect = socket.socket.connect_ex = socket.getaddrinfo = socket.c
 DECIMAL_COMMA = ["de_DE.UTF-8", "fr_FR.UTF-8", "it_IT.UTF-8", "pt_BR.UTF-8"]
 
 
-def cs_run(cwd: Path, *arguments: str, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", before + CODE, *arguments],
-        cwd=cwd,
+def run_as_process(
+    folder: Path, *arguments: str, out: Path | None = None, before: str = "", **environment: str
+) -> list[str]:
+    """The rows of `cs-run` with these arguments, as a process of its own in this folder that runs something before."""
+    done = subprocess.run(
+        [sys.executable, "-c", before + CODE, *SMALL, *arguments],
+        cwd=folder,
         env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=240,
     )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return rows(out or folder / "runs")
 
 
-def rows(folder: Path) -> list[str]:
+def rows(out: Path) -> list[str]:
     """The experiment's lines without their last numbers, the seconds."""
-    table = folder / "runs" / "tv_digits" / "certificates.csv"
+    table = out / "tv_digits" / "certificates.csv"
     header, *lines = [line.split(",") for line in table.read_text().splitlines()]
     assert len(lines) > 1
     return [",".join(v for k, v in zip(header, line, strict=False) if k != "seconds") for line in lines]
@@ -46,17 +57,17 @@ def rows(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory):
-    """The rows of an ordinary run."""
-    folder = tmp_path_factory.mktemp("usual")
-    done = cs_run(folder, *SMALL)
-    assert done.returncode == 0, done.stderr
-    return rows(folder)
+    """The rows of an ordinary run, in this process."""
+    out = tmp_path_factory.mktemp("usual")
+    run(compose(*SMALL, f"out={out}"), Display(Console(file=io.StringIO())), "cs-run (test)")
+    return rows(out)
 
 
-def test_no_network(tmp_path, usual):
-    done = cs_run(tmp_path, *SMALL, before=NO_NETWORK)
-    assert done.returncode == 0, done.stderr
-    assert rows(tmp_path) == usual
+def test_neither_a_network_nor_a_home_that_can_be_written(tmp_path, usual):
+    """A file in place of the home: even root makes no folder below it."""
+    (tmp_path / "home").write_text("")
+    environment = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(tmp_path / "home"))
+    assert run_as_process(tmp_path, before=NO_NETWORK, **environment) == usual
 
 
 def test_the_network_would_have_been_missed(tmp_path):
@@ -69,10 +80,14 @@ def test_the_network_would_have_been_missed(tmp_path):
     assert "a socket was opened" in done.stderr
 
 
-def test_what_needs_a_download_says_so_without_one(tmp_path):
-    environment = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "CENTERSMOOTH_DATA": ""}
-    offline = "import socket\ndef refuse(*a, **k): raise OSError('no network')\nsocket.getaddrinfo = refuse\n"
-    done = cs_run(tmp_path, "experiment=tv_mnist", "budget=smoke", before=offline, **environment)
+def test_what_needs_a_download_says_so_without_one(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("CENTERSMOOTH_DATA", raising=False)
+    done = ask("experiment=tv_mnist", "budget=smoke", cwd=tmp_path)
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("cs-run:")]
     assert "MNIST could not be downloaded" in line
@@ -82,7 +97,7 @@ def test_what_needs_a_download_says_so_without_one(tmp_path):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
 def test_a_gpu_that_is_not_there(tmp_path):
-    done = cs_run(tmp_path, *SMALL, "device=cuda")
+    done = ask(*SMALL, "device=cuda", cwd=tmp_path)
     assert (done.returncode, done.stderr.splitlines()) == (
         2,
         ["cs-run: device is 'cuda' but PyTorch sees no CUDA device: use device=cpu or device=auto"],
@@ -93,27 +108,8 @@ def test_a_gpu_that_is_not_there(tmp_path):
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are chosen on Linux only")
 def test_one_core(tmp_path, usual):
     """Thread counts move last digits, those of weights and so a cell's digest too: what comes between is compared."""
-    done = cs_run(tmp_path, *SMALL, before="import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n")
-    assert done.returncode == 0, done.stderr
-    assert [line.split(",")[1:11] for line in rows(tmp_path)] == [line.split(",")[1:11] for line in usual]
-
-
-def test_a_home_that_cannot_be_written(tmp_path, usual):
-    """A file in its place: even root makes no folder below it."""
-    (tmp_path / "home").write_text("")
-    environment = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(tmp_path / "home"))
-    done = cs_run(tmp_path, *SMALL, **environment)
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
-    assert rows(tmp_path) == usual
-
-
-def test_an_output_folder_with_spaces_and_other_letters(tmp_path, usual):
-    out = tmp_path / "Größe 1,5 ε (neu)" / "日本"
-    done = cs_run(tmp_path, *SMALL, f"out='{out}'")
-    assert done.returncode == 0, done.stderr
-    out.rename(tmp_path / "runs")
-    assert rows(tmp_path) == usual
+    found = run_as_process(tmp_path, before="import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n")
+    assert [line.split(",")[1:11] for line in found] == [line.split(",")[1:11] for line in usual]
 
 
 def installed_comma() -> str | None:
@@ -135,15 +131,12 @@ def test_a_locale_with_decimal_commas(tmp_path, usual):
     name = installed_comma()
     if name is None:
         pytest.skip(f"none of {', '.join(DECIMAL_COMMA)} is installed")
-    done = cs_run(
-        tmp_path, *SMALL, before="import locale; locale.setlocale(locale.LC_ALL, '')\n", LC_ALL=name, LANG=name
-    )
-    assert done.returncode == 0, done.stderr
-    assert rows(tmp_path) == usual
+    before = "import locale; locale.setlocale(locale.LC_ALL, '')\n"
+    assert run_as_process(tmp_path, before=before, LC_ALL=name, LANG=name) == usual
 
 
-@pytest.mark.parametrize("encoding", ["C", "POSIX"])
-def test_a_locale_without_letters_beyond_ascii(tmp_path, usual, encoding):
-    done = cs_run(tmp_path, *SMALL, LC_ALL=encoding, LANG=encoding, PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
-    assert done.returncode == 0, done.stderr
-    assert rows(tmp_path) == usual
+def test_a_locale_without_letters_beyond_ascii_and_a_folder_with_some(tmp_path, usual):
+    """POSIX is the C library's other name for C."""
+    out = tmp_path / "Größe 1,5 ε (neu)" / "日本"
+    ascii_only = {"LC_ALL": "POSIX", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert run_as_process(tmp_path, f"out='{out}'", out=out, **ascii_only) == usual

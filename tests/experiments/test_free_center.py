@@ -57,7 +57,7 @@ def test_free_centers_may_be_asked_for_alone(run_small, tmp_path):
     assert read_manifest(alone)["rule"] == FREE_RULE
 
 
-def test_panels_and_audits_have_the_free_center(run_small, tmp_path):
+def test_panels_and_audits_have_the_free_center(run_small, tmp_path, figures):
     folder = run_small(*FREE).folder
     with np.load(next((tmp_path / "runs").glob("autoencoder-*/answers.npz"))) as kept:
         free, sample = kept["center_free.tv"], kept["center.tv"]

@@ -31,7 +31,7 @@ def files_of(folder, kind):
     return {path.name: path.read_bytes() for path in folder.glob(f"*-s*/evidence/{kind}/*")}
 
 
-def test_rows_of_the_mean_stand_beside_those_of_the_center(run_small, tmp_path):
+def test_rows_of_the_mean_stand_beside_those_of_the_center(run_small, tmp_path, figures):
     folder = run_small(MEAN, "metrics=[tv,l2,angular]").folder
     plain = run_small("metrics=[tv,l2,angular]", f"out={tmp_path / 'plain'}").folder
     assert of_kind(folder, "center").equals(of_kind(plain, "center"))

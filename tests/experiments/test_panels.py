@@ -24,6 +24,8 @@ from csrun.report.tables import read_manifest, read_rows
 from csrun.runner import run
 from csrun.system.progress import Display
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 ROOT = Path(__file__).parent.parent.parent
 
 

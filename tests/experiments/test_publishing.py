@@ -28,6 +28,8 @@ from csrun.report.plot_cli import find_experiments
 from csrun.report.published import current_cells, key_of, read_cells
 from csrun.report.tables import read_attacks, read_manifest, read_rows, summarise
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import gc
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from running import FRAGILE, TWO_CELLS, is_alive, rows_without_seconds, run_in
 from support import CODE, SMALL, compose, cs_run
 
 from csrun import cli, executors
@@ -44,47 +45,17 @@ from ray.cluster_utils import Cluster  # noqa: E402
 
 from csrun.executors import on_ray as ray_executor  # noqa: E402
 
-EVERYTHING = ("metrics=[tv,l2]", "certifiers=[center_free,center,mean]")
-TWO_CELLS = ("grid.eps=[0.4,0.6]", "points.count=4", *EVERYTHING)
 ON_RAY = "executor=ray"
 LISTENING = "0A"
 STORE = 80 * 2**20
 
-MODULE = """
-import os
-import torch
-
-DRIVER = os.getpid()
-
-
-class Fragile(torch.nn.Module):
-    driver = DRIVER
-
-    def forward(self, inputs):
-        marks = inputs.mean(dim=1, keepdim=True).round()
-        if os.getpid() != self.driver and bool((marks == 2).all()):
-            os._exit(1)
-        if bool((marks == 4).all()):
-            raise KeyError("no such gene")
-        return torch.where(marks == 1, torch.nan, inputs.tanh())
-
-
-def model():
-    return Fragile()
-"""
-"""NaN on inputs around 1; a worker that meets inputs around 2 dies; an exception on inputs around 4."""
-
-
-def rows_without_seconds(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "certificates.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
-
 
 @pytest.fixture(autouse=True)
-def no_handle_outlives_its_test() -> Iterator[None]:
+def no_handle_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
     """Collected here, where the warning of Ray's handles is ignored, and in no test of another file."""
     yield
-    gc.collect()
+    if request.node.get_closest_marker("slow"):  # those that start processes
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +80,8 @@ class Watched(Display):
         self.look()
 
 
-def run_in(folder: Path, *overrides: str, display: Display | None = None):
-    return run(compose(*SMALL, *overrides, f"out={folder}"), display or Watched(), "cs-run (test)")
-
-
 @pytest.mark.slow
-def test_a_node_is_removed_another_joins_and_the_rows_are_the_local_ones(cluster, tmp_path):
+def test_a_node_is_removed_another_joins_and_the_rows_are_the_local_ones(cluster, tmp_path, two_cells):
     """With 3 of 8 points done, twice as many tasks under way as there are cores; both models are trained there too."""
     first = set(cluster.worker_nodes)
 
@@ -131,8 +98,7 @@ def test_a_node_is_removed_another_joins_and_the_rows_are_the_local_ones(cluster
     assert len(first & cluster.worker_nodes) == 1
     assert saved() == 8
     assert result.failed == 0
-    local = run_in(tmp_path / "local", *TWO_CELLS)
-    assert rows_without_seconds(result.folder) == rows_without_seconds(local.folder)
+    assert rows_without_seconds(result.folder) == rows_without_seconds(two_cells)
 
 
 @pytest.mark.slow
@@ -165,7 +131,7 @@ def test_what_fails_at_one_point_is_a_row_with_its_reason(cluster, tmp_path, mon
     """A model of the user's own, whose module no worker could import: NaN, a dead worker, an exception at a point."""
     monkeypatch.setattr(ray_executor, "RETRIES", 0)
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "fragile.py").write_text(MODULE)
+    (tmp_path / "fragile.py").write_text(FRAGILE)
     np.save(tmp_path / "inputs.npy", np.array([0, 3, 1, 2, 4], np.float32)[:, None].repeat(64, axis=1))
     own = ["experiment=custom", "model=fragile:model", f"data.path={tmp_path / 'inputs.npy'}", "grid.eps=[0.01]"]
     counts = ["budget=smoke", "n=1000", "m=1100", "points.count=5", f"out={tmp_path / 'runs'}"]
@@ -210,6 +176,7 @@ def test_a_sweep_whose_jobs_are_tasks_gives_the_rows_of_local_runs(cluster, tmp_
     for seed in "01":
         local = run_in(tmp_path / "local" / seed, f"seed={seed}")
         assert rows_without_seconds(tmp_path / "ray" / seed / "tv_digits") == rows_without_seconds(local.folder)
+    assert not Path("ray").exists()  # where the workers are
 
 
 @pytest.mark.slow
@@ -236,7 +203,8 @@ def test_tasks_no_node_has_room_for_are_refused(cluster, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_driver_that_dies_leaves_what_is_written_and_no_port_was_open_to_others(tmp_path):
+def test_a_driver_that_dies_leaves_what_is_written_and_no_port_was_open_to_others(tmp_path, checkpoints):
+    shutil.copytree(checkpoints, tmp_path / "runs" / "checkpoints")
     overrides = [*SMALL, "points.count=40", f"out={tmp_path / 'runs'}", "executor=ray"]
     environment = {key: value for key, value in os.environ.items() if key != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
     command = [sys.executable, "-c", CODE, *overrides]
@@ -264,8 +232,9 @@ def test_a_driver_that_dies_leaves_what_is_written_and_no_port_was_open_to_other
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", ["raylet/raylet", "executor=ray"])
-def test_a_run_that_loses_its_cluster_or_its_process_says_how_to_go_on(tmp_path, lost):
+def test_a_run_that_loses_its_cluster_or_its_process_says_how_to_go_on(tmp_path, checkpoints, lost):
     """The second pattern is that of the process Ray ends, where it notices the loss first."""
+    shutil.copytree(checkpoints, tmp_path / "runs" / "checkpoints")
     overrides = [*SMALL, "points.count=40", f"out={tmp_path / 'runs'}", "executor=ray"]
     with open(tmp_path / "said", "w") as said:
         user = subprocess.Popen([sys.executable, "-c", CODE, *overrides], cwd=tmp_path, stderr=said)
@@ -282,13 +251,6 @@ def test_a_run_that_loses_its_cluster_or_its_process_says_how_to_go_on(tmp_path,
 
 def command_of(process: int) -> str:
     return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-
-
-def is_alive(process: int) -> bool:
-    try:
-        return bool(command_of(process))
-    except OSError:
-        return False
 
 
 def descendants(process: int) -> list[int]:

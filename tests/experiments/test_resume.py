@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,14 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from running import rows_without_seconds
 from support import CODE, SMALL
 
 from csrun.errors import RunError
-
-
-def rows_without_seconds(folder: Path) -> list[dict[str, str]]:
-    with open(folder / "certificates.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
 def only_cell(out: Path) -> Path:
@@ -96,7 +92,8 @@ def test_damage_is_repaired_by_the_same_command(run_small, tmp_path, damage):
     assert len(list((cell / "evidence" / "center.tv-v1").glob("*.npz"))) == 2
 
 
-def test_sigkill_in_the_middle_then_the_same_command(run_small, tmp_path):
+def test_sigkill_in_the_middle_then_the_same_command(run_small, tmp_path, checkpoints):
+    shutil.copytree(checkpoints, tmp_path / "killed" / "checkpoints")
     overrides = [*SMALL, "points.count=6", f"out={tmp_path / 'killed'}"]
     environment = dict(os.environ, OMP_NUM_THREADS="1")  # as many threads as this process
     process = subprocess.Popen(
@@ -130,7 +127,7 @@ def test_answers_are_kept_for_audits(run_small, tmp_path):
         assert arrays["center.tv"].shape == arrays["base"].shape == (2, 1, 8, 8)
 
 
-def test_a_point_that_fails_is_a_row_and_is_tried_again(run_small, tmp_path, monkeypatch):
+def test_a_point_that_fails_is_a_row_and_is_tried_again(run_small, tmp_path, monkeypatch, figures):
     from centersmooth import ModelError
     from csrun.cells import certify
 

@@ -12,6 +12,8 @@ import pytest
 
 from csrun.report.tables import MEAN_RULE, of_rule
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 SCRIPTS = str(Path(__file__).parents[2] / "scripts")
 
 

@@ -23,6 +23,8 @@ from csrun.report import plots
 from csrun.report.tables import SLIP_FILE, SLIP_NUMBER, read_manifest, read_rows, read_unit_slip, render
 from csrun.report.tables import summarise as summary_of
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 BUDGET = Budget(n=4_000, m=2_000, delta=0.08)
 SIGMA = 0.15
 

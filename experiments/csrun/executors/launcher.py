@@ -46,7 +46,10 @@ def launching(given: Mapping[str, str]) -> Iterator[list[str]]:
         remote = "++hydra.launcher.ray.remote"
         try:
             workers = [] if settings.gpus else [f"workers={settings.cpus}"]
-            yield [*workers, "wait=true", f"{remote}.num_cpus={settings.cpus}", f"{remote}.num_gpus={settings.gpus}"]
+            # Hydra makes a job's folder where its worker is, not where the sweep was started: one that is there anyway.
+            folder = f"hydra.sweep.subdir={os.sep}"
+            sizes = [f"{remote}.num_cpus={settings.cpus}", f"{remote}.num_gpus={settings.gpus}"]
+            yield [*workers, "wait=true", folder, *sizes]
         finally:
             time.sleep(LAST_LINES)
 

@@ -1,0 +1,62 @@
+"""What tests of runs share: rows to be compared, requests with everything in them, a model that fails, processes."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+from rich.console import Console
+from support import SMALL, compose
+
+from csrun.runner import RunResult, run
+from csrun.system.progress import Display
+
+EVERYTHING = ("metrics=[tv,l2]", "certifiers=[center,center_free,mean]", "rule=measured")
+"""Every kind of smoothed model, and more than one metric."""
+
+TWO_CELLS = ("grid.eps=[0.4,0.6]", "points.count=4", *EVERYTHING)
+
+FRAGILE = """
+import os
+import torch
+
+DRIVER = os.getpid()
+
+
+class Fragile(torch.nn.Module):
+    driver = DRIVER
+
+    def forward(self, inputs):
+        marks = inputs.mean(dim=1, keepdim=True).round()
+        if os.getpid() != self.driver and bool((marks == 2).all()):
+            os._exit(1)
+        if bool((marks == 4).all()):
+            raise KeyError("no such gene")
+        return torch.where(marks == 1, torch.nan, inputs.tanh())
+
+
+def model():
+    return Fragile()
+"""
+"""A module with a model: NaN on inputs around 1; a worker that meets inputs around 2 dies; an exception around 4."""
+
+
+def run_in(out: Path, *overrides: str, display: Display | None = None) -> RunResult:
+    """A small run in this process; later overrides win."""
+    silent = Display(Console(file=io.StringIO()))
+    return run(compose(*SMALL, *overrides, f"out={out}"), display or silent, "cs-run (test)")
+
+
+def rows_without_seconds(folder: Path) -> list[dict[str, str]]:
+    """The rows of a cell or an experiment, without what no two runs share."""
+    with open(folder / "certificates.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs; one that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
