@@ -47,7 +47,12 @@ def test_the_command_line_wins_over_the_budget():
 @pytest.mark.slow
 def test_tv_mnist_at_smoke_on_the_real_files(tmp_path, data_folder):
     config = compose(
-        "experiment=tv_mnist", "budget=smoke", "grid.eps=[0.4]", f"data.path={data_folder}", f"out={tmp_path}"
+        "experiment=tv_mnist",
+        "budget=smoke",
+        "grid.eps=[0.4]",
+        "workers=1",
+        f"data.path={data_folder}",
+        f"out={tmp_path}",
     )
     result = run(config, Display(Console(file=io.StringIO())), "cs-run (test)")
     rows = read_rows(result.folder)
