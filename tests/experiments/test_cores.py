@@ -5,12 +5,15 @@ from __future__ import annotations
 import gc
 import io
 import os
+import pickle
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import wait
 from pathlib import Path
 
 import joblib
@@ -210,6 +213,33 @@ def test_the_task_that_kills_its_workers_is_found_and_given_up(tmp_path):
         ended_one_by_one(workers, [late])
         assert workers.result(late)[0] == 9
     assert marks.read_text().count("once more") == RETRIES + 1
+
+
+@pytest.mark.slow
+def test_a_task_handed_over_after_a_loss_that_nobody_has_looked_at_is_done(tmp_path):
+    def die_once() -> str:
+        mark = tmp_path / "mark"
+        if not mark.exists():
+            mark.touch()
+            os._exit(1)
+        return "lived"
+
+    with Workers.started(1) as workers:
+        first = workers.submit(die_once)
+        wait([first.future])
+        late = workers.submit(int, "7")
+        ended_one_by_one(workers, [first, late])
+        assert (workers.result(first), workers.result(late)) == ("lived", 7)
+
+
+@pytest.mark.slow
+def test_a_value_of_any_size_leaves_its_worker_at_once():
+    """What goes through the pipe is written whole or not at all, should the worker be killed."""
+    with Workers.started(1) as workers:
+        task = workers.submit(bytes, 10**6)
+        ended_one_by_one(workers, [task])
+        assert len(pickle.dumps(task.future.result())) < select.PIPE_BUF / 2
+        assert workers.result(task) == bytes(10**6)
 
 
 @pytest.mark.slow

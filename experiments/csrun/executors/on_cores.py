@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import pickle
 import signal
 import sys
 import tempfile
@@ -58,6 +59,7 @@ class StoredFile:
 class _Task:
     """A call on a worker; ``losses`` counts how often a worker was lost while it was under way."""
 
+    kept: Path
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     losses: int = 0
@@ -79,7 +81,7 @@ class Workers:
 
     def __init__(self, count: int, folder: Path) -> None:
         self.name = f"on {count} workers"
-        self._count, self._folder, self._stored = count, folder, 0
+        self._count, self._folder, self._stored, self._submitted = count, folder, 0, 0
         self._pool: ProcessPoolExecutor | None = None
         self._waiting: list[_Task] = []
         self._running: list[_Task] = []
@@ -113,7 +115,8 @@ class Workers:
         package.path.unlink()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> _Task:
-        task = _Task(function, arguments)
+        self._submitted += 1
+        task = _Task(self._folder / f"result-{self._submitted}", function, arguments)
         self._waiting.append(task)
         self._hand_over()
         return task
@@ -134,10 +137,18 @@ class Workers:
     def result(self, task: _Task) -> Any:
         if (loss := _loss(task)) is not None:
             raise WorkerLostError(task.losses, loss)
-        return task.future.result()
+        task.future.result()
+        value = pickle.loads(task.kept.read_bytes())
+        task.kept.unlink()
+        return value
 
     def _hand_over(self) -> None:
-        """Give waiting tasks to the pool: one that may be to blame for lost workers alone, others all at once."""
+        """Give waiting tasks to the pool: one that may be to blame for lost workers alone, others all at once.
+
+        None while a loss has not been looked at: `ended` will end the pool for it, whichever that is by then.
+        """
+        if any(_loss(task) for task in self._running):
+            return
         suspects = [task for task in (*self._running, *self._waiting) if task.losses >= _ALONE]
         if suspects and self._running:
             return
@@ -145,7 +156,7 @@ class Workers:
             try:
                 with _deaf_to_interrupts():
                     self._pool = self._pool or ProcessPoolExecutor(self._count, initializer=_start, env=_ONE_THREAD)
-                    task.future = self._pool.submit(task.function, *task.arguments)
+                    task.future = self._pool.submit(_keep, task.kept, task.function, *task.arguments)
             except BrokenProcessPool:  # since the last look: `ended` sees what was under way and hands over again
                 self._end_pool()
                 return
@@ -175,6 +186,15 @@ def _loss(task: _Task) -> BrokenProcessPool | None:
     """Errors of a task whose worker was lost."""
     error = task.future.exception() if task.future.done() else None
     return error if isinstance(error, BrokenProcessPool) else None
+
+
+def _keep(path: Path, function: Callable[..., Any], *arguments: Any) -> None:
+    """On a worker: leave the value in a file, whatever its size.
+
+    Values go through one pipe, which loky reads to the end of each: where a worker is killed in the middle of one, that
+    end never comes, and the run would wait for ever.
+    """
+    path.write_bytes(pickle.dumps(function(*arguments)))
 
 
 @contextmanager
