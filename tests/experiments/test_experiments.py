@@ -153,7 +153,7 @@ def test_a_generator_of_other_latents_is_refused_in_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_tv_cifar10_at_smoke_on_the_real_files(tmp_path, data_folder):
-    small = ("models=[reconstructor]", "grid.eps=[0.4]", "points.count=1", "n=400", "m=400")
+    small = ("models=[reconstructor]", "grid.eps=[0.4]", "m=400")
     rows = run_real("tv_cifar10", data_folder, tmp_path, *small)
     assert (rows["outcome"] == "certified").any()
 
