@@ -186,7 +186,7 @@ class Plan:
             It has no such cell.
         """
         cells = {key_of(self.request(cell)): cell for cell in self.cells}
-        for key in keys:
+        for key in keys or [""]:
             if key not in cells:
                 raise RunError(
                     f"cells has '{key}', which is not part of this request: expected among {', '.join(cells)}"
