@@ -354,7 +354,7 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    from hydra.errors import MissingConfigException
+    from hydra.errors import ConfigCompositionException, MissingConfigException
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
     from csrun.config import unknown_key
@@ -379,10 +379,11 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         lines = [unknown(f"{group} is", name, error.options)]
-    if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
-        lines = [unknown_key(str(cause.full_key))]
-    elif cause is not None and type(error).__name__ == "ConfigCompositionException":
-        lines = [_misfit(lines[0], (str(cause).splitlines() or [""])[0].strip())]
+    if isinstance(error, ConfigCompositionException) and cause is not None:
+        if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
+            lines = [unknown_key(str(cause.full_key))]
+        else:
+            lines = [_misfit(lines[0], (str(cause).splitlines() or [""])[0].strip())]
     return "; ".join(lines[:2]) + ("" if lines else type(error).__name__)
 
 
@@ -406,8 +407,6 @@ _WANTED = {
 def _misfit(merging: str, reason: str) -> str:
     """Error message for a setting, from Hydra's line about merging it and OmegaConf's about its value."""
     key, _, value = merging.removeprefix("Error merging override ").partition("=")
-    if merging.startswith("Could not override "):
-        return f"{merging.removeprefix('Could not override ').rstrip('.')} is not a setting: cs-run --help lists them"
     for sign, wanted in _WANTED.items():
         if sign in reason:
             return f"{key} is {value or 'empty'}: expected {wanted.format(key=key, value=value)}"

@@ -16,6 +16,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from csrun.errors import RunError
+from csrun.help import described, options
 from csrun.registry import (
     ATTACKS,
     CERTIFIERS,
@@ -193,7 +194,7 @@ KEYS = {
 
 def unknown_key(key: str) -> str:
     """A line on a key that no setting has, with the one that may have been meant."""
-    return f"{key} is no setting: cs-run --help keys lists them{meant(key, settings())}"
+    return f"'{key}' is not a setting: cs-run --help keys lists them{meant(key, settings())}"
 
 
 def settings() -> list[str]:
@@ -238,7 +239,15 @@ def resolve(raw: Any, cuda: bool) -> Config:
     except OmegaConfBaseException as error:
         raise RunError(str(error).splitlines()[0]) from error
     _require_known_names(resolved)
+    resolved.title = _title(resolved)
     return _validated(resolved)
+
+
+def _title(config: Config) -> str:
+    """The title of table and figures; it says where the data are not those that the experiment's own title names."""
+    own = described(config.name) if config.name in options("experiment") else {}
+    borrowed = own.get("title") == config.title and own.get("data") != config.data.name
+    return f"{config.title}; here on {config.data.name}" if borrowed else config.title
 
 
 def require_known_names(raw: Any) -> None:
@@ -286,7 +295,7 @@ def _require_known_names(config: Config) -> None:
             require_known("certifiers has", certifier, CERTIFIERS, more=", or package.module:factory")
     first = config.certifiers[0]
     if config.rule is not None and first in CERTIFIERS:
-        require_known("rule is", config.rule, CERTIFIERS[first].rules, more=f" for the certifier {first}, or null")
+        require_known("rule is", config.rule, CERTIFIERS[first].rules, more=f" for the certifier {first}")
     for method in config.train.method:
         require_known("train.method has", method, METHODS)
     for setting, name, known in (

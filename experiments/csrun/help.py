@@ -62,11 +62,11 @@ def groups() -> list[str]:
 
 def experiments() -> dict[str, str]:
     """Name and title of every experiment, without composing anything."""
-    return {name: _experiment(name)["title"] for name in options("experiment")}
+    return {name: described(name)["title"] for name in options("experiment")}
 
 
-def _experiment(name: str) -> dict[str, Any]:
-    """Facts of an experiment: its file over those it starts from, with the groups they choose by name."""
+def described(name: str) -> dict[str, Any]:
+    """Facts of an experiment, without composing: its file over those it starts from, with the groups they choose."""
     import yaml
 
     own: dict[str, Any] = yaml.safe_load((config_folder() / "experiment" / f"{name}.yaml").read_text())
@@ -75,7 +75,7 @@ def _experiment(name: str) -> dict[str, Any]:
         if isinstance(default, Mapping):
             facts |= {key.removeprefix("override /"): choice for key, choice in default.items()}
         elif default != "_self_":
-            facts |= _experiment(default)
+            facts |= described(default)
     return facts | own | {"grid": facts.get("grid", {}) | own.get("grid", {})}
 
 
@@ -121,7 +121,7 @@ def _table(lines: Mapping[str, str]) -> list[str]:
 def _experiments() -> list[str]:
     lines = ["Experiments (experiment=NAME); figures are the paper's"]
     for name in options("experiment"):
-        facts = _experiment(name)
+        facts = described(name)
         grid = "; ".join(f"{key} {_listed(values)}" for key, values in facts["grid"].items() if values)
         models = f"models {_listed(facts['models'])}" if facts["models"] else "your own model"
         lines += [f"  {name:<18} {facts['title']}"]

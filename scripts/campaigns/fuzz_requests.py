@@ -1,10 +1,12 @@
-"""Ask `cs-run` for thousands of odd things: each ends in a result, or in one line and exit code 2.
+"""Ask `cs-run` for many things: each ends in a consistent table, or in one line and exit code 2.
 
 Usage: python scripts/campaigns/fuzz_requests.py [EXAMPLES]
 
-Hypothesis composes command lines from values that are right, nearly right and absurd, on top of a request of one
-second. Never a traceback, never a half-written experiment: after a refusal no table of certificates is there, and the
-plain request still gives its rows. The summary goes to `docs/campaigns/requests.json`.
+Hypothesis composes requests of a second on the digits. Three quarters are right (`Request`): their tables have to hold
+the rows that were asked for, each once, with finite radii where certified; some are asked bit by bit and again, which
+may change no byte. To the others something odd is added: right, nearly right or absurd. Never a traceback, never a
+half-written experiment: after a refusal no table of certificates is there. The summary goes to
+`docs/campaigns/requests.json`.
 """
 
 from __future__ import annotations
@@ -17,16 +19,114 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import pandas as pd
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from csrun.cli import main as cs_run
+from csrun.registry import CERTIFIERS, MODELS, NOISES
+from csrun.report.tables import ATTACK_FILE, read_rows
 
-SMALL = ["budget=smoke", "points.count=1", "grid.eps=[0.4]", "grid.h=[1]", "n=1000", "m=1100", "forward_block=64"]
-SMALL += ["train.epochs=1", "train.images=100"]
+SMALL = ["budget=smoke", "forward_block=64", "workers=1", "executor=local", "train.epochs=1", "train.images=100"]
+
+_ALL, _NORMS = MODELS["autoencoder"].metrics, ("tv", "l1", "l2")
+_SUITS: dict[str, tuple[str, ...]] = {"center": _ALL, "center_free": _ALL, "mean": _NORMS, "label": ()}
+"""Metrics in which each certifier certifies images."""
+
+_METHODS = {"augment": ("augment",), "none": ("none",), "ablation": ("augment", "none")}
+_FOLDER = "tv_digits"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request in the registry's names and in numbers of which all are right."""
+
+    noise: str
+    metrics: tuple[str, ...]
+    certifiers: tuple[str, ...]
+    rule: str | None
+    eps: tuple[float, ...]
+    sizes: tuple[float, ...]
+    in_h: bool
+    points: range
+    seed: int
+    n: int
+    m: int
+    train: str
+    attack: str
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command line."""
+        sizes = ("grid.h", "grid.scale") if self.in_h else ("grid.scale", "grid.h")
+        asked = {"noise": self.noise, "metrics": _list(self.metrics), "certifiers": _list(self.certifiers)}
+        asked |= {"grid.eps": _list(self.eps), sizes[0]: _list(self.sizes), sizes[1]: "null"}
+        asked |= {"points.start": self.points.start, "points.count": len(self.points), "seed": self.seed}
+        asked |= {"n": self.n, "m": self.m, "train": self.train, "attack": self.attack}
+        asked |= {"attacker.steps": 2, "attacker.restarts": 1, "attacker.draws": 8, "attacker.runs": 1}
+        return [f"{key}={value}" for key, value in asked.items()] + ([f"rule={self.rule}"] if self.rule else [])
+
+    @property
+    def suited(self) -> bool:
+        """Whether each certifier certifies something."""
+        return all(set(self.metrics) & set(_SUITS[name]) for name in self.certifiers)
+
+    def rows(self) -> Iterator[tuple[object, ...]]:
+        """What names each of its rows; see `_named`."""
+        for method, eps, size, point in product(_METHODS[self.train], self.eps, self.sizes, self.points):
+            for name in self.certifiers:
+                for metric, rule in product(self.metrics, CERTIFIERS[name].rules):
+                    if metric in _SUITS[name]:
+                        yield method, name, metric, rule, eps, size, point
+
+
+def _list(values: tuple[object, ...]) -> str:
+    return f"[{','.join(map(str, values))}]"
+
+
+def _named(rows: pd.DataFrame, in_h: bool) -> list[tuple[object, ...]]:
+    """What names each row: training, certifier, metric, rule, eps, h or scale, point."""
+    size = rows["h"] if in_h else rows["scale"]
+    method = rows["train"].str.partition("@")[0]
+    parts = (method, rows["certifier"], rows["metric"], rows["rule"], rows["eps"], size, rows["point"])
+    return list(zip(*parts, strict=True))
+
+
+def _some(values: tuple[object, ...], most: int) -> st.SearchStrategy[tuple[object, ...]]:
+    return st.lists(st.sampled_from(values), min_size=1, max_size=most, unique=True).map(tuple)
+
+
+@st.composite
+def right_requests(draw: st.DrawFn) -> Request:
+    """Requests of a second; one in some asks for a certifier that suits none of its metrics."""
+    certifiers = draw(_some(("center", "center_free", "mean", "center", "mean", "label"), 2))
+    some_norm = st.sampled_from(_NORMS if "mean" in certifiers else _ALL)
+    metrics = dict.fromkeys((draw(some_norm), *draw(_some(_ALL, 2))))
+    in_h = draw(st.booleans())
+    start = draw(st.integers(0, 40))
+    return Request(
+        noise=draw(st.sampled_from([name for name, law in NOISES.items() if law.ratio])),
+        metrics=tuple(metrics),
+        certifiers=certifiers,
+        rule=draw(st.sampled_from((None, *CERTIFIERS[certifiers[0]].rules))),
+        eps=draw(_some((0.05, 0.1, 0.2, 0.4), 2)),
+        sizes=draw(_some((0.5, 0.8, 1.0), 2) if in_h else _some((0.5, 0.75), 2)),
+        in_h=in_h,
+        points=range(start, start + draw(st.integers(1, 2))),
+        seed=draw(st.integers(0, 5)),
+        n=draw(st.sampled_from((400, 700))),
+        m=draw(st.sampled_from((500, 900))),
+        train=draw(st.sampled_from(("augment", "none", "augment", "ablation"))),
+        attack=draw(st.sampled_from(("none", "none", "none", "search", "pgd"))),
+    )
+
 
 _ODD = [
     "",
@@ -127,8 +227,10 @@ def _overrides() -> st.SearchStrategy[str]:
     return st.sampled_from(_KEYS).flatmap(of)
 
 
-requests = st.lists(st.one_of(_overrides(), st.sampled_from(["--dry-run", "n", "=", "", "~", "--", "-x"])), max_size=3)
-"""What is asked besides `SMALL`."""
+odd_requests = st.lists(
+    st.one_of(_overrides(), st.sampled_from(["--dry-run", "n", "=", "", "~", "--", "-x"])), min_size=1, max_size=3
+)
+"""What may be added to a request, in full or in part absurd."""
 
 
 class Ending(NamedTuple):
@@ -160,31 +262,101 @@ def complaint(ending: Ending, out: Path) -> str:
     return ""
 
 
-def judge(arguments: list[str]) -> Ending:
-    """Ask in a fresh folder; AssertionError where the ending is not one a user may meet."""
+def inconsistency(folder: Path, request: Request) -> str:
+    """What is wrong with the table of a request that was served; empty if nothing is."""
+    try:
+        rows = read_rows(folder)
+    except ValueError as error:
+        return str(error)
+    wanted, there = Counter(request.rows()), Counter(_named(rows, request.in_h))
+    if wanted != there:
+        return f"{(wanted - there).total()} rows are missing, {(there - wanted).total()} were not asked for"
+    certified = rows["outcome"] == "certified"
+    if not (np.isfinite(rows["radius"]) == certified).all() or (rows["radius"] < 0).any():
+        return "a certified radius is not a number, or another one is"
+    for key in ("n", "m", "seed"):
+        if set(rows[key]) != {getattr(request, key)}:
+            return f"{key} is {sorted(map(int, set(rows[key])))} in rows"
+    if (rows["outcome"] == "failed").any():
+        return f"a point failed: {rows['reason'][rows['outcome'] == 'failed'].iloc[0]}"
+    attacked = folder / ATTACK_FILE
+    attacks = len(pd.read_csv(attacked)) if attacked.is_file() else 0
+    expected = int((certified & (rows["about"] == "run")).sum()) if request.attack != "none" else 0
+    return "" if attacks == expected else f"{attacks} rows of attacks instead of {expected}"
+
+
+def judge(request: Request, bit_by_bit: bool = False) -> tuple[Ending, int]:
+    """Ask for what is right; AssertionError where it does not end as it has to. Returns the number of rows too.
+
+    Parameters
+    ----------
+    bit_by_bit : bool
+        Ask for the first point alone, then for all, then for all once more.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "runs"
+        table = out / _FOLDER / "certificates.csv"
+        first = replace(request, points=request.points[:1])
+        if bit_by_bit and request.suited:
+            assert ask(first.arguments, out).code == 0, first
+            before = set(table.read_bytes().splitlines())
+        ending = ask(request.arguments, out)
+        wrong = complaint(ending, out)
+        assert not wrong, f"cs-run {' '.join(request.arguments)}: {wrong}"
+        assert ending.code == (0 if request.suited else 2), f"{request}: {ending}"
+        if not request.suited:
+            return ending, 0
+        wrong = inconsistency(out / _FOLDER, request)
+        assert not wrong, f"cs-run {' '.join(request.arguments)}: {wrong}"
+        if bit_by_bit:
+            assert before <= set(table.read_bytes().splitlines()), f"{request}: rows of the first point changed"
+            files = _contents(out)
+            assert ask(request.arguments, out).code == 0, request
+            assert _contents(out) == files, f"{request}: asking again changed results"
+        return ending, len(read_rows(out / _FOLDER))
+
+
+def _contents(out: Path) -> dict[Path, bytes]:
+    """Tables and evidence under a folder."""
+    return {path: path.read_bytes() for pattern in ("**/*.csv", "**/*.npz") for path in out.glob(pattern)}
+
+
+def judge_odd(request: Request, odd: list[str]) -> Ending:
+    """Ask for something odd besides, in a fresh folder; AssertionError where the ending is not one a user may meet."""
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        out = Path(folder) / "runs"
+        out, arguments = Path(folder) / "runs", [*request.arguments, *odd]
         ending = ask(arguments, out)
         wrong = complaint(ending, out)
         assert not wrong, f"cs-run {' '.join(arguments)!r}: {wrong}"
         strays = [path.name for path in Path(folder).iterdir() if path.name not in ("runs", "x")]
-        assert not strays or any(a.startswith("out=") for a in arguments), f"{arguments} left {strays}"
+        assert not strays or any(a.startswith("out=") for a in odd), f"{arguments} left {strays}"
         return ending
 
 
 def main(examples: int) -> int:
     codes: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     started = time.monotonic()
 
     @seed(0)
     @settings(max_examples=examples, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(requests)
-    def campaign(arguments: list[str]) -> None:
-        codes[str(judge(arguments).code)] += 1
+    @given(right_requests(), st.sampled_from(("right", "again", "right", "odd")), odd_requests)
+    def campaign(request: Request, kind: str, odd: list[str]) -> None:
+        if kind == "odd":
+            ending = judge_odd(request, odd)
+        else:
+            ending, rows = judge(request, bit_by_bit=kind == "again")
+            counts["rows"] += rows
+        counts[kind] += 1
+        codes[str(ending.code)] += 1
 
     campaign()
-    summary = {"requests": sum(codes.values()), "by exit code": dict(sorted(codes.items())), "wrong endings": 0}
-    summary |= {"seed": 0, "command": f"python scripts/campaigns/fuzz_requests.py {examples}"}
+    requests = sum(codes.values())
+    summary = {"requests": requests, "by exit code": dict(sorted(codes.items())), "wrong endings": 0}
+    summary |= {"with something odd": counts["odd"], "asked bit by bit and again": counts["again"]}
+    summary |= {"rows looked at": counts["rows"], "seed": 0}
+    summary |= {"command": f"python scripts/campaigns/fuzz_requests.py {examples}"}
+    assert codes["0"] >= 2 / 3 * requests, f"most requests are to be served: {summary}"
     target = Path(__file__).parents[2] / "docs" / "campaigns" / "requests.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(summary, indent=2) + "\n")

@@ -42,14 +42,91 @@ def test_runs_killed_at_random_moments_end_as_others_do(tmp_path):
     assert summary["rows that differ"] == 0
 
 
+SHORT = settings(
+    max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
+
+
 @pytest.mark.slow
-def test_odd_requests_end_in_a_result_or_in_one_line(fuzz):
-    @settings(max_examples=12, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True)
-    @given(fuzz.requests)
-    def campaign(arguments):
-        fuzz.judge(arguments)
+def test_right_requests_end_in_the_rows_that_were_asked_for(fuzz):
+    @SHORT
+    @given(fuzz.right_requests())
+    def campaign(request):
+        fuzz.judge(request, bit_by_bit=len(request.points) > 1)
 
     campaign()
+
+
+@pytest.mark.slow
+def test_odd_requests_end_in_a_result_or_in_one_line(fuzz):
+    @SHORT
+    @given(fuzz.right_requests(), fuzz.odd_requests)
+    def campaign(request, odd):
+        fuzz.judge_odd(request, odd)
+
+    campaign()
+
+
+@pytest.fixture(scope="module")
+def served(fuzz, tmp_path_factory):
+    """A request, and the table it left."""
+    request = fuzz.Request(
+        noise="gaussian",
+        metrics=("tv", "cosine"),
+        certifiers=("mean", "center"),
+        rule=None,
+        eps=(0.2,),
+        sizes=(1.0,),
+        in_h=True,
+        points=range(3, 5),
+        seed=1,
+        n=400,
+        m=500,
+        train="none",
+        attack="none",
+    )
+    out = tmp_path_factory.mktemp("served")
+    assert fuzz.ask(request.arguments, out).code == 0
+    return request, (out / "tv_digits" / "certificates.csv").read_text()
+
+
+def changed(line, header, **values):
+    """A line of the table with other values."""
+    columns, row = header.split(","), line.split(",")
+    return ",".join(str(values.get(name, value)) for name, value in zip(columns, row, strict=True))
+
+
+WRONG_TABLES = {
+    "1 rows are missing, 0 were": lambda head, row, *rows: [head, *rows],
+    "0 rows are missing, 1 were": lambda head, row, *rows: [head, row, changed(row, head, rule="other"), *rows],
+    "expected a radius in every certified row": lambda head, row, *rows: [head, changed(row, head, radius=""), *rows],
+    "a certified radius is not a number": lambda head, row, *rows: [head, changed(row, head, radius="inf"), *rows],
+    "n is [4, 400]": lambda head, row, *rows: [head, changed(row, head, n=4), *rows],
+    "a point failed: at random": lambda head, row, *rows: [
+        head,
+        changed(row, head, outcome="failed", radius="", vacuous="False", reason="at random"),
+        *rows,
+    ],
+}
+
+
+@pytest.mark.parametrize("words", WRONG_TABLES)
+def test_a_wrong_table_is_told_from_a_right_one(fuzz, served, tmp_path, words):
+    request, table = served
+    path = tmp_path / "certificates.csv"
+    head, *rows = table.splitlines()
+    path.write_text(table)
+    assert fuzz.inconsistency(tmp_path, request) == ""
+    assert len(rows) == 2 * (2 + 3 + 3)  # points; rules of the mean of tv, of centers of both
+    rows.sort(key=lambda row: ",certified," not in row)
+    path.write_text("\n".join(WRONG_TABLES[words](head, *rows)) + "\n")
+    assert words in fuzz.inconsistency(tmp_path, request)
+
+
+def test_the_published_campaign_was_mostly_of_requests_that_are_served():
+    summary = json.loads((CAMPAIGNS.parents[1] / "docs" / "campaigns" / "requests.json").read_text())
+    assert summary["by exit code"]["0"] >= 2 / 3 * summary["requests"]
+    assert summary["wrong endings"] == 0
 
 
 @pytest.mark.parametrize(

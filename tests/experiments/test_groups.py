@@ -26,6 +26,13 @@ def test_groups_win_over_what_the_experiment_chooses():
     assert config.noise == {"name": "gaussian"}
 
 
+def test_a_title_does_not_name_other_data_than_there_are():
+    own = "Total variation on MNIST, autoencoder and reconstructor (figure 5a, 5b)"
+    assert compose("experiment=tv_mnist").title == own
+    assert compose("experiment=tv_mnist", "data=digits").title == f"{own}; here on digits"
+    assert compose("experiment=tv_mnist", "data=digits", "title=Mine").title == "Mine"
+
+
 @pytest.mark.parametrize(
     ("experiment", "data", "methods"),
     [
@@ -53,10 +60,10 @@ REFUSED = {
     "noise='gausian'": "noise is 'gausian': expected gaussian; did you mean gaussian?",
     "certifiers=[centre]": "certifiers has 'centre': expected one of .*or package.module:factory; did you mean center?",
     "rule=local": "rule is 'local': expected paper, exact or measured for the certifier center",
-    "grid.esp=[0.1]": "grid.esp is no setting: cs-run --help keys lists them; did you mean grid.eps?",
-    "metricss=[tv]": "metricss is no setting: cs-run --help keys lists them; did you mean metrics?",
-    "+nope=3": "nope is no setting: cs-run --help keys lists them",
-    "noise.p=3": "noise.p is no setting: cs-run --help keys lists them",
+    "grid.esp=[0.1]": "'grid.esp' is not a setting: cs-run --help keys lists them; did you mean grid.eps?",
+    "metricss=[tv]": "'metricss' is not a setting: cs-run --help keys lists them; did you mean metrics?",
+    "+nope=3": "'nope' is not a setting: cs-run --help keys lists them",
+    "noise.p=3": "'noise.p' is not a setting: cs-run --help keys lists them",
 }
 
 

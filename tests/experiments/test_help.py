@@ -13,7 +13,7 @@ from centersmooth.certifiers import Certifier
 from centersmooth.metrics import L2
 from csrun import registry
 from csrun.config import KEYS, settings
-from csrun.help import _experiment, experiments, groups, options, told
+from csrun.help import described, experiments, groups, options, told
 from csrun.metrics import build_metrics
 
 TOPICS = {
@@ -75,7 +75,7 @@ def test_settings_beside_the_flag_are_no_topic(tmp_path):
 
 @pytest.mark.parametrize("name", experiments())
 def test_what_is_said_of_an_experiment_is_what_it_asks_for(name):
-    facts, own = _experiment(name), ["model=mine:model"] if name == "custom" else []
+    facts, own = described(name), ["model=mine:model"] if name == "custom" else []
     config = compose(f"experiment={name}", *own)
     assert (facts["title"], facts["data"], facts["metrics"]) == (config.title, config.data.name, config.metrics)
     assert facts["models"] == ([] if own else config.models)
