@@ -295,7 +295,7 @@ def _require_known_names(config: Config) -> None:
             require_known("certifiers has", certifier, CERTIFIERS, more=", or package.module:factory")
     first = config.certifiers[0]
     if config.rule is not None and first in CERTIFIERS:
-        require_known("rule is", config.rule, CERTIFIERS[first].rules, more=f" for the certifier {first}")
+        require_known("rule is", config.rule, CERTIFIERS[first].rules, more=f" for the certifier {first}, or null")
     for method in config.train.method:
         require_known("train.method has", method, METHODS)
     for setting, name, known in (
