@@ -18,7 +18,7 @@ from centersmooth.certificate import Budget, Certificate, Smoothed
 from centersmooth.certifiers import Center, Certifier, Mean
 from centersmooth.certifiers.center.rules import CenterRule
 from centersmooth.certifiers.center.search import CenterKind
-from centersmooth.certifiers.expectation import MeanRule
+from centersmooth.certifiers.mean import MeanRule
 from centersmooth.checks import an_integer
 from centersmooth.errors import InfeasibleError, RequestError
 from centersmooth.gathering import Setting, gather_one
@@ -451,7 +451,7 @@ class MeanSmoother(Smoother):
         budget: Budget,
         *,
         output_range: tuple[float, float] | None = None,
-        rule: MeanRule = "local",
+        rule: MeanRule = "spectral",
         forward_block: int = 128,
         batch_size: int = 1024,
     ) -> None:

@@ -48,7 +48,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal
 
 import numpy as np
 import torch
@@ -56,20 +55,12 @@ from numpy.typing import NDArray
 from scipy.special import betainccinv, ndtr, ndtri
 from torch import Tensor
 
-from centersmooth.certificate import Budget, Certificate, Outcome
-from centersmooth.certifiers.center.rules import ROUNDING
+from centersmooth.certificate import Budget
 from centersmooth.certifiers.distances import DistanceSample
-from centersmooth.errors import RequestError
-from centersmooth.gathering import Setting
 from centersmooth.metrics.base import Metric, features_of
 from centersmooth.noise import GaussianNoise
 
 Array = NDArray[np.float64]
-
-MeanRule = Literal["global", "local"]
-
-MEAN_RULES: Final[tuple[MeanRule, ...]] = ("global", "local")
-"""How the movement of the mean is bounded: for every model alike, or from the distances at ``x``."""
 
 _ROUND_UP = 1 + 1e-9
 """Outward rounding of the special functions and sums, which are right to about 1e-12."""
@@ -79,32 +70,6 @@ _TINY = 1e-15
 
 _BULK, _TAIL = 64, 1.3
 """Ranks of the band: so many evenly spaced ones, and those whose number of larger distances grows by this factor."""
-
-
-@dataclass(frozen=True)
-class MeanEvidence:
-    """Summary of the draws at one input around their mean, under one metric.
-
-    Attributes
-    ----------
-    center : Tensor, shape ``(*out)``, float64
-        Mean of ``m`` fresh draws.
-    base : Tensor, shape ``(*out)``
-        The base model's output at the unperturbed input.
-    error : float
-        Their distance.
-    distances : DistanceSample or None
-        Distances of the fresh draws to the reference, of the ranks `band_ranks`; None where only an answer was asked
-        for, whose center is the mean of ``n`` draws.
-    reach : float or None
-        The largest distance of any output in the declared range to the reference.
-    """
-
-    center: Tensor
-    base: Tensor
-    error: float
-    distances: DistanceSample | None
-    reach: float | None
 
 
 def mean_problem(metric: Metric, noise: object, budget: Budget, output_range: tuple[float, float] | None) -> str:
@@ -211,6 +176,21 @@ def excess(beyond: Array, h: float) -> Array:
     if h == 0:
         return np.zeros_like(beyond)
     whole = 2 * (ndtr(h / 2) - ndtr(-h / 2))
+    with np.errstate(over="ignore", invalid="ignore"):
+        upper, lower = _tails(_upper_tail(beyond, h), h)
+        gain = ndtr(h - upper) - ndtr(-upper) + ndtr(lower) - ndtr(lower - h)
+        dual = np.expm1(h * (upper - h / 2)) * (beyond - ndtr(-upper) - ndtr(lower)) + gain
+    return np.asarray(np.fmin(dual, whole).clip(min=0) * _ROUND_UP + _TINY)
+
+
+def level(beyond: Array, h: float) -> Array:
+    """The ``s`` such that ``|L - 1| > s`` has probability ``beyond``, nearly: where `excess` has its best event."""
+    with np.errstate(over="ignore"):
+        return np.asarray(np.expm1(h * (_upper_tail(beyond, h) - h / 2)))
+
+
+def _upper_tail(beyond: Array, h: float) -> Array:
+    """Where the upper tail of `level` begins, by bisection."""
     low, high = np.full_like(beyond, h / 2), np.full_like(beyond, h / 2 + 40)
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(60):
@@ -218,11 +198,7 @@ def excess(beyond: Array, h: float) -> Array:
             upper, lower = _tails(middle, h)
             above = ndtr(-upper) + ndtr(lower) > beyond
             low, high = np.where(above, middle, low), np.where(above, high, middle)
-        upper, lower = _tails(high, h)
-        level = np.expm1(h * (upper - h / 2))
-        gain = ndtr(h - upper) - ndtr(-upper) + ndtr(lower) - ndtr(lower - h)
-        dual = level * (beyond - ndtr(-upper) - ndtr(lower)) + gain
-    return np.asarray(np.fmin(dual, whole).clip(min=0) * _ROUND_UP + _TINY)
+    return high
 
 
 def _tails(upper: Array, h: float) -> tuple[Array, Array]:
@@ -256,47 +232,3 @@ def estimation_error(band: Band, h: float, count: int, alpha: float, metric: Met
     log = -math.log(alpha)
     step = band.reach * log / (3 * count)
     return math.sqrt(expected / count) + step + math.sqrt(step**2 + 2 * second * log / count)
-
-
-def mean_certificate(evidence: MeanEvidence, eps: float, rule: str, metric: Metric, setting: Setting) -> Certificate:
-    """The certificate of one input at one ``eps``, as the module explains.
-
-    Parameters
-    ----------
-    evidence : MeanEvidence
-        Gathered under the same metric and setting.
-    eps : float
-        Size of the perturbations, in the unit of the threat.
-    """
-    noise, budget, limits = setting.noise, setting.budget, setting.output_range
-    if not (math.isfinite(eps) and eps >= 0):
-        raise RequestError(f"eps is {eps}: expected {noise.threat.meaning}")
-    if evidence.distances is None or evidence.reach is None:
-        raise ValueError("there is no radius: expected evidence gathered with one")
-    if not isinstance(noise, GaussianNoise):
-        raise ValueError(mean_problem(metric, noise, budget, limits))
-    h = eps / noise.sigma
-    band = Band.of(evidence.distances, evidence.reach, budget.alpha2 / 2)
-    diameter = metric.diameter(tuple(evidence.center.shape), limits)
-    everywhere = global_movement(diameter, h)
-    movement = min(local_movement(band, h), everywhere) if rule == "local" else everywhere
-    here = estimation_error(band, 0.0, budget.m, budget.alpha2 / 2, metric)
-    there = estimation_error(band, h, budget.n, budget.alpha1, metric)
-    radius = min((movement + here + there) * (1 + ROUNDING), diameter)
-    return Certificate(
-        eps=eps,
-        outcome=Outcome.CERTIFIED,
-        radius=radius,
-        vacuous=radius >= diameter,
-        answer=evidence.center,
-        alpha=budget.alpha,
-        certifier="mean",
-        rule=rule,
-        about="run",
-        threat=noise.threat.unit,
-        reason=_tail_note(budget, eps) if rule == "local" and 0 < everywhere == movement else "",
-    )
-
-
-def _tail_note(budget: Budget, eps: float) -> str:
-    return f"the movement is bounded as for any model: m = {budget.m} draws tell too little at eps = {eps:g}"

@@ -1,30 +1,76 @@
-"""The mean of the noisy outputs as a certifier; `centersmooth.certifiers.expectation` has the bounds behind it."""
+"""The mean of the noisy outputs as a certifier; `.expectation` and `.spectral` have the bounds behind it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from centersmooth.certificate import Certificate, Smoothed
+from centersmooth.certificate import Certificate, Outcome, Smoothed
 from centersmooth.certifiers.base import Certifier
+from centersmooth.certifiers.center.rules import ROUNDING
 from centersmooth.certifiers.distances import DistanceBuffer, DistanceSample, to_numpy
 from centersmooth.certifiers.expectation import (
-    MEAN_RULES,
-    MeanEvidence,
+    Band,
     band_ranks,
-    mean_certificate,
+    estimation_error,
+    global_movement,
+    local_movement,
     mean_problem,
     reach,
 )
-from centersmooth.contracts.metrics import check_own_metric, check_seminorm
+from centersmooth.certifiers.spectral import (
+    PILOT,
+    Directions,
+    DirectionsCollector,
+    spectral_movement,
+    weighted_error,
+)
+from centersmooth.checks import an_integer
+from centersmooth.contracts import check_own_metric, check_seminorm
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
 from centersmooth.metrics.base import Metric, between, features_of, require_metric
+from centersmooth.noise import GaussianNoise
+
+MeanRule = Literal["global", "local", "spectral"]
+
+MEAN_RULES: Final[tuple[MeanRule, ...]] = ("global", "local", "spectral")
+"""How the movement of the mean is bounded: for every model alike, from distances at ``x``, or from directions too."""
+
+
+@dataclass(frozen=True)
+class MeanEvidence:
+    """Summary of the draws at one input around their mean, under one metric.
+
+    Attributes
+    ----------
+    center : Tensor, shape ``(*out)``, float64
+        Mean of ``m`` fresh draws.
+    base : Tensor, shape ``(*out)``
+        The base model's output at the unperturbed input.
+    error : float
+        Their distance.
+    distances : DistanceSample or None
+        Distances of the fresh draws to the reference, of the ranks `band_ranks`; None where only an answer was asked
+        for, whose center is the mean of ``n`` draws.
+    reach : float or None
+        The largest distance of any output in the declared range to the reference.
+    directions : Directions or None
+        Second moments of the fresh outputs around the reference.
+    """
+
+    center: Tensor
+    base: Tensor
+    error: float
+    distances: DistanceSample | None
+    reach: float | None
+    directions: Directions | None = None
 
 
 @dataclass(frozen=True)
@@ -35,16 +81,22 @@ class Mean(Certifier):
     ----------
     metric : Metric
         l1, l2, total variation, or one of your own with a ``seminorm``.
+    n : int, optional
+        Draws of an answer; by default the budget's, which is meant for centers, whose search takes its square.
     """
 
     metric: Metric
+    n: int | None = None
 
     name: ClassVar[str] = "mean"
+    version: ClassVar[int] = 2
     rules: ClassVar[tuple[str, ...]] = MEAN_RULES
     evidence: ClassVar[type] = MeanEvidence
 
     def __post_init__(self) -> None:
         require_metric(self.metric)
+        if self.n is not None:
+            object.__setattr__(self, "n", an_integer("n of the mean", self.n, 1))
 
     def unsuited(self, setting: Setting) -> str:
         return mean_problem(self.metric, setting.noise, setting.budget, setting.output_range)
@@ -58,13 +110,65 @@ class Mean(Certifier):
         check_seminorm(self.metric, outputs, _range(setting))
 
     def collector(self, setting: Setting, shared: Shared, *, radius: bool) -> MeanCollector:
-        return MeanCollector(self.metric, setting, shared, radius)
+        return MeanCollector(self.metric, self._draws(setting), setting, shared, radius)
 
     def answer(self, evidence: MeanEvidence, setting: Setting, rule: str) -> Smoothed:
         return Smoothed(evidence.center, False, evidence.base, evidence.error)
 
     def certificate(self, evidence: MeanEvidence, eps: float, rule: str, setting: Setting) -> Certificate:
-        return mean_certificate(evidence, eps, rule, self.metric, setting)
+        noise, budget = setting.noise, setting.budget
+        if not (math.isfinite(eps) and eps >= 0):
+            raise RequestError(f"eps is {eps}: expected {noise.threat.meaning}")
+        if not isinstance(noise, GaussianNoise):
+            raise ValueError(self.unsuited(setting))
+        h = eps / noise.sigma
+        diameter = self.metric.diameter(tuple(evidence.center.shape), _range(setting))
+        everywhere = global_movement(diameter, h)
+        movement, errors = (self._from_directions if rule == "spectral" else self._from_distances)(evidence, h, setting)
+        movement = everywhere if rule == "global" else min(movement, everywhere)
+        radius = min((movement + errors) * (1 + ROUNDING), diameter)
+        as_for_any = rule != "global" and 0 < everywhere == movement
+        return Certificate(
+            eps=eps,
+            outcome=Outcome.CERTIFIED,
+            radius=radius,
+            vacuous=radius >= diameter,
+            answer=evidence.center,
+            alpha=budget.alpha,
+            certifier=self.name,
+            rule=rule,
+            about="run",
+            threat=noise.threat.unit,
+            reason=f"the movement is bounded as for any model: m = {budget.m} draws tell too little at eps = {eps:g}"
+            if as_for_any
+            else "",
+        )
+
+    def _from_distances(self, evidence: MeanEvidence, h: float, setting: Setting) -> tuple[float, float]:
+        """The local bound on the movement, and both estimation errors: half of ``alpha2`` each for band and center."""
+        budget = setting.budget
+        band = _band(evidence.distances, evidence.reach, budget.alpha2 / 2)
+        here = estimation_error(band, 0.0, budget.m, budget.alpha2 / 2, self.metric)
+        there = estimation_error(band, h, self._draws(setting), budget.alpha1, self.metric)
+        return local_movement(band, h), here + there
+
+    def _from_directions(self, evidence: MeanEvidence, h: float, setting: Setting) -> tuple[float, float]:
+        """The spectral bound, and both estimation errors; of ``alpha2`` an equal share for each thing estimated."""
+        directions, budget = evidence.directions, setting.budget
+        if directions is None:
+            raise ValueError(_NO_RADIUS)
+        share = budget.alpha2 / (3 if directions.norms is None else 4)
+        band = _band(evidence.distances, evidence.reach, share)
+        movement = spectral_movement(band, directions, h, share)
+        counts = ((0.0, budget.m, share), (h, self._draws(setting), budget.alpha1))
+        if directions.norms is None:
+            return movement, sum(estimation_error(band, *one, self.metric) for one in counts)
+        weighted = _band(directions.norms, directions.reach, share)
+        return movement, sum(weighted_error(band, directions, weighted, *one) for one in counts)
+
+    def _draws(self, setting: Setting) -> int:
+        """Draws of an answer."""
+        return self.n if self.n is not None else setting.budget.n
 
     def distance(self, a: Tensor, b: Tensor) -> float:
         return between(self.metric, a, b)
@@ -85,10 +189,13 @@ class MeanCollector:
     The reference is rounded to the type of the outputs: any would do that is independent of the fresh draws.
     """
 
-    def __init__(self, metric: Metric, setting: Setting, shared: Shared, radius: bool) -> None:
+    def __init__(self, metric: Metric, n: int, setting: Setting, shared: Shared, radius: bool) -> None:
         budget = setting.budget
-        self._metric, self._setting, self._shared = metric, setting, shared
-        self._left = {"candidates": 0, "center": budget.n, "fresh": budget.m if radius else 0}
+        self._metric, self._n, self._setting, self._shared = metric, n, setting, shared
+        self._left = {"candidates": 0, "center": n, "fresh": budget.m if radius else 0}
+        self._pilot: list[Tensor] = []
+        self._pilot_left = PILOT if radius else 0
+        self._directions: DirectionsCollector | None = None
         self._sums: dict[str, Tensor] = {}
         self._distances = DistanceBuffer(budget.m)
         self._features: Tensor | None = None
@@ -100,13 +207,16 @@ class MeanCollector:
         self._left[stage] -= len(outputs)
         if stage == "fresh":
             self._measure(outputs)
+        elif self._pilot_left:
+            self._pilot.append(self._shared.features(self._metric, outputs)[: self._pilot_left])
+            self._pilot_left -= len(self._pilot[-1])
         total = self._shared.once(("sum", len(outputs)), lambda: outputs.double().sum(0))
         self._sums[stage] = self._sums[stage] + total if stage in self._sums else total
 
     def compute(self, base: Tensor) -> MeanEvidence:
         budget = self._setting.budget
         if "fresh" not in self._sums:
-            center = self._sums["center"] / budget.n
+            center = self._sums["center"] / self._n
             return MeanEvidence(center, base, self._error(base, center), None, None)
         center, reference = self._sums["fresh"] / budget.m, self._to_reference(base)
         return MeanEvidence(
@@ -115,21 +225,35 @@ class MeanCollector:
             error=self._error(base, center),
             distances=_of_band(to_numpy(self._metric, self._distances.values)),
             reach=reach(self._metric, reference, _range(self._setting)),
+            directions=self._directions.compute(self._metric, _range(self._setting)) if self._directions else None,
         )
 
     def _measure(self, outputs: Tensor) -> None:
-        if self._features is None:
+        if self._features is None or self._directions is None:
             self._features = features_of(self._metric, self._to_reference(outputs)[None])
-        own = self._shared.features(self._metric, outputs)
-        self._distances.add(self._metric.pairwise(own, self._features)[:, 0])
+            pilot, draws = torch.cat(self._pilot), self._setting.budget.m
+            self._directions = DirectionsCollector(self._metric, pilot, self._features[0].double(), draws)
+        features = self._shared.features(self._metric, outputs)
+        distances = self._metric.pairwise(features, self._features)[:, 0]
+        self._distances.add(distances)
+        self._directions.update(features, distances)
 
     def _to_reference(self, like: Tensor) -> Tensor:
-        mean = self._sums["center"] / self._setting.budget.n
+        mean = self._sums["center"] / self._n
         return mean.to(torch.promote_types(like.dtype, torch.float32))
 
     def _error(self, base: Tensor, center: Tensor) -> float:
         features = (features_of(self._metric, one[None].double()) for one in (base, center))
         return float(self._metric.pairwise(*features))
+
+
+_NO_RADIUS = "there is no radius: expected evidence gathered with one"
+
+
+def _band(distances: DistanceSample | None, reach: float | None, alpha: float) -> Band:
+    if distances is None or reach is None:
+        raise ValueError(_NO_RADIUS)
+    return Band.of(distances, reach, alpha)
 
 
 def _of_band(distances: np.ndarray) -> DistanceSample:
