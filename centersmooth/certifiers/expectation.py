@@ -224,11 +224,16 @@ def global_movement(diameter: float, h: float) -> float:
     return float(diameter * (ndtr(h / 2) - ndtr(-h / 2)) * _ROUND_UP)
 
 
-def estimation_error(band: Band, h: float, count: int, alpha: float, metric: Metric) -> float:
-    """Error of the mean of ``count`` draws at any ``x'`` within ``eps = h sigma``, w.p. ``>= 1 - alpha``."""
+def estimation_error(
+    band: Band, h: float, count: int, alpha: float, metric: Metric, expected_square: float = math.inf
+) -> float:
+    """Error of the mean of ``count`` draws at any ``x'`` within ``eps = h sigma``, w.p. ``>= 1 - alpha``.
+
+    ``expected_square`` is a further upper bound on ``count (E||S||)^2``.
+    """
     second = band.integral(lambda beyond: shifted(beyond, h), power=2)
     first = band.integral(lambda beyond: shifted(beyond, h))
-    expected = second if metric.seminorm == "l2" else band.reach * first
+    expected = min(expected_square, second if metric.seminorm == "l2" else band.reach * first)
     log = -math.log(alpha)
     step = band.reach * log / (3 * count)
     return math.sqrt(expected / count) + step + math.sqrt(step**2 + 2 * second * log / count)

@@ -28,8 +28,8 @@ from centersmooth.certifiers.spectral import (
     PILOT,
     Directions,
     DirectionsCollector,
+    expected_square,
     spectral_movement,
-    weighted_error,
 )
 from centersmooth.checks import an_integer
 from centersmooth.contracts import check_own_metric, check_seminorm
@@ -147,24 +147,29 @@ class Mean(Certifier):
     def _from_distances(self, evidence: MeanEvidence, h: float, setting: Setting) -> tuple[float, float]:
         """The local bound on the movement, and both estimation errors: half of ``alpha2`` each for band and center."""
         budget = setting.budget
-        band = _band(evidence.distances, evidence.reach, budget.alpha2 / 2)
+        band = _band(evidence, budget.alpha2 / 2)
         here = estimation_error(band, 0.0, budget.m, budget.alpha2 / 2, self.metric)
         there = estimation_error(band, h, self._draws(setting), budget.alpha1, self.metric)
         return local_movement(band, h), here + there
 
     def _from_directions(self, evidence: MeanEvidence, h: float, setting: Setting) -> tuple[float, float]:
-        """The spectral bound, and both estimation errors; of ``alpha2`` an equal share for each thing estimated."""
+        """The spectral bound on the movement, and both estimation errors.
+
+        Half of ``alpha2`` for the band, as above; the rest in equal parts for the center, the second moments and, in
+        l1, the weighted norms.
+        """
         directions, budget = evidence.directions, setting.budget
+        band = _band(evidence, budget.alpha2 / 2)
         if directions is None:
             raise ValueError(_NO_RADIUS)
-        share = budget.alpha2 / (3 if directions.norms is None else 4)
-        band = _band(evidence.distances, evidence.reach, share)
-        movement = spectral_movement(band, directions, h, share)
-        counts = ((0.0, budget.m, share), (h, self._draws(setting), budget.alpha1))
-        if directions.norms is None:
-            return movement, sum(estimation_error(band, *one, self.metric) for one in counts)
-        weighted = _band(directions.norms, directions.reach, share)
-        return movement, sum(weighted_error(band, directions, weighted, *one) for one in counts)
+        weighted = directions.weighted
+        alpha = budget.alpha2 / 2 / (2 if weighted is None else 3)
+        counts = ((0.0, budget.m, alpha), (h, self._draws(setting), budget.alpha1))
+        squares = (math.inf if weighted is None else expected_square(weighted, shift, alpha) for shift in (0.0, h))
+        errors = (
+            estimation_error(band, *one, self.metric, square) for one, square in zip(counts, squares, strict=True)
+        )
+        return spectral_movement(band, directions, h, alpha), sum(errors)
 
     def _draws(self, setting: Setting) -> int:
         """Draws of an answer."""
@@ -208,8 +213,9 @@ class MeanCollector:
         if stage == "fresh":
             self._measure(outputs)
         elif self._pilot_left:
-            self._pilot.append(self._shared.features(self._metric, outputs)[: self._pilot_left])
-            self._pilot_left -= len(self._pilot[-1])
+            features = self._shared.features(self._metric, outputs[: self._pilot_left])
+            self._pilot.append(features.flatten(1))
+            self._pilot_left -= len(features)
         total = self._shared.once(("sum", len(outputs)), lambda: outputs.double().sum(0))
         self._sums[stage] = self._sums[stage] + total if stage in self._sums else total
 
@@ -231,12 +237,13 @@ class MeanCollector:
     def _measure(self, outputs: Tensor) -> None:
         if self._features is None or self._directions is None:
             self._features = features_of(self._metric, self._to_reference(outputs)[None])
-            pilot, draws = torch.cat(self._pilot), self._setting.budget.m
-            self._directions = DirectionsCollector(self._metric, pilot, self._features[0].double(), draws)
+            pilot, reference = torch.cat(self._pilot), self._features.flatten().double()
+            self._directions = DirectionsCollector(self._metric, pilot, reference, self._setting.budget.m)
+            self._pilot.clear()
         features = self._shared.features(self._metric, outputs)
         distances = self._metric.pairwise(features, self._features)[:, 0]
         self._distances.add(distances)
-        self._directions.update(features, distances)
+        self._directions.update(features.flatten(1), distances)
 
     def _to_reference(self, like: Tensor) -> Tensor:
         mean = self._sums["center"] / self._n
@@ -250,10 +257,10 @@ class MeanCollector:
 _NO_RADIUS = "there is no radius: expected evidence gathered with one"
 
 
-def _band(distances: DistanceSample | None, reach: float | None, alpha: float) -> Band:
-    if distances is None or reach is None:
+def _band(evidence: MeanEvidence, alpha: float) -> Band:
+    if evidence.distances is None or evidence.reach is None:
         raise ValueError(_NO_RADIUS)
-    return Band.of(distances, reach, alpha)
+    return Band.of(evidence.distances, evidence.reach, alpha)
 
 
 def _of_band(distances: np.ndarray) -> DistanceSample:
