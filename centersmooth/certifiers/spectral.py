@@ -58,7 +58,7 @@ _BLOCK, _BLOCK_ENTRIES = 1_000, 2**25
 _PANEL = 128
 """Columns of a matrix product of which only the part on and above the diagonal is computed."""
 
-_OPERATIONS = 2e10
+_OPERATIONS = 4e10
 """Multiplications and additions spent on second moments at one input, about; the first so many draws are used."""
 
 _COLUMNS, _STEPS = 16, 20
