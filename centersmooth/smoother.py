@@ -426,8 +426,9 @@ class MeanSmoother(Smoother):
     output_range : (float, float)
         Hard limits of every output coordinate, checked on every output: a model that leaves it anywhere, however
         rarely, has no certificate.
-    rule : {"local", "global"}
-        The movement from the distances seen at ``x``, or the bound that holds for every model; local is never larger.
+    rule : {"spectral", "local", "global"}
+        The movement from the distances and directions seen at ``x``, from the distances alone, or the bound that holds
+        for every model.
     forward_block : int
         Inputs a call of the model. Part of what is certified: outputs depend on it in their last digits.
     batch_size : int

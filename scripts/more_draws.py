@@ -21,7 +21,8 @@ import pandas as pd
 from centersmooth import Budget, Mean, Metric
 from centersmooth.certifiers import unpack
 from centersmooth.certifiers.distances import DistanceSample
-from centersmooth.certifiers.expectation import MeanEvidence, band_ranks, mean_certificate
+from centersmooth.certifiers.expectation import band_ranks
+from centersmooth.certifiers.mean import MeanEvidence
 from centersmooth.gathering import Setting
 from csrun.metrics import build_metrics
 from csrun.noise import noise_of
@@ -50,7 +51,7 @@ def bound(evidence: MeanEvidence, eps: float, metric: Metric, cell: Cell, limits
     alphas = {name: cell["budget"][name] for name in ("alpha1", "alpha2")}
     budget = Budget(n=N, m=evidence.distances.count, **alphas)
     setting = Setting(noise_of(cell["noise"], cell["scale"]), budget, limits, cell["forward_block"])
-    radius = mean_certificate(evidence, eps, "local", metric, setting).radius
+    radius = Mean(metric).certificate(evidence, eps, "local", setting).radius
     assert radius is not None
     return radius
 

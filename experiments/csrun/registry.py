@@ -205,7 +205,10 @@ CERTIFIERS = {
         details=_RADII,
     ),
     "mean": CertifierEntry(
-        "centersmooth:Mean", "the mean of the noisy outputs: for l1, l2 and tv", label="mean", rules=("global", "local")
+        "centersmooth:Mean",
+        "the mean of the noisy outputs: for l1, l2 and tv",
+        label="mean",
+        rules=("global", "local", "spectral"),
     ),
     "label": CertifierEntry(
         "centersmooth:Label",

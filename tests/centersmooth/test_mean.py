@@ -41,7 +41,7 @@ from centersmooth import (
     SquaredL2,
     TotalVariation,
 )
-from centersmooth.certifiers import expectation
+from centersmooth.certifiers import mean as mean_certifier
 from centersmooth.certifiers.center.rules import ROUNDING
 from centersmooth.certifiers.distances import DistanceSample
 from centersmooth.certifiers.expectation import (
@@ -54,6 +54,7 @@ from centersmooth.certifiers.expectation import (
     reach,
     shifted,
 )
+from centersmooth.certifiers.mean import MeanEvidence
 from centersmooth.draws import Draws
 from centersmooth.gathering import Setting
 from centersmooth.noise import L2Ball
@@ -303,7 +304,7 @@ def test_the_mean_moves_no_further_than_certified(h: float, threshold: float) ->
 
 def test_missing_estimation_errors_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """The movement of g alone, where that is attained."""
-    monkeypatch.setattr(expectation, "estimation_error", lambda *rest: 0.0)
+    monkeypatch.setattr(mean_certifier, "estimation_error", lambda *rest: 0.0)
     assert moved_too_far(1.0, 0.5) > allowed(2 * ALPHA)
 
 
@@ -339,9 +340,9 @@ def test_evidence_has_the_distance_between_model_and_mean() -> None:
 def test_a_bound_that_is_the_whole_space_is_vacuous() -> None:
     """Equal to the diameter counts."""
     distances = DistanceSample(4, np.arange(1, 5), np.zeros(4))
-    evidence = expectation.MeanEvidence(ORIGIN.double(), ORIGIN, 0.0, distances, 1.0)
+    evidence = MeanEvidence(ORIGIN.double(), ORIGIN, 0.0, distances, 1.0)
     setting = Setting(UNIT, Budget(n=4, m=4), (0.0, 1.0))
-    certificate = expectation.mean_certificate(evidence, 50.0, "global", L1(), setting)
+    certificate = Mean(L1()).certificate(evidence, 50.0, "global", setting)
     assert (certificate.radius, certificate.vacuous) == (1.0, True)
 
 
@@ -484,7 +485,7 @@ def test_a_metric_without_a_mean_is_refused_with_its_reason(metric: Metric) -> N
         ({"output_range": (0.0, math.inf)}, "hard limits"),
         ({"output_range": (-math.inf, 1.0)}, "hard limits"),
         ({"output_range": (1.0, 0.0)}, "two numbers"),
-        ({"rule": "measured"}, "rule is 'measured': expected one of 'global', 'local' for mean"),
+        ({"rule": "measured"}, "rule is 'measured': expected one of 'global', 'local', 'spectral' for mean"),
     ],
 )
 def test_bad_requests_are_one_line(changes: dict[str, object], expected: str) -> None:

@@ -130,10 +130,10 @@ PUBLIC: dict[str, tuple[object, str]] = {
     "InfeasibleError": (InfeasibleError("why"), "InfeasibleError('why')"),
     "Jaccard": (Jaccard(), "Jaccard()"),
     "Label": (Label(), "Label()"),
-    "Mean": (Mean(TotalVariation()), "Mean(metric=TotalVariation())"),
+    "Mean": (Mean(TotalVariation()), "Mean(metric=TotalVariation(), n=None)"),
     "MeanSmoother": (
         MeanSmoother(torch.sigmoid, L1(), NOISE, BUDGET, output_range=(0.0, 1.0)),
-        f"MeanSmoother(model=sigmoid, certifier=Mean(metric=L1()), {SETTING}'local')",
+        f"MeanSmoother(model=sigmoid, certifier=Mean(metric=L1(), n=None), {SETTING}'spectral')",
     ),
     "Metric": (Hamming(torch.rand(99, 99)), "Hamming(weight=<Tensor (99, 99), torch.float32>)"),
     "ModelError": (ModelError("why"), "ModelError('why')"),

@@ -11,7 +11,7 @@ from rich.console import Console
 from support import SMALL, compose
 
 from centersmooth import ModelError
-from centersmooth.certifiers import expectation
+from centersmooth.certifiers import mean
 from csrun.errors import RunError
 from csrun.plan import make_plan
 from csrun.report.tables import ATTACK_FILE, MEAN_RULE, of_rule, read_manifest, read_rows, render, summarise
@@ -40,8 +40,8 @@ def test_rows_of_the_mean_stand_beside_those_of_the_center(run_small, tmp_path, 
     assert set(rows["metric"]) == {"tv", "l2"}
     assert set(rows["outcome"]) == {"certified"}
     assert rows[["r_center", "r_hat", "r_far", "beta"]].isna().all(axis=None)
-    local, everywhere = (of_rule(rows, MEAN_RULE | {"rule": rule}) for rule in ("local", "global"))
-    assert len(local) == len(everywhere) == 2 * 2
+    spectral, local, everywhere = (of_rule(rows, MEAN_RULE | {"rule": r}) for r in ("spectral", "local", "global"))
+    assert len(spectral) == len(local) == len(everywhere) == 2 * 2
     assert (local["radius"].to_numpy() <= everywhere["radius"].to_numpy()).all()
     names = [json.loads((path / "manifest.json").read_text())["cells"][0]["folder"] for path in (folder, plain)]
     assert names[0] == names[1]
@@ -51,7 +51,7 @@ def test_the_mean_may_be_asked_for_alone(run_small, tmp_path):
     """Then its sharpest rule leads, and no center is looked for."""
     beside, alone = run_small(MEAN).folder, run_small("certifier=mean", f"out={tmp_path / 'alone'}").folder
     rows = of_kind(alone, "mean")
-    assert len(rows) == len(read_rows(alone)) == 2 * 2
+    assert len(rows) == len(read_rows(alone)) == 2 * 3
     assert rows.equals(of_kind(beside, "mean"))
     assert read_manifest(alone)["rule"] == MEAN_RULE
     assert not list((tmp_path / "alone").glob("*-s*/evidence/center*"))
@@ -63,22 +63,22 @@ def test_the_mean_is_added_to_a_cell_and_done_once(run_small, tmp_path, monkeypa
     folder = run_small().folder
     centers = files_of(tmp_path / "runs", "center.tv-v1")
     run_small(MEAN)
-    means = files_of(tmp_path / "runs", "mean.tv-v1")
+    means = files_of(tmp_path / "runs", "mean.tv-v2")
     assert len(means) == 2
     assert files_of(tmp_path / "runs", "center.tv-v1") == centers
     with monkeypatch.context() as patch:
         patch.setattr("csrun.cells.certify.gather", None)
         run_small(MEAN)
-        assert len(of_kind(folder, "mean")) == 2 * 2
+        assert len(of_kind(folder, "mean")) == 2 * 3
         run_small()
         assert of_kind(folder, "mean").empty
-    assert files_of(tmp_path / "runs", "mean.tv-v1") == means
+    assert files_of(tmp_path / "runs", "mean.tv-v2") == means
 
 
 def test_damaged_evidence_is_made_again(run_small, tmp_path):
     folder = run_small(MEAN).folder
     before = of_kind(folder, "mean")
-    path = next((tmp_path / "runs").glob("*-s*/evidence/mean.tv-v1/*.npz"))
+    path = next((tmp_path / "runs").glob("*-s*/evidence/mean.tv-v2/*.npz"))
     path.write_bytes(path.read_bytes()[:200])
     run_small(MEAN)
     run_small(MEAN)
@@ -96,7 +96,7 @@ def test_the_mean_is_attacked_like_the_center(run_small, tmp_path, monkeypatch):
     with (folder / ATTACK_FILE).open(newline="") as file:
         lines = list(csv.DictReader(file))
     means = [line for line in lines if line["certifier"] == "mean"]
-    assert len(means) == 2 * 2
+    assert len(means) == 2 * 3
     assert all(line["abstained"] == line["beyond"] == "0" and float(line["movement"]) > 0 for line in means)
     plain = run_small(*QUICK, f"out={tmp_path / 'plain'}")
     centers, alone = ({path.name for path in (tmp_path / out).glob("*-s*/attacks/*")} for out in ("runs", "plain"))
@@ -105,11 +105,11 @@ def test_the_mean_is_attacked_like_the_center(run_small, tmp_path, monkeypatch):
 
 
 def test_a_wrong_certificate_of_the_mean_fails_the_run(run_small, monkeypatch):
-    monkeypatch.setattr(expectation, "estimation_error", lambda *rest: 0.0)
-    monkeypatch.setattr(expectation, "local_movement", lambda band, h: 0.0)
+    monkeypatch.setattr(mean, "estimation_error", lambda *rest: 0.0)
+    monkeypatch.setattr(mean, "spectral_movement", lambda *rest: 0.0)
     options = (MEAN, "alpha1=1e-6", "alpha2=1e-6", "n=1600", "m=2000", "delta=0.2")
     broken = run_small(*QUICK, *options).broken
-    assert any("certifier mean" in line and "rule local" in line for line in broken)
+    assert any("certifier mean" in line and "rule spectral" in line for line in broken)
     assert not any("certifier center" in line for line in broken)
 
 
@@ -118,7 +118,7 @@ def test_the_end_table_and_the_estimate_count_it(run_small):
     screen = io.StringIO()
     manifest = json.loads((folder / "manifest.json").read_text())
     Console(file=screen, width=200).print(render(summarise(read_rows(folder)), manifest))
-    assert "local" in screen.getvalue()
+    assert "spectral" in screen.getvalue()
     screen = io.StringIO()
     dry_run(compose(*SMALL, MEAN), Display(Console(file=screen, width=300)))
     assert f"{2 * (1 + 1000 + 1100):,} forward passes" in screen.getvalue()
@@ -130,7 +130,7 @@ def test_the_end_table_and_the_estimate_count_it(run_small):
     [
         (["certifiers=[]"], r"certifiers is empty: expected at least one name, or certifier="),
         (["certifiers=[center,median]"], r"certifiers has 'median': expected one of center, .*; did you mean mean"),
-        (["certifier=mean", "rule=paper"], r"rule is 'paper': expected global or local for the certifier mean"),
+        (["certifier=mean", "rule=paper"], r"rule is 'paper': expected global, local or spectral for the certifier mean"),
         ([MEAN, "rule=local"], r"rule is 'local': expected paper, exact or measured for the certifier center"),
     ],
 )

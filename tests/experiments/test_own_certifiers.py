@@ -175,7 +175,7 @@ def test_a_certifier_other_than_centers_is_served_by_the_experiment_for_own_mode
     request = [one.replace("mine:model", "mine:bounded") for one in SMALL]
     answer = ask(*request, "certifier=mean", cwd=folder)
     assert answer.returncode == 0, answer.stderr
-    assert read_manifest(folder / "runs" / "custom")["rule"] == {"certifier": "mean", "rule": "local"}
+    assert read_manifest(folder / "runs" / "custom")["rule"] == {"certifier": "mean", "rule": "spectral"}
     answer = ask(*request, "certifier=center", cwd=folder)
     assert answer.returncode == 0, answer.stderr
     assert read_manifest(folder / "runs" / "custom")["rule"] == {"certifier": "center", "rule": "measured"}

@@ -156,8 +156,8 @@ def test_the_local_bound_of_the_mean_is_a_curve_of_its_own(tmp_path):
         figure = plots._figure(summary, "tv", curves, plots.LAYOUTS["h"], [], [one])
     crossed = [line.get_ydata().tolist() for line in figure.axes[0].lines if line.get_marker() == "d"]
     assert [0.2] * 3 in crossed
-    assert "mean (local)" in legend_of(figure)
-    assert "mean (local)" not in legend_of(figure_of(write(tmp_path / "b", rows_of(GRID))))
+    assert "mean (spectral)" in legend_of(figure)
+    assert "mean (spectral)" not in legend_of(figure_of(write(tmp_path / "b", rows_of(GRID))))
     assert plots.draw(folder)
 
 
@@ -191,7 +191,7 @@ def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, m
         (line,) = [line for line in ax.lines if line.get_marker() == marker]
         assert line.get_ydata().tolist() == [0.01 * (place + 1)] * len(line.get_xdata())
     assert [0.2] * 3 in [line.get_ydata().tolist() for line in ax.lines if line.get_marker() == "s"]
-    assert {"free centers (measured)", "mean (local)", "free centers, attacked", "mean, attacked"} <= set(
+    assert {"free centers (measured)", "mean (spectral)", "free centers, attacked", "mean, attacked"} <= set(
         legend_of(figure)
     )
     assert "mean (global), not drawn: 500 at h = 1, 750 at h = 1.5, 1000 at h = 2" in figure.texts[0].get_text()
@@ -201,12 +201,12 @@ def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, m
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
-        (PAPER_RULE, ["center/measured", "center_free/measured", "mean/local", "label/counts"]),
-        (PAPER_RULE | {"rule": "exact"}, ["center/measured", "center_free/measured", "mean/local", "label/counts"]),
-        (SHARPER_RULE, ["center_free/measured", "mean/local", "label/counts"]),
-        (FREE_RULE, ["center/measured", "mean/local", "label/counts"]),
+        (PAPER_RULE, ["center/measured", "center_free/measured", "mean/spectral", "label/counts"]),
+        (PAPER_RULE | {"rule": "exact"}, ["center/measured", "center_free/measured", "mean/spectral", "label/counts"]),
+        (SHARPER_RULE, ["center_free/measured", "mean/spectral", "label/counts"]),
+        (FREE_RULE, ["center/measured", "mean/spectral", "label/counts"]),
         (MEAN_RULE, ["center/measured", "center_free/measured", "label/counts"]),
-        (MEAN_RULE | {"rule": "global"}, ["mean/local", "center/measured", "center_free/measured", "label/counts"]),
+        (MEAN_RULE | {"rule": "global"}, ["mean/spectral", "center/measured", "center_free/measured", "label/counts"]),
     ],
 )
 def test_what_stands_beside_a_rule(rule, expected):
@@ -335,7 +335,7 @@ def test_the_footer_has_the_counts_the_certifier_uses(tmp_path):
     rows = rows_of({(1.0, 0.2): [1.0]}, **MEAN_RULE).assign(n0=None, delta=None)
     folder = write(tmp_path, rows, rule=MEAN_RULE, reduced=False, notes=[])
     assert plots.footer_lines(read_rows(folder), read_manifest(folder)) == [
-        "n = 1,200, m = 2,500, 1 point, mean by the rule local"
+        "n = 1,200, m = 2,500, 1 point, mean by the rule spectral"
     ]
 
 

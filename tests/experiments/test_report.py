@@ -178,7 +178,7 @@ def test_every_rule_is_compared_by_itself(tmp_path):
     parts = [papers.assign(**rule, radius=papers["radius"] * f) for rule, f in ((FREE_RULE, 0.4), (MEAN_RULE, 0.3))]
     pd.concat([rows, *parts]).to_csv(study.folder / "certificates.csv", index=False)
     found = {one.rule: report.ratio_text(one) for one in sharpenings([Study.read(study.folder)])}
-    assert found == {"measured": "0.5", "measured, free centers": "0.4", "mean, local": "0.3"}
+    assert found == {"measured": "0.5", "measured, free centers": "0.4", "mean, spectral": "0.3"}
 
 
 def test_where_only_one_rule_certifies(tmp_path):
@@ -215,7 +215,7 @@ def test_findings_say_under_what_conditions(tmp_path):
 def test_findings_say_that_another_smoothed_model_was_certified(tmp_path):
     study = study_in(tmp_path / "a", RISING, rule=FREE_RULE)
     assert study.conditions == ["free centers, rule measured"]
-    assert study_in(tmp_path / "b", RISING, rule=MEAN_RULE).conditions == ["mean, rule local"]
+    assert study_in(tmp_path / "b", RISING, rule=MEAN_RULE).conditions == ["mean, rule spectral"]
 
 
 class Outside(HTMLParser):

@@ -10,7 +10,7 @@ from centersmooth import Budget, Center, Mean, Metric, RandomStream
 from centersmooth.certifiers import Certifier
 from centersmooth.certifiers.center import CenterEvidence
 from centersmooth.certifiers.center.search import CenterKind
-from centersmooth.certifiers.expectation import MeanEvidence
+from centersmooth.certifiers.mean import MeanEvidence
 from centersmooth.gathering import gather
 from centersmooth.sampling import Sampler
 

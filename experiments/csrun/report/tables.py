@@ -41,8 +41,8 @@ SHARPER_RULE = {"certifier": "center", "rule": "measured"}
 FREE_RULE = {"certifier": "center_free", "rule": "measured"}
 """The same for another smoothed model, whose centers may be means of outputs."""
 
-MEAN_RULE = {"certifier": "mean", "rule": "local"}
-"""The local bound for another smoothed model: the mean of the same outputs."""
+MEAN_RULE = {"certifier": "mean", "rule": "spectral"}
+"""The sharpest bound for another smoothed model: the mean of the same outputs."""
 
 KEYS = ("model", "dataset", "train", "noise", "metric", *RULE, "h", "scale", "eps")
 """The columns that name one line of a summary."""
