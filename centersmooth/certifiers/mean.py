@@ -214,7 +214,7 @@ class MeanCollector:
             self._measure(outputs)
         elif self._pilot_left:
             features = self._shared.features(self._metric, outputs[: self._pilot_left])
-            self._pilot.append(features.flatten(1))
+            self._pilot.append(features)
             self._pilot_left -= len(features)
         total = self._shared.once(("sum", len(outputs)), lambda: outputs.double().sum(0))
         self._sums[stage] = self._sums[stage] + total if stage in self._sums else total
@@ -237,13 +237,13 @@ class MeanCollector:
     def _measure(self, outputs: Tensor) -> None:
         if self._features is None or self._directions is None:
             self._features = features_of(self._metric, self._to_reference(outputs)[None])
-            pilot, reference = torch.cat(self._pilot), self._features.flatten().double()
-            self._directions = DirectionsCollector(self._metric, pilot, reference, self._setting.budget.m)
+            pilot, draws = torch.cat(self._pilot), self._setting.budget.m
+            self._directions = DirectionsCollector(self._metric, pilot, self._features, draws)
             self._pilot.clear()
         features = self._shared.features(self._metric, outputs)
         distances = self._metric.pairwise(features, self._features)[:, 0]
         self._distances.add(distances)
-        self._directions.update(features.flatten(1), distances)
+        self._directions.update(features, distances)
 
     def _to_reference(self, like: Tensor) -> Tensor:
         mean = self._sums["center"] / self._n

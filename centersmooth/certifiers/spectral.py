@@ -120,20 +120,21 @@ class DirectionsCollector:
 
     Parameters
     ----------
-    pilot : Tensor, shape ``(p, features)``
+    pilot : Tensor, shape ``(p, ...)``
         Features of draws that are not among the fresh ones.
-    reference : Tensor, shape ``(features,)``, float64
+    reference : Tensor, shape ``(1, ...)``
+        Features of the reference.
     draws : int
         Fresh draws to come.
     """
 
     def __init__(self, metric: Metric, pilot: Tensor, reference: Tensor, draws: int) -> None:
-        self._l1, self._reference = metric.seminorm == "l1", reference
-        around = pilot.double() - reference
-        self._truncation = float(torch.linalg.vector_norm(around, 1 if self._l1 else 2, dim=1).max())
+        self._l1, self._reference = metric.seminorm == "l1", reference.flatten().double()
+        self._truncation = float(to_numpy(metric, metric.pairwise(pilot, reference)).max())
+        around = pilot.flatten(1).double() - self._reference
         self._weights = _weights_of_pilot(around) if self._l1 else None
         self._norms = DistanceBuffer(draws) if self._l1 else None
-        features = len(reference)
+        features = len(self._reference)
         size = max(1, min(_BLOCK, draws, _BLOCK_ENTRIES // max(1, features)))
         self._moments = around.new_zeros(features, features) if features <= MATRIX else None
         operations = features * features if features <= MATRIX else 2 * features * size
@@ -142,8 +143,8 @@ class DirectionsCollector:
         self._sum_of_tops = 0.0
 
     def update(self, features: Tensor, distances: Tensor) -> None:
-        """Take the next fresh draws: features ``(b, features)`` and distances to the reference ``(b,)``."""
-        around = features.double() - self._reference
+        """Take the next fresh draws: features ``(b, ...)`` and distances to the reference ``(b,)``."""
+        around = features.flatten(1).double() - self._reference
         if self._norms is not None and self._weights is not None:
             self._norms.add(_weighted(around, self._weights))
         if self._truncation == 0:
@@ -286,9 +287,8 @@ def spectral_movement(band: Band, directions: Directions, h: float, alpha: float
 
 
 def _mass_beyond(band: Band, points: Array) -> Array:
-    """Upper bounds on the mass beyond these points."""
-    steps = np.searchsorted(band.edges, points, side="right") - 1
-    return band.beyond[np.minimum(steps, len(band.beyond) - 1)]
+    """Upper bounds on the mass beyond these points; 0 from the reach on."""
+    return np.append(band.beyond, 0.0)[np.searchsorted(band.edges, points, side="right") - 1]
 
 
 def excess_above(beyond: Array, least: Array, h: float) -> Array:
@@ -302,7 +302,7 @@ def excess_above(beyond: Array, least: Array, h: float) -> Array:
     >>> excess_above(np.array([1.0, 1.0]), np.array([0.0, 0.5]), 1.0).round(5).tolist()
     [0.76585, 0.35905]
     """
-    levels = np.maximum(least, np.minimum(level(beyond, h), 1e100))
+    levels = np.maximum(least, np.minimum(level(beyond, h), 1e300))
     return np.asarray(((levels - least) * beyond + _expected_above(levels, h)) * _ROUND_UP + _TINY)
 
 

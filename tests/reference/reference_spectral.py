@@ -1,4 +1,4 @@
-"""The spectral bound on the movement of a mean, slowly: numerical integrals and root finding instead of closed forms."""
+"""The spectral bound on the movement of a mean, slowly: numerical integrals and root finding."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def tails(function: object, level: float, h: float) -> float:
 def excess_above(beyond: float, least: float, h: float) -> float:
     """``E(|L - 1| - least)_+`` over the event of probability ``beyond``, or less, on which it is largest."""
     level = 0.0
-    if beyond < 1:
+    if beyond < 1 - 1e-9:
         level = brentq(lambda s: tails(density, s, h) - beyond, 1e-12, math.exp(8 * h), xtol=1e-14, rtol=1e-13)
     return tails(lambda t: (abs(ratio(t, h) - 1) - least) * density(t), max(level, least), h)
 
