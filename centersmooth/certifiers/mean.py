@@ -121,13 +121,13 @@ class Mean(Certifier):
             raise RequestError(f"eps is {eps}: expected {noise.threat.meaning}")
         if not isinstance(noise, GaussianNoise):
             raise ValueError(self.unsuited(setting))
-        h = eps / noise.sigma
-        diameter = self.metric.diameter(tuple(evidence.center.shape), _range(setting))
+        if rule == "spectral" and evidence.directions is None:
+            raise ValueError(_NO_RADIUS)
+        h, diameter = eps / noise.sigma, self.metric.diameter(tuple(evidence.center.shape), _range(setting))
         everywhere = global_movement(diameter, h)
-        movement, errors = (self._from_directions if rule == "spectral" else self._from_distances)(evidence, h, setting)
-        movement = everywhere if rule == "global" else min(movement, everywhere)
-        radius = min((movement + errors) * (1 + ROUNDING), diameter)
-        as_for_any = rule != "global" and 0 < everywhere == movement
+        movement, here, there = self._terms(evidence, h, rule, setting)
+        as_for_any = rule != "global" and 0 < everywhere <= movement
+        radius = min((min(movement, everywhere) + here + there) * (1 + ROUNDING), diameter)
         return Certificate(
             eps=eps,
             outcome=Outcome.CERTIFIED,
@@ -144,32 +144,26 @@ class Mean(Certifier):
             else "",
         )
 
-    def _from_distances(self, evidence: MeanEvidence, h: float, setting: Setting) -> tuple[float, float]:
-        """The local bound on the movement, and both estimation errors: half of ``alpha2`` each for band and center."""
-        budget = setting.budget
-        band = _band(evidence, budget.alpha2 / 2)
-        here = estimation_error(band, 0.0, budget.m, budget.alpha2 / 2, self.metric)
-        there = estimation_error(band, h, self._draws(setting), budget.alpha1, self.metric)
-        return local_movement(band, h), here + there
+    def _terms(self, evidence: MeanEvidence, h: float, rule: str, setting: Setting) -> tuple[float, float, float]:
+        """Bounds on the movement within ``h`` (none for ``global``), the error of the center and that of a run at ``x'``.
 
-    def _from_directions(self, evidence: MeanEvidence, h: float, setting: Setting) -> tuple[float, float]:
-        """The spectral bound on the movement, and both estimation errors.
-
-        Half of ``alpha2`` for the band, as above; the rest in equal parts for the center, the second moments and, in
-        l1, the weighted norms.
+        Half of ``alpha2`` is for the band. The other half is for the center; under the rule ``spectral`` center, second
+        moments and, in l1, weighted norms have equal parts of it.
         """
-        directions, budget = evidence.directions, setting.budget
-        band = _band(evidence, budget.alpha2 / 2)
-        if directions is None:
-            raise ValueError(_NO_RADIUS)
-        weighted = directions.weighted
-        alpha = budget.alpha2 / 2 / (2 if weighted is None else 3)
-        counts = ((0.0, budget.m, alpha), (h, self._draws(setting), budget.alpha1))
-        squares = (math.inf if weighted is None else expected_square(weighted, shift, alpha) for shift in (0.0, h))
-        errors = (
-            estimation_error(band, *one, self.metric, square) for one, square in zip(counts, squares, strict=True)
-        )
-        return spectral_movement(band, directions, h, alpha), sum(errors)
+        budget, band = setting.budget, _band(evidence, setting.budget.alpha2 / 2)
+        directions = evidence.directions if rule == "spectral" else None
+        weighted = directions.weighted if directions else None
+        alpha = budget.alpha2 / 2 / (1 + (directions is not None) + (weighted is not None))
+
+        def error(shift: float, count: int, alpha_of_mean: float) -> float:
+            square = math.inf if weighted is None else expected_square(weighted, shift, alpha)
+            return estimation_error(band, shift, count, alpha_of_mean, self.metric, square)
+
+        errors = error(0.0, budget.m, alpha), error(h, self._draws(setting), budget.alpha1)
+        if rule == "global":
+            return math.inf, *errors
+        movement = spectral_movement(band, directions, h, alpha) if directions else local_movement(band, h)
+        return movement, *errors
 
     def _draws(self, setting: Setting) -> int:
         """Draws of an answer."""

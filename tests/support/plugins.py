@@ -70,7 +70,7 @@ def likelier(mass: float) -> Tensor:
 CERTIFIERS = {
     "center": [CertifierRow(Center(L2()), VECTORS), CertifierRow(Center(Jaccard()), BOXES)],
     "center_free": [CertifierRow(Center(L2(), "free"), VECTORS)],
-    "mean": [CertifierRow(Mean(L2()), VECTORS, UNIT), CertifierRow(Mean(L1()), VECTORS, UNIT)],
+    "mean": [CertifierRow(Mean(L2()), VECTORS, UNIT), CertifierRow(Mean(L1(), n=150), VECTORS, UNIT)],
     "label": [CertifierRow(Label(), outputs, {"exact": likelier}) for outputs in (SCORES, CLASSES)],
 }
 

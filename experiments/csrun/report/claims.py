@@ -186,7 +186,7 @@ RULES_BESIDE = {
     "mean, local": MEAN_RULE | {"rule": "local"},
     "mean, spectral": MEAN_RULE,
 }
-"""What is compared with the paper's rule; all but the first certify smoothed models of their own, from the same draws."""
+"""Rules that are compared with the paper's; all but the first certify other smoothed models, from the same draws."""
 
 
 @dataclass(frozen=True)
