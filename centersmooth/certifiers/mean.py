@@ -145,7 +145,7 @@ class Mean(Certifier):
         )
 
     def _terms(self, evidence: MeanEvidence, h: float, rule: str, setting: Setting) -> tuple[float, float, float]:
-        """Bounds on the movement within ``h`` (none for ``global``), the error of the center and that of a run at ``x'``.
+        """Bounds on the movement (none for ``global``), on the error of the center and on that of a run at ``x'``.
 
         Half of ``alpha2`` is for the band. The other half is for the center; under the rule ``spectral`` center, second
         moments and, in l1, weighted norms have equal parts of it.
