@@ -9,7 +9,7 @@ Method: Kumar and Goldstein, *Center Smoothing: Certified Robustness for Network
 
 from centersmooth.attack import Attack, Attacked
 from centersmooth.certificate import Budget, Certificate, Outcome, Smoothed
-from centersmooth.certifiers import Center, Label, Mean
+from centersmooth.certifiers import Center, Direction, Label, Mean
 from centersmooth.errors import CenterSmoothError, InfeasibleError, ModelError, RequestError
 from centersmooth.metrics import (
     L1,
@@ -39,6 +39,7 @@ __all__ = [
     "CenterSmoother",
     "Certificate",
     "Cosine",
+    "Direction",
     "DistanceFunction",
     "GaussianNoise",
     "InfeasibleError",

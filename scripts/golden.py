@@ -25,6 +25,7 @@ from centersmooth import (
     Center,
     Certificate,
     Cosine,
+    Direction,
     GaussianNoise,
     Jaccard,
     Mean,
@@ -74,7 +75,7 @@ def certificates() -> dict[str, dict[str, Any]]:
 def smoothers(model: Model, metric: Metric, budget: Budget) -> Iterator[Smoother]:
     """One for each rule of each certifier that suits this metric and budget."""
     noise = GaussianNoise(0.3)
-    for certifier in (Center(metric), Center(metric, "free"), Mean(metric)):
+    for certifier in (Center(metric), Center(metric, "free"), Mean(metric), Direction(metric)):
         limits = (-1.0, 1.0) if isinstance(certifier, Mean) else None
         if not certifier.unsuited(Setting(noise, budget, limits)):
             for rule in certifier.rules:

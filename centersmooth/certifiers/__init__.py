@@ -2,7 +2,8 @@
 
 from centersmooth.certifiers.base import Certifier, pack, unpack
 from centersmooth.certifiers.center import Center
+from centersmooth.certifiers.direction import Direction
 from centersmooth.certifiers.label import Label
 from centersmooth.certifiers.mean import Mean
 
-__all__ = ["Center", "Certifier", "Label", "Mean", "pack", "unpack"]
+__all__ = ["Center", "Certifier", "Direction", "Label", "Mean", "pack", "unpack"]

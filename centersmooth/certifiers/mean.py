@@ -116,33 +116,53 @@ class Mean(Certifier):
         return Smoothed(evidence.center, False, evidence.base, evidence.error)
 
     def certificate(self, evidence: MeanEvidence, eps: float, rule: str, setting: Setting) -> Certificate:
-        noise, budget = setting.noise, setting.budget
-        if not (math.isfinite(eps) and eps >= 0):
-            raise RequestError(f"eps is {eps}: expected {noise.threat.meaning}")
-        if not isinstance(noise, GaussianNoise):
-            raise ValueError(self.unsuited(setting))
-        if rule == "spectral" and evidence.directions is None:
-            raise ValueError(_NO_RADIUS)
-        h, diameter = eps / noise.sigma, self.metric.diameter(tuple(evidence.center.shape), _range(setting))
-        everywhere = global_movement(diameter, h)
-        movement, here, there = self._terms(evidence, h, rule, setting)
-        as_for_any = rule != "global" and 0 < everywhere <= movement
-        radius = min((min(movement, everywhere) + here + there) * (1 + ROUNDING), diameter)
+        diameter = self.metric.diameter(tuple(evidence.center.shape), _range(setting))
+        bound, reason = self.bound(evidence, eps, rule, diameter, setting)
+        radius = min(bound, diameter)
         return Certificate(
             eps=eps,
             outcome=Outcome.CERTIFIED,
             radius=radius,
             vacuous=radius >= diameter,
             answer=evidence.center,
-            alpha=budget.alpha,
+            alpha=setting.budget.alpha,
             certifier=self.name,
             rule=rule,
             about="run",
-            threat=noise.threat.unit,
-            reason=f"the movement is bounded as for any model: m = {budget.m} draws tell too little at eps = {eps:g}"
-            if as_for_any
-            else "",
+            threat=setting.noise.threat.unit,
+            reason=reason,
         )
+
+    def bound(
+        self, evidence: MeanEvidence, eps: float, rule: str, diameter: float, setting: Setting
+    ) -> tuple[float, str]:
+        """The largest distance of a run's mean within ``eps`` from the center, and why it is as for any model, if so.
+
+        Parameters
+        ----------
+        diameter : float
+            The largest distance between two outputs.
+
+        Raises
+        ------
+        RequestError
+            ``eps`` is not a radius.
+        """
+        noise = setting.noise
+        if not (math.isfinite(eps) and eps >= 0):
+            raise RequestError(f"eps is {eps}: expected {noise.threat.meaning}")
+        if not isinstance(noise, GaussianNoise):
+            raise ValueError(self.unsuited(setting))
+        if rule == "spectral" and evidence.directions is None:
+            raise ValueError(_NO_RADIUS)
+        h = eps / noise.sigma
+        everywhere = global_movement(diameter, h)
+        movement, here, there = self._terms(evidence, h, rule, setting)
+        bound = (min(movement, everywhere) + here + there) * (1 + ROUNDING)
+        if rule == "global" or not 0 < everywhere <= movement:
+            return bound, ""
+        m = setting.budget.m
+        return bound, f"the movement is bounded as for any model: m = {m} draws tell too little at eps = {eps:g}"
 
     def _terms(self, evidence: MeanEvidence, h: float, rule: str, setting: Setting) -> tuple[float, float, float]:
         """Bounds on the movement (none for ``global``), on the error of the center and on that of a run at ``x'``.
@@ -239,9 +259,13 @@ class MeanCollector:
         self._distances.add(distances)
         self._directions.update(features, distances)
 
+    @property
+    def reference(self) -> Tensor:
+        """The mean of the draws before the fresh ones, around which those are measured."""
+        return self._sums["center"] / self._n
+
     def _to_reference(self, like: Tensor) -> Tensor:
-        mean = self._sums["center"] / self._n
-        return mean.to(torch.promote_types(like.dtype, torch.float32))
+        return self.reference.to(torch.promote_types(like.dtype, torch.float32))
 
     def _error(self, base: Tensor, center: Tensor) -> float:
         features = (features_of(self._metric, one[None].double()) for one in (base, center))

@@ -219,6 +219,12 @@ CERTIFIERS = {
         details=("label", "p_low", "reach"),
         distance="1 where the class can change",
     ),
+    "direction": CertifierEntry(
+        "centersmooth:Direction",
+        "the mean direction of the noisy outputs: for cosine and angular",
+        label="mean direction",
+        rules=("global", "local", "spectral"),
+    ),
 }
 """The names and rules are those of `centersmooth.certifiers.Certifier`."""
 

@@ -21,6 +21,7 @@ from centersmooth import (
     CenterSmoother,
     CenterSmoothError,
     Cosine,
+    Direction,
     DistanceFunction,
     GaussianNoise,
     InfeasibleError,
@@ -122,6 +123,7 @@ PUBLIC: dict[str, tuple[object, str]] = {
         "threat='l2', reason='why', r_center=0.1, r_hat=0.2, r_far=0.3, beta=None)",
     ),
     "Cosine": (Cosine(), "Cosine()"),
+    "Direction": (Direction(Angular()), "Direction(metric=Angular(), n=None)"),
     "DistanceFunction": (
         DistanceFunction(lambda a, b: (a - b).norm(dim=1)),
         "DistanceFunction(distance=<lambda>, power=1.0, diameter=inf)",
@@ -165,7 +167,9 @@ def test_a_public_object_is_shown_in_one_short_line(name: str) -> None:
     assert len(expected) < 300
 
 
-@pytest.mark.parametrize("certifier", [Center(L2()), Mean(L2()), Label()], ids=lambda certifier: certifier.name)
+@pytest.mark.parametrize(
+    "certifier", [Center(L2()), Mean(L2()), Direction(Cosine()), Label()], ids=lambda certifier: certifier.name
+)
 def test_a_certificate_of_any_kind_is_shown_in_one_line(certifier: Certifier) -> None:
     """With every number and all of the reason."""
     smoother = Smoother(torch.sigmoid, NOISE, certifier, BUDGET, output_range=(0.0, 1.0))

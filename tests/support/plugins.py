@@ -17,6 +17,7 @@ from centersmooth import (
     Angular,
     Center,
     Cosine,
+    Direction,
     GaussianNoise,
     Jaccard,
     Label,
@@ -56,6 +57,7 @@ NOISES = {
 }
 
 VECTORS = (torch.zeros(2), torch.ones(2))
+DIRECTIONS = (torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0]))
 BOXES = (torch.tensor([0.0, 0.0, 4.0, 4.0]), torch.tensor([2.0, 0.0, 6.0, 4.0]))
 SCORES = (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
 CLASSES = (torch.tensor(0), torch.tensor(1))
@@ -71,6 +73,7 @@ CERTIFIERS = {
     "center": [CertifierRow(Center(L2()), VECTORS), CertifierRow(Center(Jaccard()), BOXES)],
     "center_free": [CertifierRow(Center(L2(), "free"), VECTORS)],
     "mean": [CertifierRow(Mean(L2()), VECTORS, UNIT), CertifierRow(Mean(L1(), n=150), VECTORS, UNIT)],
+    "direction": [CertifierRow(Direction(metric), DIRECTIONS) for metric in (Angular(), Cosine())],
     "label": [CertifierRow(Label(), outputs, {"exact": likelier}) for outputs in (SCORES, CLASSES)],
 }
 
