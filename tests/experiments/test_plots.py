@@ -201,12 +201,21 @@ def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, m
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [
-        (PAPER_RULE, ["center/measured", "center_free/measured", "mean/spectral", "label/counts"]),
-        (PAPER_RULE | {"rule": "exact"}, ["center/measured", "center_free/measured", "mean/spectral", "label/counts"]),
-        (SHARPER_RULE, ["center_free/measured", "mean/spectral", "label/counts"]),
-        (FREE_RULE, ["center/measured", "mean/spectral", "label/counts"]),
-        (MEAN_RULE, ["center/measured", "center_free/measured", "label/counts"]),
-        (MEAN_RULE | {"rule": "global"}, ["mean/spectral", "center/measured", "center_free/measured", "label/counts"]),
+        (
+            PAPER_RULE,
+            ["center/measured", "center_free/measured", "mean/spectral", "label/counts", "direction/spectral"],
+        ),
+        (
+            PAPER_RULE | {"rule": "exact"},
+            ["center/measured", "center_free/measured", "mean/spectral", "label/counts", "direction/spectral"],
+        ),
+        (SHARPER_RULE, ["center_free/measured", "mean/spectral", "label/counts", "direction/spectral"]),
+        (FREE_RULE, ["center/measured", "mean/spectral", "label/counts", "direction/spectral"]),
+        (MEAN_RULE, ["center/measured", "center_free/measured", "label/counts", "direction/spectral"]),
+        (
+            MEAN_RULE | {"rule": "global"},
+            ["mean/spectral", "center/measured", "center_free/measured", "label/counts", "direction/spectral"],
+        ),
     ],
 )
 def test_what_stands_beside_a_rule(rule, expected):
