@@ -301,7 +301,7 @@ class WithWanting(Mean):
     collects: Callable[..., MeanCollector] = Wanting
 
     def collector(self, setting: Setting, shared: Shared, *, radius: bool) -> MeanCollector:
-        return self.collects(self.metric, setting, shared, radius)
+        return self.collects(self.metric, setting.budget.n, setting, shared, radius)
 
 
 class WithOwing(WithWanting):

@@ -27,6 +27,8 @@ from csrun.report.tables import (
     summarise,
 )
 
+pytestmark = pytest.mark.usefixtures("figures")
+
 MANIFEST = {
     "experiment": "tv_digits",
     "title": "Total variation on digits",
