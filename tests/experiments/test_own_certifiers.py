@@ -82,7 +82,7 @@ def numbers(row: dict[str, str]) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("name", ["mine:alarm", "mine:ready"])
-def test_one_that_brings_its_own_distance_has_rows_table_and_figure(folder, name):
+def test_one_that_brings_its_own_distance_has_rows_table_and_figure(folder, figures, name):
     answer = ask(*SMALL, f"certifier={name}", cwd=folder)
     assert answer.returncode == 0, answer.stderr
     rows = rows_of(folder)
