@@ -36,8 +36,14 @@ from csrun.report.tables import ATTACK_FILE, read_rows
 
 SMALL = ["budget=smoke", "forward_block=64", "workers=1", "executor=local", "train.epochs=1", "train.images=100"]
 
-_ALL, _NORMS = MODELS["autoencoder"].metrics, ("tv", "l1", "l2")
-_SUITS: dict[str, tuple[str, ...]] = {"center": _ALL, "center_free": _ALL, "mean": _NORMS, "label": ()}
+_ALL = MODELS["autoencoder"].metrics
+_SUITS: dict[str, tuple[str, ...]] = {
+    "center": _ALL,
+    "center_free": _ALL,
+    "mean": ("tv", "l1", "l2"),
+    "direction": ("cosine", "angular"),
+    "label": (),
+}
 """Metrics in which each certifier certifies images."""
 
 _METHODS = {"augment": ("augment",), "none": ("none",), "ablation": ("augment", "none")}
@@ -106,9 +112,9 @@ def _some(values: tuple[object, ...], most: int) -> st.SearchStrategy[tuple[obje
 @st.composite
 def right_requests(draw: st.DrawFn) -> Request:
     """Requests of a second; one in some asks for a certifier that suits none of its metrics."""
-    certifiers = draw(_some(("center", "center_free", "mean", "center", "mean", "label"), 2))
-    some_norm = st.sampled_from(_NORMS if "mean" in certifiers else _ALL)
-    metrics = dict.fromkeys((draw(some_norm), *draw(_some(_ALL, 2))))
+    certifiers = draw(_some(tuple(_SUITS), 2))
+    suited = [draw(st.sampled_from(_SUITS[name] or _ALL)) for name in certifiers]
+    metrics = dict.fromkeys([*suited, *draw(_some(_ALL, 1))])
     in_h = draw(st.booleans())
     start = draw(st.integers(0, 40))
     return Request(

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from csrun.registry import CERTIFIERS
+
 CAMPAIGNS = Path(__file__).parents[2] / "scripts" / "campaigns"
 
 
@@ -121,6 +123,10 @@ def test_a_wrong_table_is_told_from_a_right_one(fuzz, served, tmp_path, words):
     rows.sort(key=lambda row: ",certified," not in row)
     path.write_text("\n".join(WRONG_TABLES[words](head, *rows)) + "\n")
     assert words in fuzz.inconsistency(tmp_path, request)
+
+
+def test_the_campaign_asks_for_every_certifier(fuzz):
+    assert set(fuzz._SUITS) == set(CERTIFIERS)
 
 
 def test_the_published_campaign_was_mostly_of_requests_that_are_served():
