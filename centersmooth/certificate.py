@@ -184,6 +184,8 @@ class Certificate:
         The unit of ``eps``.
     reason : str
         One line where there is no radius, or where the rule gave way to a simpler one; else empty.
+    m : int or None
+        The number of fresh draws, where a tolerance chose it; None where it is the budget's.
     """
 
     eps: float
@@ -197,6 +199,7 @@ class Certificate:
     about: About
     threat: str
     reason: str = ""
+    m: int | None = None
 
     @property
     def details(self) -> dict[str, float | str | bool | None]:

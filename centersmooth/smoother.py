@@ -26,6 +26,7 @@ from centersmooth.metrics.base import Metric
 from centersmooth.noise import Noise, Threat
 from centersmooth.outputs import brief, brief_repr, described, unplain
 from centersmooth.sampling import Model, Progress, RandomStream, Sampler, evaluating
+from centersmooth.tolerance import WithinTolerance
 
 Number: TypeAlias = float | np.number[Any]
 """A number of Python or numpy."""
@@ -128,12 +129,24 @@ class Smoother:
 
     @overload
     def certify(
-        self, x: Tensor, eps: Number, *, stream: RandomStream | None = None, progress: Progress | None = None
+        self,
+        x: Tensor,
+        eps: Number,
+        *,
+        tolerance: float | None = None,
+        stream: RandomStream | None = None,
+        progress: Progress | None = None,
     ) -> Certificate: ...
 
     @overload
     def certify(
-        self, x: Tensor, eps: Iterable[Number], *, stream: RandomStream | None = None, progress: Progress | None = None
+        self,
+        x: Tensor,
+        eps: Iterable[Number],
+        *,
+        tolerance: float | None = None,
+        stream: RandomStream | None = None,
+        progress: Progress | None = None,
     ) -> list[Certificate]: ...
 
     def certify(
@@ -141,6 +154,7 @@ class Smoother:
         x: Tensor,
         eps: Number | Iterable[Number],
         *,
+        tolerance: float | None = None,
         stream: RandomStream | None = None,
         progress: Progress | None = None,
     ) -> Certificate | list[Certificate]:
@@ -160,6 +174,10 @@ class Smoother:
         eps : float or iterable of floats
             Sizes of perturbations in the unit of the threat, each at least 0. A numpy scalar or a tensor without
             dimensions is a number.
+        tolerance : float, optional
+            Make fewer fresh draws than the budget's ``m`` where every radius is expected within ``1 + tolerance`` of
+            that of all of them. Chosen from the draws before them, so that the statement above holds as it stands;
+            `Certificate.m` is the number.
         stream : RandomStream, optional
             For a repeatable experiment; by default fresh entropy.
         progress : callable, optional
@@ -183,10 +201,17 @@ class Smoother:
         problems = [self.certifier.problem(self._setting, self.rule, e) for e in radii]
         if all(problems):
             raise InfeasibleError(problems[0])
+        collects: Certifier | WithinTolerance = self.certifier
+        if tolerance is not None:
+            collects = WithinTolerance(self.certifier, self.rule, radii, tolerance)
+            collects.require(self._setting)
         stream = checked_stream(stream)
         with self._held_fixed(x):
-            evidence = gather_one(self._sampler, self.certifier, self.budget, x, stream, progress=progress)
-        certificates = [self.certifier.certificate(evidence, e, self.rule, self._setting) for e in radii]
+            evidence = gather_one(self._sampler, collects, self.budget, x, stream, progress=progress)
+        evidence, setting = (evidence, self._setting) if tolerance is None else evidence
+        certificates = [self.certifier.certificate(evidence, e, self.rule, setting) for e in radii]
+        if tolerance is not None:
+            certificates = [replace(certificate, m=setting.budget.m) for certificate in certificates]
         return certificates if is_iterable(eps) else certificates[0]
 
     @overload
@@ -195,6 +220,7 @@ class Smoother:
         xs: Iterable[Tensor],
         eps: Number,
         *,
+        tolerance: float | None = None,
         stream: RandomStream | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Certificate]: ...
@@ -205,6 +231,7 @@ class Smoother:
         xs: Iterable[Tensor],
         eps: Iterable[Number],
         *,
+        tolerance: float | None = None,
         stream: RandomStream | None = None,
         progress: Progress | None = None,
     ) -> Iterator[list[Certificate]]: ...
@@ -214,6 +241,7 @@ class Smoother:
         xs: Iterable[Tensor],
         eps: Number | Iterable[Number],
         *,
+        tolerance: float | None = None,
         stream: RandomStream | None = None,
         progress: Progress | None = None,
     ) -> Iterator[Certificate | list[Certificate]]:
@@ -224,7 +252,8 @@ class Smoother:
         xs : iterable of Tensor, each of shape ``(*in)``
             A batch ``(count, *in)`` is one.
         eps : float or iterable of floats
-            As for `certify`.
+        tolerance : float, optional
+            As for `certify`; each input has its own ``m``.
         stream : RandomStream, optional
             The stream of the first input; those of the others have the points that follow. By default fresh entropy
             for each.
@@ -234,7 +263,8 @@ class Smoother:
         Raises
         ------
         RequestError
-            At the call, for ``xs``, ``eps`` or ``stream``; what `certify` raises comes with the input concerned.
+            At the call, for ``xs``, ``eps``, ``tolerance`` or ``stream``; what `certify` raises comes with the input
+            concerned.
         """
         if not is_iterable(xs):
             raise RequestError(f"xs is {described(xs)}: expected several inputs, as a list or as a batch")
@@ -242,10 +272,12 @@ class Smoother:
             checked_stream(stream)
         asked = sizes(eps, self.noise.threat)  # an iterator of them serves the first input only
         one_or_many = asked if is_iterable(eps) else asked[0]
+        if tolerance is not None:
+            WithinTolerance(self.certifier, self.rule, asked, tolerance).require(self._setting)
 
         def certify(index: int, x: Tensor) -> Certificate | list[Certificate]:
             stream_of_x = None if stream is None else replace(stream, point=stream.point + index)
-            return self.certify(x, one_or_many, stream=stream_of_x, progress=progress)
+            return self.certify(x, one_or_many, tolerance=tolerance, stream=stream_of_x, progress=progress)
 
         return (certify(index, x) for index, x in enumerate(xs))
 

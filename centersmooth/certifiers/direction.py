@@ -162,11 +162,28 @@ class DirectionCollector:
         self._count += len(outputs)
 
     def compute(self, base: Tensor) -> DirectionEvidence:
-        found = self._mean.compute(directions_of(base[None])[0])
-        if found.reach is not None:
-            found = replace(found, reach=_reach(float(self._mean.reference.norm()), self._setting))
+        found = self._with_reach(self._mean.compute(directions_of(base[None])[0]))
         center = _output(found.center, self._lengths / self._count, self._setting.output_range).reshape(base.shape)
         return DirectionEvidence(center, base, between(self._metric, base.double(), center), found)
+
+    def foresee(self) -> Callable[[int], DirectionEvidence]:
+        """The evidence expected of ``m`` fresh draws, with the reference for a center."""
+        directions = self._mean.foresee()
+
+        def evidence(m: int) -> DirectionEvidence:
+            found = self._with_reach(directions(m))
+            return DirectionEvidence(found.center, found.base, found.error, found)
+
+        return evidence
+
+    def shorten(self, m: int) -> None:
+        """Want ``m`` fresh draws."""
+        self._mean.shorten(m)
+
+    def _with_reach(self, found: MeanEvidence) -> MeanEvidence:
+        if found.reach is None:  # no radius is asked for
+            return found
+        return replace(found, reach=_reach(float(self._mean.reference.norm()), self._setting))
 
 
 def directions_of(outputs: Tensor) -> Tensor:

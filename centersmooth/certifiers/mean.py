@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, Literal
 
 import numpy as np
@@ -29,6 +29,7 @@ from centersmooth.certifiers.spectral import (
     Directions,
     DirectionsCollector,
     expected_square,
+    foreseen_directions,
     spectral_movement,
 )
 from centersmooth.checks import an_integer
@@ -218,12 +219,14 @@ class MeanCollector:
         self._sums: dict[str, Tensor] = {}
         self._distances = DistanceBuffer(budget.m)
         self._features: Tensor | None = None
+        self._dtype = torch.float32
 
     def wants(self, stage: str) -> int:
         return self._left[stage]
 
     def update(self, stage: str, outputs: Tensor) -> None:
         self._left[stage] -= len(outputs)
+        self._dtype = torch.promote_types(outputs.dtype, torch.float32)
         if stage == "fresh":
             self._measure(outputs)
         elif self._pilot_left:
@@ -238,7 +241,7 @@ class MeanCollector:
         if "fresh" not in self._sums:
             center = self._sums["center"] / self._n
             return MeanEvidence(center, base, self._error(base, center), None, None)
-        center, reference = self._sums["fresh"] / budget.m, self._to_reference(base)
+        center, reference = self._sums["fresh"] / budget.m, self._to_reference()
         return MeanEvidence(
             center=center,
             base=base,
@@ -248,9 +251,31 @@ class MeanCollector:
             directions=self._directions.compute(self._metric, _range(self._setting)) if self._directions else None,
         )
 
+    def foresee(self) -> Callable[[int], MeanEvidence]:
+        """The evidence expected of ``m`` fresh draws, from distances and directions of the first of the reference's."""
+        metric, output_range = self._metric, _range(self._setting)
+        reference, pilot = self._to_reference(), torch.cat(self._pilot)
+        features = features_of(metric, reference[None])
+        distances = to_numpy(metric, metric.pairwise(pilot, features)[:, 0])
+        farthest = reach(metric, reference, output_range)
+        directions = foreseen_directions(metric, pilot, features, output_range)
+
+        def evidence(m: int) -> MeanEvidence:
+            sample = DistanceSample.foreseen(distances, m, band_ranks(m))
+            sample = replace(sample, values=np.minimum(sample.values, farthest))
+            return MeanEvidence(self.reference, self.reference, 0.0, sample, farthest, directions(m))
+
+        return evidence
+
+    def shorten(self, m: int) -> None:
+        """Want ``m`` fresh draws."""
+        self._setting = replace(self._setting, budget=replace(self._setting.budget, m=m))
+        self._left["fresh"] = m
+        self._distances = DistanceBuffer(m)
+
     def _measure(self, outputs: Tensor) -> None:
         if self._features is None or self._directions is None:
-            self._features = features_of(self._metric, self._to_reference(outputs)[None])
+            self._features = features_of(self._metric, self._to_reference()[None])
             pilot, draws = torch.cat(self._pilot), self._setting.budget.m
             self._directions = DirectionsCollector(self._metric, pilot, self._features, draws)
             self._pilot.clear()
@@ -264,8 +289,8 @@ class MeanCollector:
         """The mean of the draws before the fresh ones, around which those are measured."""
         return self._sums["center"] / self._n
 
-    def _to_reference(self, like: Tensor) -> Tensor:
-        return self.reference.to(torch.promote_types(like.dtype, torch.float32))
+    def _to_reference(self) -> Tensor:
+        return self.reference.to(self._dtype)
 
     def _error(self, base: Tensor, center: Tensor) -> float:
         features = (features_of(self._metric, one[None].double()) for one in (base, center))

@@ -34,7 +34,8 @@ Proofs are in ``docs/guarantee.md``, section 9.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -135,10 +136,9 @@ class DirectionsCollector:
         self._weights = _weights_of_pilot(around) if self._l1 else None
         self._norms = DistanceBuffer(draws) if self._l1 else None
         features = len(self._reference)
-        size = max(1, min(_BLOCK, draws, _BLOCK_ENTRIES // max(1, features)))
+        size = _rows_together(features, draws)
         self._moments = around.new_zeros(features, features) if features <= MATRIX else None
-        operations = features * features if features <= MATRIX else 2 * features * size
-        self._left = self.count = min(draws, max(_BLOCK, int(_OPERATIONS / max(1, operations))))
+        self._left = self.count = _draws_used(features, draws)
         self._block, self._filled = around.new_empty(size, features), 0
         self._sum_of_tops = 0.0
 
@@ -176,6 +176,11 @@ class DirectionsCollector:
         reach = float(_weighted(farthest[None], self._weights))
         return Directions(self._truncation, top, self.count, WeightedNorms(sample, float(self._weights.sum()), reach))
 
+    @property
+    def norms(self) -> Tensor:
+        """Weighted norms of the draws seen; none for l2."""
+        return torch.zeros(0) if self._norms is None else self._norms.values
+
     def _take(self, block: Tensor) -> None:
         """Add a block of draws, ``(b, features)``, as shares of the truncation."""
         if self._moments is not None:
@@ -187,6 +192,44 @@ class DirectionsCollector:
         else:
             block = block / self._weights.sqrt()
             self._sum_of_tops += top_eigenvalue(block @ block.T) * float(self._weights.sum())
+
+
+def foreseen_directions(
+    metric: Metric, pilot: Tensor, reference: Tensor, output_range: tuple[float, float]
+) -> Callable[[int], Directions]:
+    """The directions expected of ``m`` fresh draws, as a function of ``m``.
+
+    The second moments are those of the pilot; only the number of draws behind them is that of the fresh ones.
+
+    Parameters
+    ----------
+    pilot, reference : Tensor
+        As for `DirectionsCollector`.
+    """
+    collector = DirectionsCollector(metric, pilot, reference, len(pilot))
+    collector.update(pilot, metric.pairwise(pilot, reference)[:, 0])
+    seen, norms = collector.compute(metric, output_range), to_numpy(metric, collector.norms)
+
+    def directions(m: int) -> Directions:
+        expected = replace(seen, count=_draws_used(reference.numel(), m))
+        if seen.weighted is None:
+            return expected
+        sample = DistanceSample.foreseen(norms, m, band_ranks(m))
+        sample = replace(sample, values=np.minimum(sample.values, seen.weighted.reach))
+        return replace(expected, weighted=replace(seen.weighted, norms=sample))
+
+    return directions
+
+
+def _rows_together(features: int, draws: int) -> int:
+    """Draws whose second moments are computed at a time."""
+    return max(1, min(_BLOCK, draws, _BLOCK_ENTRIES // max(1, features)))
+
+
+def _draws_used(features: int, draws: int) -> int:
+    """How many of the fresh draws second moments are computed of."""
+    operations = features * features if features <= MATRIX else 2 * features * _rows_together(features, draws)
+    return min(draws, max(_BLOCK, int(_OPERATIONS / max(1, operations))))
 
 
 def _weights_of_pilot(around: Tensor) -> Tensor:

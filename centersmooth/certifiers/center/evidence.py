@@ -7,7 +7,7 @@ which was chosen from other draws; each bound holds on its own, and their failur
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from centersmooth.bounds import EXACT
+from centersmooth.bounds import EXACT, half_count
 from centersmooth.certifiers.center.quantiles import QuantileTable
 from centersmooth.certifiers.center.search import (
     BestCenter,
@@ -25,7 +25,7 @@ from centersmooth.certifiers.center.search import (
     free_center,
     least_median_center,
 )
-from centersmooth.certifiers.distances import DistanceBuffer, DistanceSample, to_numpy
+from centersmooth.certifiers.distances import DistanceBuffer, DistanceSample, kept_ranks, to_numpy
 from centersmooth.gathering import Setting, Shared, features_in_blocks
 from centersmooth.metrics.base import Metric, features_of
 
@@ -82,6 +82,7 @@ class CenterCollector:
         self._to_center = DistanceBuffer(fresh)
         self._sample: BestCenter | None = None
         self._center: BestCenter | None = None
+        self._pilot = torch.zeros(0)
         self._hopeless = False
 
     def wants(self, stage: str) -> int:
@@ -99,17 +100,38 @@ class CenterCollector:
                 self._gathered(stage)
 
     def compute(self, base: Tensor) -> CenterEvidence:
-        center, sample = _found(self._center), _found(self._sample)
+        center = _found(self._center)
         distances, n, m = to_numpy(self._source, self._to_center.values), self._budget.n, self._budget.m
         error = self._metric.pairwise(features_of(self._metric, base[None]), center.features)[:, 0]
         measured = self._radius and len(distances) >= self._budget.fresh_draws
+        return self._evidence(
+            base,
+            error=float(to_numpy(self._metric, error)[0]),
+            inside=int((distances[:n] <= center.radius).sum()),
+            far=DistanceSample.of(self._own(distances[:m])) if measured else None,
+        )
+
+    def foresee(self) -> Callable[[int], CenterEvidence]:
+        """The evidence expected of ``m`` fresh draws around an accepted center, from distances of the sample to it."""
+        pilot = self._own(to_numpy(self._source, self._pilot))
+        evidence = self._evidence(_found(self._center).output, error=0.0, inside=self._budget.n, far=None)
+        return lambda m: replace(evidence, far=DistanceSample.foreseen(pilot, m, kept_ranks(m)))
+
+    def shorten(self, m: int) -> None:
+        """Want the fresh draws of a budget with this ``m``."""
+        self._budget = replace(self._budget, m=m)
+        self._left["fresh"] = self._budget.fresh_draws
+        self._to_center = DistanceBuffer(self._budget.fresh_draws)
+
+    def _evidence(self, base: Tensor, *, error: float, inside: int, far: DistanceSample | None) -> CenterEvidence:
+        center, sample = _found(self._center), _found(self._sample)
         return CenterEvidence(
             center=center.output,
             base=base,
-            error=float(to_numpy(self._metric, error)[0]),
+            error=error,
             r_center=float(self._own(np.array([center.radius]))[0]),
-            inside=int((distances[:n] <= center.radius).sum()),
-            far=DistanceSample.of(self._own(distances[:m])) if measured else None,
+            inside=inside,
+            far=far,
             candidates=QuantileTable.of(self._own(sample.nearest), sample.others),
             blocks=QuantileTable.of(self._own(center.nearest), center.others) if self._kind == "free" else None,
         )
@@ -127,6 +149,8 @@ class CenterCollector:
         if self._kind == "free":
             find = partial(free_center, self._source, outputs, features, sample, self._block)
             self._center = self._once("free center", find)
+        center = self._center.features
+        self._pilot = self._once(f"to {self._kind} center", lambda: self._source.pairwise(features, center)[:, 0])
 
     def _compare(self, outputs: Tensor, candidates: Tensor, features: Tensor) -> None:
         """Distances of the sample to the candidates; after the last of them, the best candidate."""
@@ -136,6 +160,8 @@ class CenterCollector:
             distances = self._to_candidates.values
             find = partial(best_candidate, self._source, candidates, features, distances)
             self._center = self._sample = self._once("center", find)
+            medians = distances.kthvalue(half_count(len(distances)), dim=0).values
+            self._pilot = distances[:, medians.argmin()].clone()
             self._candidates, self._to_candidates = None, DistanceBuffer(0)
 
     def _measure(self, outputs: Tensor) -> None:
