@@ -37,7 +37,7 @@ _MESSAGES = {
 }
 
 
-_LEAST_ALPHA = 1e-301
+LEAST_ALPHA = 1e-301
 """Shares of smaller failure probabilities are not computed reliably."""
 
 
@@ -77,7 +77,7 @@ class Budget:
         for name, least in (("n", 1), ("m", 1), ("n0", 0)):
             object.__setattr__(self, name, an_integer(name, getattr(self, name), least))
         for name, what in (("delta", "a number"), ("alpha1", "a probability"), ("alpha2", "a probability")):
-            low = 0.0 if name == "delta" else _LEAST_ALPHA
+            low = 0.0 if name == "delta" else LEAST_ALPHA
             value = a_number(name, getattr(self, name), low, 0.5, f"{what} strictly between {low:g} and 1/2")
             object.__setattr__(self, name, value)
 
