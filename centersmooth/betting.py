@@ -2,8 +2,8 @@
 
 A certificate of a class or of a pixel asks one such question: is the mass of an answer under the noise above the mass
 that `Noise.required_mass` asks for at this ``eps``? The limit of Clopper and Pearson answers it with a number of draws
-fixed beforehand. This test may look after every draw and stops as soon as it knows, which takes few draws where the mean
-is far from the threshold.
+fixed beforehand. This test may look after every draw and stops as soon as it knows: after few draws where the mean is
+far from the threshold.
 
 **The bet.** Let ``theta`` be the threshold, and let ``k`` of ``n`` draws be 1. A bettor who holds the mean for ``q``
 has, after these draws,
@@ -19,13 +19,12 @@ of each unit of money. This one divides the first unit evenly over all ``q`` in 
 ``W_q``, ``q > theta``, by ``q / theta`` with a probability ``p <= theta``, else by the smaller ``(1 - q) / (1 -
 theta)``: on average by at most ``theta (q / theta) + (1 - theta) (1 - q) / (1 - theta) = 1``. So every ``W_q``, and
 ``W`` as their average, is a nonnegative supermartingale that begins with 1, and by Ville's inequality it ever reaches
-``1/a`` with probability at most ``a``. Hence the least ``1/W`` so far is a p-value at every moment at once, for any rule
-of stopping. []
+``1/a`` with probability at most ``a``. Hence the least ``1/W`` so far is a p-value at every moment at once, however it
+is decided when to stop. []
 
-The question whether the mean is *below* is the same one about the draws' complements and ``1 - theta``. Of the two
-answers, "above ``theta``" and "at most ``theta``", one is true, so that the test gives a wrong one with probability at
-most ``alpha``. The bet on "at most" is made at odds fair for the mean ``theta``; it loses on average for every larger
-one.
+The answer "at most ``theta``" is tested by the same bet on zeros, against ``1 - theta``: it loses on average wherever
+the mean is above ``theta``. Only one of the two answers is wrong, so that the test gives a wrong one with probability
+at most ``alpha``.
 
 Source: Ville, *Étude critique de la notion de collectif*, 1939; Robbins, *Statistical methods related to the law of the
 iterated logarithm*, Annals of Mathematical Statistics 1970 (mixtures); Waudby-Smith and Ramdas, *Estimating means of
@@ -109,7 +108,9 @@ class BettingTest:
         """
         values = np.asarray(outcomes)
         if values.ndim < 1 or not np.isin(values, (0, 1)).all():
-            raise RequestError(f"outcomes are {values.dtype} of shape {values.shape}: expected a row of 0s and 1s a draw")
+            raise RequestError(
+                f"outcomes are {values.dtype} of shape {values.shape}: expected a row of 0s and 1s a draw"
+            )
         if self.draws and values.shape[1:] != self._ones.shape:
             expected = f"expected {self._ones.shape} as before"
             raise RequestError(f"a draw answers questions of shape {values.shape[1:]}: {expected}")
