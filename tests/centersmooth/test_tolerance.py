@@ -241,12 +241,12 @@ def test_half_normal_distances_need_a_fiftieth_of_the_papers_draws(h: float, rul
 
 @pytest.mark.parametrize("share", [0.5, 0.87, 0.9865, 0.99995])
 def test_order_statistics_are_foreseen(share: float) -> None:
-    """Of half-normal distances, from 10,000 at their expected places: within 1%, and 7% beyond all of those."""
+    """Of half-normal distances, from 10,000 at their expected places: within 1%, and 8% beyond all of those."""
     pilot = ndtri((1 + (np.arange(10_000) + 0.5) / 10_000) / 2)
     rank = math.ceil(share * 10**6)
     found = DistanceSample.foreseen(pilot, 10**6, np.array([rank])).values[0]
     expected = ndtri((1 + (rank - 0.5) / 10**6) / 2)
-    assert expected * 0.99 <= found <= expected * (1.01 if share < 0.99 else 1.07)
+    assert expected * 0.99 <= found <= expected * (1.01 if share < 0.99 else 1.08)
 
 
 @pytest.mark.parametrize("pilot", [100, 999])
