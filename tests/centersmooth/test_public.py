@@ -113,6 +113,7 @@ PUBLIC: dict[str, tuple[object, str]] = {
             "run",
             "l2",
             "why",
+            4_000,
             0.1,
             0.2,
             0.3,
@@ -120,7 +121,7 @@ PUBLIC: dict[str, tuple[object, str]] = {
         ),
         "CenterCertificate(eps=0.1, outcome=<Outcome.CERTIFIED: 'certified'>, radius=0.25, vacuous=False, "
         "answer=<Tensor (3, 32, 32), torch.float32>, alpha=0.01, certifier='center', rule='measured', about='run', "
-        "threat='l2', reason='why', r_center=0.1, r_hat=0.2, r_far=0.3, beta=None)",
+        "threat='l2', reason='why', m=4000, r_center=0.1, r_hat=0.2, r_far=0.3, beta=None)",
     ),
     "Cosine": (Cosine(), "Cosine()"),
     "Direction": (Direction(Angular()), "Direction(metric=Angular(), n=None)"),
