@@ -17,7 +17,7 @@ READY := $(VENV)/.ready
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-install: $(READY) ## Make .venv with pinned versions (about 5 GB with the CUDA wheels)
+install: $(READY) ## Make .venv with pinned versions (5.6 GB with the CUDA wheels)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3")'

@@ -343,11 +343,28 @@ class Smoother:
         with evaluating(self._sampler.model):
             signature = (x.shape, x.dtype, x.device)
             if signature not in self._checked_inputs:
-                outputs = self._sampler.check_model(x)
+                outputs = self._outputs_at(x)
                 self.certifier.check(self._setting, outputs)
                 self._warn_of_a_batch(x, outputs)
                 self._checked_inputs.add(signature)
             yield
+
+    def _outputs_at(self, x: Tensor) -> Tensor:
+        """Noisy outputs of a checked model; the error says where it takes ``x`` as a batch but not as one input."""
+        try:
+            return self._sampler.check_model(x)
+        except RequestError as error:
+            if x.ndim < 2 or not self._takes(x):
+                raise
+            advice = f"the model takes x as a batch of {len(x)} inputs: use certify_all(x, eps), or x[0] for the first"
+            raise RequestError(f"{error}; {advice}") from error
+
+    def _takes(self, batch: Tensor) -> bool:
+        try:
+            self._sampler.call(batch)
+        except RequestError:
+            return False
+        return True
 
     def _warn_of_a_batch(self, x: Tensor, outputs: Tensor) -> None:
         """Warn where the model takes ``x`` for a batch; it may still be one input, such as a sequence of vectors."""
@@ -553,7 +570,7 @@ def sizes(eps: Number | Iterable[Number], threat: Threat) -> list[float]:
         One of them is no size of perturbations.
     """
     error = RequestError(f"eps is {brief(eps)}: expected {threat.meaning}, or a list of such numbers")
-    if isinstance(eps, str):
+    if isinstance(eps, str | bool):
         raise error
     try:
         found = [float(value) for value in (eps if is_iterable(eps) else [eps])]  # type: ignore[union-attr, arg-type]

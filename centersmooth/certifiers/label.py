@@ -74,6 +74,16 @@ class LabelCertificate(Certificate):
     p_low: float | None = None
     reach: float | None = None
 
+    def __str__(self) -> str:
+        """One sentence for people."""
+        if self.radius is None:
+            return super().__str__()
+        where = f"for every input within eps = {self.eps:g} ({self.threat})"
+        if self.vacuous:
+            return f"{where} the class may be another than {self.label}: the draws do not exclude it"
+        subject = "a fresh run answers class" if self.about == "run" else "the smoothed class is"
+        return f"{where} {subject} {self.label}, except with probability {self.alpha:.3g}"
+
 
 @dataclass(frozen=True)
 class Label(Certifier):
@@ -96,7 +106,7 @@ class Label(Certifier):
         if EXACT.mass_floor(budget.m, budget.m, budget.alpha2) > needed:
             return ""
         least = EXACT.least_m(needed, budget.alpha2)
-        remedy = f"m > {least} would do" if least is not None else "no number of draws would do: lower eps"
+        remedy = f"m > {least} would do" if least is not None else "no number a machine makes would do: use more noise"
         return f"m = {budget.m} draws are too few for eps = {eps:g} by {rule}, though all were of one class: {remedy}"
 
     def check(self, setting: Setting, outputs: Tensor) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from centersmooth.errors import ModelError
-from centersmooth.metrics.base import DistanceFunction, Metric, features_of, is_shipped
+from centersmooth.metrics.base import DistanceFunction, Metric, features_of, is_shipped, require_metric
 
 
 def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) -> None:
@@ -34,6 +34,7 @@ def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) ->
     >>> SquaredL2.power
     2.0
     """
+    require_metric(metric)
     features = features_of(metric, outputs)
     distances = metric.pairwise(features, features).double()
     if not bool(torch.isfinite(distances).all()):

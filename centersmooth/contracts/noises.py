@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from centersmooth.errors import ModelError
+from centersmooth.errors import ModelError, RequestError
 from centersmooth.noise import DrawsTogether, Noise
 from centersmooth.sampling import RandomStream
 
@@ -37,7 +37,7 @@ def check_noise(noise: Noise, eps: float, *, moments: tuple[float, float] | None
     A sound law fails with probability at most 2e-6: each count is off by more than its margin with probability
     ``exp(-18)``, for all sets of one ordering at once (Massart 1990). A law that draws noise 30% smaller than it states
     fails. What is not seen: losses below the margin, ``3 / sqrt(draws/2)`` of mass; a ratio that changes within a bin;
-    inputs of several numbers.
+    of inputs of several numbers all but that their noise is not one number, and that the same draws give the same.
 
     Parameters
     ----------
@@ -59,7 +59,10 @@ def check_noise(noise: Noise, eps: float, *, moments: tuple[float, float] | None
     >>> from centersmooth import GaussianNoise
     >>> check_noise(GaussianNoise(0.5), eps=0.5, moments=(0.0, 0.5))
     """
+    if not isinstance(noise, Noise):
+        raise RequestError(f"noise is {noise!r}: expected a law such as GaussianNoise(sigma=0.25)")
     _check_required_mass(noise, eps)
+    _check_draws(noise)
     for mass in _MASSES:
         _check_kept_mass(noise, mass, eps)
         if isinstance(noise, DrawsTogether):
@@ -81,6 +84,18 @@ def _check_required_mass(noise: Noise, eps: float) -> None:
         _expect(noise, f"required_mass({mass}, ...) falls with eps: {required}", rising)
     required = [noise.required_mass(mass, eps) for mass in _MASSES]
     _expect(noise, f"required_mass falls with the mass: {required}", required == sorted(required))
+
+
+def _check_draws(noise: Noise) -> None:
+    """A sample is a function of its draws, with rows of one shape, and differs from draw to draw and place to place."""
+    x = torch.zeros(6, dtype=torch.float64)
+    first, again, other = (noise.sample(x, 4, RandomStream(0).draws(name, 0, x)) for name in ("one", "one", "other"))
+    _expect(noise, f"4 noisy copies have the shape {tuple(first.shape)}", len(first) == 4)
+    _expect(noise, "the same draws give other noise: use those given, not torch's own", bool((first == again).all()))
+    _expect(noise, "other draws give the same noise", bool((first != other).any()))
+    _expect(noise, "all noisy copies of one call are equal", bool((first != first[:1]).any()))
+    alike = first.shape[1:] == x.shape and bool((first == first[:, :1]).all())
+    _expect(noise, "all coordinates have the same noise", not alike)
 
 
 def _check_kept_mass(noise: Noise, mass: float, eps: float) -> None:

@@ -21,7 +21,7 @@ _EXAMPLES = {
 
 _COMMON = {
     "experiment": "one of --help experiments; sets all that follows, and what you set wins",
-    "budget": "paper, cpu or smoke: counts of draws, points and training",
+    "budget": "auto, paper, full, cpu or smoke: counts of draws, points and training",
     "data, data.path": "data set, and the folder that holds it",
     "models, metrics": 'lists, as in "metrics=[tv,l2]"',
     "certifiers": "list of smoothed models, with their certificates",

@@ -371,9 +371,16 @@ def check(plan: Plan, cell_plan: CellPlan, model: BaseModel, certifiers: Mapping
         for key, certifier in certifiers.items():
             name, metric = names_of(key)
             if name in config.certifiers:
-                certifier.check(setting, outputs)
+                _check_outputs(name, certifier, setting, outputs)
                 if plan.attack is not None and metric in ("", *config.metrics):
                     plan.attack.check(sampler, certifier, x)
+
+
+def _check_outputs(name: str, certifier: Certifier, setting: Setting, outputs: Tensor) -> None:
+    try:
+        certifier.check(setting, outputs)
+    except RequestError as error:
+        raise RunError(f"certifiers has {name}, which cannot certify these outputs: {error}") from error
 
 
 def _require_inputs(plan: Plan, model: BaseModel) -> None:

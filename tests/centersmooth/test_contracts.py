@@ -332,7 +332,7 @@ BROKEN_CERTIFIERS = {
     "wants 1 draws of center, where it wanted 16": WithWanting,
     "wants -1 draws of candidates": WithOwing,
     "evidence before other certifiers of a pass is not the same: ": WithInPlace,
-    "evidence with batches of 1 is not the same: error": WithLuck,
+    "evidence with a batch size of 1 is not the same: error": WithLuck,
     "cannot be pickled, as workers need it to be: no way": Unpicklable,
 }
 

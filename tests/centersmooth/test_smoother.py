@@ -352,7 +352,7 @@ def test_infeasible_n_is_refused_before_any_forward_pass(rule: str) -> None:
 
 @pytest.mark.parametrize("rule", ["paper", "exact", "measured"])
 def test_a_delta_that_no_n_reaches_is_said_to_be_so(rule: str) -> None:
-    with pytest.raises(InfeasibleError, match="no number of draws would do: raise delta"):
+    with pytest.raises(InfeasibleError, match="no number a machine makes would do: raise delta"):
         make(budget=Budget(n=100, m=300, delta=1e-12), rule=rule).smooth(X)
 
 
@@ -372,7 +372,7 @@ def test_infeasible_m_is_refused_before_any_forward_pass(rule: str) -> None:
 
 def test_an_eps_far_above_sigma_is_refused() -> None:
     """There is no m to name, so it names what would help."""
-    with pytest.raises(InfeasibleError, match="no number of draws would do"):
+    with pytest.raises(InfeasibleError, match="no number a machine makes would do"):
         make().certify(X, 50.0)
 
 

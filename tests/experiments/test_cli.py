@@ -55,7 +55,7 @@ def test_version(tmp_path):
         (["name=../x"], "names the results' folder"),
         (["name=checkpoints"], "names the results' folder"),
         (["seed=9223372036854775808"], "below 2**63"),
-        (["delta=1e-300"], "no number of draws would do"),
+        (["delta=1e-300"], "no number a machine makes would do"),
         (["-x"], "no flag of cs-run"),
         (["--cfg"], "expected job, hydra or all"),
         (["grid.eps=${n}"], "not a ListConfig"),

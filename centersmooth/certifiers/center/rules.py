@@ -79,7 +79,7 @@ def center_problem(budget: Budget, bounds: Bounds) -> str:
     if bounds.center_margin(budget.n, budget.alpha1 / 2) <= budget.delta:
         return ""
     least = bounds.least_n(budget.delta, budget.alpha1 / 2)
-    remedy = f"n >= {least} would do" if least is not None else "no number of draws would do: raise delta"
+    remedy = f"n >= {least} would do" if least is not None else "no number a machine makes would do: raise delta"
     return f"n = {budget.n} draws are too few for delta = {budget.delta:g} under {bounds.name} bounds: {remedy}"
 
 
@@ -95,7 +95,7 @@ def radius_problem(budget: Budget, noise: Noise, eps: float, bounds: Bounds) -> 
     if bounds.upper_rank(budget.m, mass, budget.alpha2) is not None:
         return ""
     least = bounds.least_m(mass, budget.alpha2)
-    remedy = f"m >= {least} would do" if least is not None else "no number of draws would do: lower eps or raise sigma"
+    remedy = f"m >= {least} would do" if least is not None else "no number a machine makes would do: use more noise"
     return (
         f"m = {budget.m} draws are too few for eps = {eps:g} at delta = {budget.delta:g} "
         f"under {bounds.name} bounds: {remedy}"

@@ -158,7 +158,7 @@ class Tasks:
         for training in to_train:
             task = self._back_end.submit(train, training, specs[training], data)
             self._trainings[task] = training, holding[training]
-        label = f"{len(to_train)} trainings {self._back_end.name}"
+        label = f"{len(to_train)} training{'s' * (len(to_train) != 1)} {self._back_end.name}"
         self._display.stage(label, sum(map(_units, to_train)))
 
     def _keep_checkpoint(self, task: Hashable) -> None:
