@@ -22,9 +22,11 @@ from torch import Tensor
 from centersmooth import (
     L1,
     L2,
+    Angular,
     Budget,
     Center,
     Certificate,
+    Direction,
     DistanceFunction,
     GaussianNoise,
     InfeasibleError,
@@ -149,6 +151,9 @@ class OfHalfEpsCenter(OfHalfEps, Center): ...
 class OfHalfEpsMean(OfHalfEps, Mean): ...
 
 
+class OfHalfEpsDirection(OfHalfEps, Direction): ...
+
+
 class OfHalfEpsLabel(OfHalfEps, Label): ...
 
 
@@ -159,7 +164,7 @@ class OfHalfEpsRunLabel(OfHalfEpsLabel):
 
 
 class SmallRadius:
-    """Radii of a fraction of what is certified: a third for centers, half for means."""
+    """Radii of a fraction of what is certified: a third for centers and directions, half for means."""
 
     def certificate(self, evidence: Any, eps: float, rule: str, setting: Setting) -> Certificate:
         certificate = super().certificate(evidence, eps, rule, setting)
@@ -173,6 +178,9 @@ class SmallRadiusCenter(SmallRadius, Center): ...
 class SmallRadiusMean(SmallRadius, Mean): ...
 
 
+class SmallRadiusDirection(SmallRadius, Direction): ...
+
+
 UNSOUND = {
     "center, half eps": (OfHalfEpsCenter(L2()), GaussianNoise(1.0)),
     "center, small radius": (SmallRadiusCenter(L2()), GaussianNoise(1.0)),
@@ -183,6 +191,9 @@ UNSOUND = {
     "mean, half eps": (OfHalfEpsMean(L2()), GaussianNoise(1.0)),
     "mean, small radius": (SmallRadiusMean(L2()), GaussianNoise(1.0)),
     "mean, less noise": (Mean(L2()), Understated(1.0)),
+    "direction, half eps": (OfHalfEpsDirection(Angular()), GaussianNoise(1.0)),
+    "direction, small radius": (SmallRadiusDirection(Angular()), GaussianNoise(1.0)),
+    "direction, less noise": (Direction(Angular()), Understated(1.0)),
     "label, half eps": (OfHalfEpsLabel(), GaussianNoise(1.0)),
     "label, half eps of a run": (OfHalfEpsRunLabel(), GaussianNoise(1.0)),
     "label, less noise": (Label(), Understated(1.0)),

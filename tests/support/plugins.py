@@ -57,7 +57,7 @@ NOISES = {
 }
 
 VECTORS = (torch.zeros(2), torch.ones(2))
-DIRECTIONS = (torch.tensor([3.0, 1.0]), torch.tensor([1.0, 1.0]))
+DIRECTIONS = (torch.tensor([1.0, 0.6]), torch.tensor([-1.0, 0.6]))
 BOXES = (torch.tensor([0.0, 0.0, 4.0, 4.0]), torch.tensor([2.0, 0.0, 6.0, 4.0]))
 SCORES = (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
 CLASSES = (torch.tensor(0), torch.tensor(1))
