@@ -9,7 +9,7 @@ Method: Kumar and Goldstein, *Center Smoothing: Certified Robustness for Network
 
 from centersmooth.attack import Attack, Attacked
 from centersmooth.certificate import Budget, Certificate, Outcome, Smoothed
-from centersmooth.certifiers import Center, Direction, Label, Mean
+from centersmooth.certifiers import Center, Direction, Label, Mean, Nearest
 from centersmooth.errors import CenterSmoothError, InfeasibleError, ModelError, RequestError
 from centersmooth.metrics import (
     L1,
@@ -49,6 +49,7 @@ __all__ = [
     "MeanSmoother",
     "Metric",
     "ModelError",
+    "Nearest",
     "Noise",
     "Outcome",
     "RandomStream",

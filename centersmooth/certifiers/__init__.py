@@ -1,9 +1,9 @@
 """Certifiers: kinds of smoothed models with their certificates, a file or folder each."""
 
 from centersmooth.certifiers.base import Certifier, pack, unpack
-from centersmooth.certifiers.center import Center
+from centersmooth.certifiers.center import Center, Nearest
 from centersmooth.certifiers.direction import Direction
 from centersmooth.certifiers.label import Label
 from centersmooth.certifiers.mean import Mean
 
-__all__ = ["Center", "Certifier", "Direction", "Label", "Mean", "pack", "unpack"]
+__all__ = ["Center", "Certifier", "Direction", "Label", "Mean", "Nearest", "pack", "unpack"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from centersmooth.errors import ModelError
-from centersmooth.metrics.base import DistanceFunction, Metric, features_of, is_shipped, require_metric
+from centersmooth.metrics.base import DistanceFunction, Hilbertian, Metric, features_of, is_shipped, require_metric
 
 
 def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) -> None:
@@ -103,6 +103,37 @@ def check_seminorm(metric: Metric, outputs: Tensor, output_range: tuple[float, f
     distances = metric.pairwise(features_of(metric, corners), features_of(metric, outputs[:1])).double()[:, 0]
     excess = (distances - norms).abs().max() / norms.max()
     _require(metric, f"it is not the {metric.seminorm} norm of a difference of features", excess, 1e-5)
+
+
+def check_hilbertian(metric: Hilbertian, outputs: Tensor, output_range: tuple[float, float] | None) -> None:
+    """Check what a user's `Hilbertian` declares, on up to 32 outputs; the shipped ones are tested.
+
+    Distances are `Hilbertian.of_l2` of the l2 distances of features, `Hilbertian.to_l2` is its inverse, and no output
+    is beyond `Hilbertian.feature_reach`. All to 1e-3, of the largest distance and of the reach.
+
+    Parameters
+    ----------
+    outputs : Tensor, shape ``(n, *out)``
+        In the range.
+
+    Raises
+    ------
+    ModelError
+        Naming the first property that fails and by how much.
+    """
+    if is_shipped(metric):
+        return
+    features = features_of(metric, outputs[:32])
+    distances, vectors = metric.pairwise(features, features).double(), features.double().flatten(1)
+    l2 = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
+    largest = max(float(distances.max()), torch.finfo(torch.float32).tiny)
+    excess = (distances - metric.of_l2(l2)).abs().max() / largest
+    _require(metric, "it is not of_l2 of the l2 distances of its features", excess, 1e-3)
+    inverse = metric.to_l2(float(metric.of_l2(l2.max())))
+    _require(metric, "to_l2 is not the inverse of of_l2", (l2.max() - inverse) / l2.max().clamp(min=1e-300), 1e-3)
+    reach = metric.feature_reach(vectors.mean(0), output_range)
+    beyond = (vectors - vectors.mean(0)).norm(dim=1).max() / max(reach, 1e-300) - 1
+    _require(metric, "features are beyond their declared feature_reach", beyond, 1e-3)
 
 
 def _require(metric: Metric, what: str, excess: Tensor | float, tolerance: float) -> None:

@@ -1,8 +1,19 @@
 """Output distances, one family a file. Yours: a `DistanceFunction`, or a subclass of `Metric`."""
 
-from centersmooth.metrics.base import DistanceFunction, Metric
+from centersmooth.metrics.base import DistanceFunction, Hilbertian, Metric
 from centersmooth.metrics.boxes import Jaccard
 from centersmooth.metrics.images import TotalVariation
 from centersmooth.metrics.vectors import L1, L2, Angular, Cosine, SquaredL2
 
-__all__ = ["L1", "L2", "Angular", "Cosine", "DistanceFunction", "Jaccard", "Metric", "SquaredL2", "TotalVariation"]
+__all__ = [
+    "L1",
+    "L2",
+    "Angular",
+    "Cosine",
+    "DistanceFunction",
+    "Hilbertian",
+    "Jaccard",
+    "Metric",
+    "SquaredL2",
+    "TotalVariation",
+]

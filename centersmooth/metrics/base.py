@@ -144,6 +144,45 @@ class Metric(ABC):
             yield self.pairwise(features[start : start + step], features)
 
 
+class Hilbertian(Metric):
+    """A metric that is a non-decreasing function of the l2 distance ``e`` of bounded features, ``(n, D)``.
+
+    Such features have a mean, whose movement has a bound: `Nearest` certifies the output nearest to it.
+    """
+
+    @abstractmethod
+    def of_l2(self, distance: Tensor) -> Tensor:
+        """``d`` from ``e``, entry by entry; of an ``e`` larger than any, the largest ``d``, or more."""
+
+    @abstractmethod
+    def to_l2(self, distance: float) -> float:
+        """The largest ``e`` that has this ``d``: the inverse of `of_l2`."""
+
+    @abstractmethod
+    def feature_reach(self, mean: Tensor, output_range: tuple[float, float] | None) -> float:
+        """The largest ``e`` between the features of an output in that range and a mean of features, or more.
+
+        Parameters
+        ----------
+        mean : Tensor, shape ``(D,)``, float64
+        """
+
+
+def ball_reach(norm: float, mean: Tensor, not_negative: bool) -> float:
+    """The largest l2 distance of features of at most this norm to a mean of such features, ``(D,)``, rounded up.
+
+    ``norm + ||mean||``; where no feature is negative, ``||f - mean||^2 <= ||f||^2 + ||mean||^2``.
+
+    Examples
+    --------
+    >>> mean = torch.tensor([0.6, 0.0], dtype=torch.float64)
+    >>> round(ball_reach(0.8, mean, True), 6), round(ball_reach(0.8, mean, False), 6)
+    (1.0, 1.4)
+    """
+    own = float(torch.linalg.vector_norm(mean))
+    return (math.hypot(norm, own) if not_negative else norm + own) * (1 + 1e-9)
+
+
 def features_of(metric: Metric, outputs: Tensor) -> Tensor:
     """Features in memory of their own: a user's metric may answer in a buffer that its next call overwrites."""
     features = metric.features(outputs)

@@ -14,7 +14,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from centersmooth.metrics.base import TILE_ENTRIES, Metric, exact_floats
+from centersmooth.metrics.base import TILE_ENTRIES, Hilbertian, Metric, ball_reach, exact_floats
 
 _CHUNK = 256
 """Columns of a float32 sum of absolute differences; longer sums are put together in float64."""
@@ -133,7 +133,7 @@ def _across(size: int, others: int) -> Tensor:
     return indices
 
 
-class _Euclidean(Metric):
+class _Euclidean(Hilbertian):
     """A function of the l2 distance of the features, in float64."""
 
     has_means = True
@@ -144,16 +144,23 @@ class _Euclidean(Metric):
         return _SOURCES.get(type(self), self)
 
     def from_source(self, distances: Tensor) -> Tensor:
-        return distances if self.source is self else self._of_l2(distances)
+        return distances if self.source is self else self.of_l2(distances)
 
-    def _of_l2(self, distance: Tensor) -> Tensor:
+    def of_l2(self, distance: Tensor) -> Tensor:
         return distance
+
+    def to_l2(self, distance: float) -> float:
+        return distance
+
+    def feature_reach(self, mean: Tensor, output_range: OutputRange) -> float:
+        low, high = (-math.inf, math.inf) if output_range is None else output_range
+        return float(torch.linalg.vector_norm(torch.maximum(mean - low, high - mean)))
 
     def features(self, outputs: Tensor) -> Tensor:
         return _flat(exact_floats(outputs)).double()
 
     def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
-        return self._of_l2(_l2(a, b))
+        return self.of_l2(_l2(a, b))
 
     def self_rows(self, features: Tensor) -> Iterator[Tensor]:
         """By one matrix product a tile, around the coordinate-wise median; by differences where that loses digits.
@@ -179,7 +186,7 @@ class _Euclidean(Metric):
             distances = squared.clamp_(min=0).sqrt_()
             if bool(lost.any()):
                 distances[lost] = _l2(features[tile][lost], features)
-            yield self._of_l2(distances)
+            yield self.of_l2(distances)
 
 
 def _l2(a: Tensor, b: Tensor) -> Tensor:
@@ -230,8 +237,11 @@ class SquaredL2(_Euclidean):
     def diameter(self, output_shape: tuple[int, ...], output_range: OutputRange) -> float:
         return math.prod(output_shape) * width(output_range) ** 2
 
-    def _of_l2(self, distance: Tensor) -> Tensor:
+    def of_l2(self, distance: Tensor) -> Tensor:
         return _square(distance)
+
+    def to_l2(self, distance: float) -> float:
+        return math.sqrt(distance)
 
 
 class _Direction(_Euclidean):
@@ -242,6 +252,9 @@ class _Direction(_Euclidean):
     """
 
     no_mean = "it compares directions, which no norm of a difference does"
+
+    def feature_reach(self, mean: Tensor, output_range: OutputRange) -> float:
+        return ball_reach(1.0, mean, output_range is not None and output_range[0] >= 0)
 
     def features(self, outputs: Tensor) -> Tensor:
         if torch.is_grad_enabled() and outputs.requires_grad:
@@ -285,8 +298,11 @@ class Cosine(_Direction):
     def diameter(self, output_shape: tuple[int, ...], output_range: OutputRange) -> float:
         return 1.0 if output_range is not None and output_range[0] >= 0 else 2.0
 
-    def _of_l2(self, distance: Tensor) -> Tensor:
+    def of_l2(self, distance: Tensor) -> Tensor:
         return _square(distance) / 2
+
+    def to_l2(self, distance: float) -> float:
+        return math.sqrt(2 * distance)
 
 
 class Angular(_Direction):
@@ -306,8 +322,11 @@ class Angular(_Direction):
     def diameter(self, output_shape: tuple[int, ...], output_range: OutputRange) -> float:
         return 0.5 if output_range is not None and output_range[0] >= 0 else 1.0
 
-    def _of_l2(self, distance: Tensor) -> Tensor:
+    def of_l2(self, distance: Tensor) -> Tensor:
         return (distance / 2).clamp(max=1).asin() * (2 / math.pi)
+
+    def to_l2(self, distance: float) -> float:
+        return 2 * math.sin(math.pi / 2 * min(distance, 1.0))
 
 
 _L2, _CHORD = L2(), _Direction()

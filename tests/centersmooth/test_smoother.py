@@ -532,7 +532,7 @@ def test_a_metric_that_gives_nan_is_named() -> None:
     class Hole(L2):
         """NaN for far away pairs."""
 
-        def _of_l2(self, distance: Tensor) -> Tensor:
+        def of_l2(self, distance: Tensor) -> Tensor:
             return torch.where(distance > 2, torch.nan, distance)
 
     with pytest.raises(ModelError, match="Hole: a distance is NaN") as caught:

@@ -2,5 +2,6 @@
 
 from centersmooth.certifiers.center.certifier import Center
 from centersmooth.certifiers.center.evidence import CenterEvidence
+from centersmooth.certifiers.center.nearest import Nearest, NearestEvidence
 
-__all__ = ["Center", "CenterEvidence"]
+__all__ = ["Center", "CenterEvidence", "Nearest", "NearestEvidence"]

@@ -24,7 +24,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from centersmooth import Metric, RequestError
+from centersmooth import RequestError
+from centersmooth.metrics.base import Hilbertian, ball_reach
 from csrun.errors import RunError, first_line
 from csrun.models.weights import adopt_weights, frozen, read_weights, weights_digest
 
@@ -37,7 +38,7 @@ CHUNK, SUM = 2**12, 2**8
 sum; the sums are added in float64."""
 
 ROUNDING = 1e-3
-"""Allowance for float32 in `LPIPS.diameter`: the longest sums have 512 and 1,024 terms, hence an error below 1e-4."""
+"""Allowance for float32 in `LPIPS.diameter` and the norm of features: the longest sums have 512 and 1,024 terms, hence an error below 1e-4."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ BACKBONES = {
 }
 
 
-class LPIPS(Metric):
+class LPIPS(Hilbertian):
     """Squared distance between the features of an ImageNet network. Power 2, range ``[0, diameter]``.
 
     Colour images ``(n, 3, H, W)`` of any range: each is mapped to [-1, 1] by its own minimum and maximum, a constant
@@ -105,6 +106,7 @@ class LPIPS(Metric):
         layers = _layers(package, backbone, weights)
         self.network = frozen(_Network(package.ScalingLayer(), layers, heads)).to(self.device)
         self._diameter = (1 + ROUNDING) * sum(float(head.topk(2).values.double().sum()) for head in heads)
+        self._norm = (1 + ROUNDING) * math.sqrt(sum(float(head.max()) for head in heads))
 
     def diameter(self, output_shape: tuple[int, ...], output_range: tuple[float, float] | None) -> float:
         """The sum over layers of the two largest channel weights, 5.45 for VGG-16; raised by `ROUNDING`.
@@ -117,6 +119,20 @@ class LPIPS(Metric):
         vectors attain it: without knowing the network, nothing smaller holds.
         """
         return self._diameter
+
+    def of_l2(self, distance: Tensor) -> Tensor:
+        return distance.square()
+
+    def to_l2(self, distance: float) -> float:
+        return math.sqrt(distance)
+
+    def feature_reach(self, mean: Tensor, output_range: tuple[float, float] | None) -> float:
+        """``sqrt(R^2 + ||mean||^2)``, with ``R^2`` the sum over layers of the largest channel weight.
+
+        Proof. At one position of one layer ``sum w_c a_c^2 <= max w`` for activations ``a`` of norm at most 1; the
+        mean over positions keeps the bound, the layers add: ``|F| <= R``. Features are not negative.
+        """
+        return ball_reach(self._norm, mean, not_negative=True)
 
     def features(self, outputs: Tensor) -> Tensor:
         """``(n, 3, H, W) -> (n, D)``, float32.

@@ -1,0 +1,292 @@
+"""The output nearest to the mean feature of its sample, for functions of an l2 distance between features.
+
+The metric is ``d = of_l2(e)``, ``e`` the l2 distance of bounded features (`Hilbertian`). A run at ``x`` draws ``n``
+outputs and answers with the one whose features are nearest to their mean: an output of the model, unlike the mean
+itself. That takes ``n`` distances where the search for a center takes ``n^2``, and it never abstains.
+
+**Certificate.** Let ``m`` be the mean feature of the ``n`` draws at ``x``, ``c`` the output nearest to it, ``m'`` and
+``c'`` those of a run at ``x'``. If ``||m - m'|| <= Delta``, and one of the ``n`` draws at ``x'`` is within ``t`` of
+``m``, then that draw is within ``t + Delta`` of ``m'``, hence so is ``c'``, and
+
+    ``e(c, c') <= e(c, m) + ||m - m'|| + e(m', c') <= e(c, m) + t + 2 Delta``.
+
+``e(c, m)`` is seen. Fresh draws at ``x``, as many as the budget's ``m``, bound the rest:
+
+- ``t``: the ball of radius ``t`` around ``m`` has mass at least ``S_h(p)`` at ``x``, so at least ``p`` at ``x'``, and
+  ``n`` draws miss it with probability ``(1 - p)^n = alpha1/2``. It is a low quantile of the distances to ``m``.
+- ``Delta``: from ``m`` to the mean of the fresh draws (seen), its error, the movement of the expectation, and the error
+  of ``m'``, which fails with probability ``alpha1/2``; see `.expectation` and `.spectral`.
+
+Half of ``alpha2`` is spent on the band of the distances, a sixth each on the second moments, the fresh mean and ``t``.
+``docs/guarantee.md`` has the proof at length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from centersmooth.bounds import EXACT
+from centersmooth.certificate import Budget, Certificate, Outcome, Smoothed
+from centersmooth.certifiers.base import Certifier
+from centersmooth.certifiers.center.quantiles import place_ranks
+from centersmooth.certifiers.center.rules import ROUNDING
+from centersmooth.certifiers.distances import DistanceBuffer, DistanceSample, to_numpy
+from centersmooth.certifiers.expectation import Band, band_ranks, estimation_error, global_movement
+from centersmooth.certifiers.spectral import Directions, DirectionsCollector, spectral_movement
+from centersmooth.contracts.metrics import check_hilbertian, check_own_metric
+from centersmooth.errors import RequestError
+from centersmooth.gathering import Setting, Shared
+from centersmooth.metrics import L2
+from centersmooth.metrics.base import Hilbertian, Metric, between, features_of, require_metric
+from centersmooth.noise import GaussianNoise, Noise
+
+_L2 = L2()
+
+
+@dataclass(frozen=True)
+class FreshDraws:
+    """Features of the fresh draws at one input around the mean feature of the draws before them.
+
+    Attributes
+    ----------
+    offset : float
+        Distance of their mean to that mean.
+    reach : float
+        The largest distance of any output's features to that mean.
+    distances : DistanceSample
+        Distances to that mean, of the ranks `band_ranks`.
+    near : DistanceSample
+        The same distances, of the ranks `place_ranks`.
+    directions : Directions
+        Second moments.
+    """
+
+    offset: float
+    reach: float
+    distances: DistanceSample
+    near: DistanceSample
+    directions: Directions
+
+
+@dataclass(frozen=True)
+class NearestEvidence:
+    """Summary of the draws at one input around their mean feature.
+
+    Attributes
+    ----------
+    center, base : Tensor, shape ``(*out)``
+        The output nearest to the mean feature, and the base model's output at the unperturbed input.
+    error : float
+        Their distance under the metric.
+    r_center : float
+        The l2 distance of the center's features to the mean feature.
+    fresh : FreshDraws or None
+        None where only an answer was asked for.
+    """
+
+    center: Tensor
+    base: Tensor
+    error: float
+    r_center: float
+    fresh: FreshDraws | None
+
+
+@dataclass(frozen=True)
+class Nearest(Certifier):
+    """The output nearest to the mean feature of the noisy outputs, one of a sample.
+
+    Features of the sample are computed twice, first for their mean and then for the distances to it, so that only the
+    outputs are kept. The budget's ``delta`` and ``n0`` play no part.
+
+    Parameters
+    ----------
+    metric : Metric
+        A `Hilbertian` one: l2, squared l2, cosine, angular, LPIPS, or your own.
+    """
+
+    metric: Metric
+
+    name: ClassVar[str] = "center_nearest"
+    rules: ClassVar[tuple[str, ...]] = ("nearest",)
+    evidence: ClassVar[type] = NearestEvidence
+
+    def __post_init__(self) -> None:
+        require_metric(self.metric)
+
+    def unsuited(self, setting: Setting) -> str:
+        if not isinstance(self.metric, Hilbertian):
+            return (
+                f"{self.metric!r} is not a function of an l2 distance of features (Hilbertian), as L2() is: use Center"
+            )
+        if not isinstance(setting.noise, GaussianNoise):
+            return f"noise is {type(setting.noise).__name__}: the movement of a mean is bounded for GaussianNoise only"
+        if math.isinf(self.metric.diameter((1,), setting.output_range)):
+            return (
+                f"output_range is {setting.output_range}: a mean under {self.metric!r} needs hard limits of every "
+                "output, such as (0.0, 1.0)"
+            )
+        return ""
+
+    def problem(self, setting: Setting, rule: str, eps: float | None = None) -> str:
+        return ""
+
+    def check(self, setting: Setting, outputs: Tensor) -> None:
+        features_of(self.metric, outputs)
+        check_own_metric(self.metric, outputs)
+        check_hilbertian(self._metric, outputs, setting.output_range)
+
+    def collector(self, setting: Setting, shared: Shared, *, radius: bool) -> NearestCollector:
+        return NearestCollector(self._metric, setting, shared, radius)
+
+    def answer(self, evidence: NearestEvidence, setting: Setting, rule: str) -> Smoothed:
+        return Smoothed(evidence.center, False, evidence.base, evidence.error)
+
+    def certificate(self, evidence: NearestEvidence, eps: float, rule: str, setting: Setting) -> Certificate:
+        noise, budget = setting.noise, setting.budget
+        diameter = self.metric.diameter(tuple(evidence.center.shape), setting.output_range)
+        bound = self._l2_bound(evidence, eps, self._metric.to_l2(diameter), noise, budget) * (1 + ROUNDING)
+        radius = min(float(self._metric.of_l2(torch.tensor(bound, dtype=torch.float64))), diameter)
+        return Certificate(
+            eps=eps,
+            outcome=Outcome.CERTIFIED,
+            radius=radius,
+            vacuous=radius >= diameter,
+            answer=evidence.center,
+            alpha=budget.alpha,
+            certifier=self.name,
+            rule=rule,
+            about="run",
+            threat=noise.threat.unit,
+        )
+
+    def _l2_bound(self, evidence: NearestEvidence, eps: float, diameter: float, noise: Noise, budget: Budget) -> float:
+        """The largest l2 distance between the features of the center and those of a run's answer within ``eps``."""
+        fresh = evidence.fresh
+        if fresh is None or not isinstance(noise, GaussianNoise):
+            raise ValueError("there is no radius: expected Gaussian noise, and evidence gathered with a radius")
+        mass = noise.required_mass(least_seen_mass(budget.n, budget.alpha1 / 2), eps)  # refuses a bad eps
+        rank = EXACT.upper_rank(budget.m, mass, budget.alpha2 / 6)
+        near = fresh.reach if rank is None else fresh.near.at_rank(rank)
+
+        h, band = eps / noise.sigma, Band.of(fresh.distances, fresh.reach, budget.alpha2 / 2)
+        movement = spectral_movement(band, fresh.directions, h, budget.alpha2 / 6)
+        movement = min(movement, global_movement(diameter, h))
+        here = estimation_error(band, 0.0, budget.m, budget.alpha2 / 6, _L2)
+        there = estimation_error(band, h, budget.n, budget.alpha1 / 2, _L2)
+        return evidence.r_center + near + 2 * (fresh.offset + here + movement + there)
+
+    @property
+    def _metric(self) -> Hilbertian:
+        """The metric, of which `unsuited` said that it is one of those."""
+        if not isinstance(self.metric, Hilbertian):
+            raise RequestError(f"{self.metric!r} is not a function of an l2 distance of features (Hilbertian)")
+        return self.metric
+
+    def distance(self, a: Tensor, b: Tensor) -> float:
+        return between(self.metric, a, b)
+
+    def objective(self, answer: Tensor) -> Callable[[Tensor], Tensor]:
+        features = features_of(self.metric, answer[None])
+        return lambda outputs: self.metric.pairwise(features_of(self.metric, outputs), features)[:, 0]
+
+
+def least_seen_mass(n: int, alpha: float) -> float:
+    """The mass of which ``n`` draws see something with probability ``>= 1 - alpha``: ``1 - alpha^(1/n)``, rounded up.
+
+    Examples
+    --------
+    >>> round(least_seen_mass(1, 0.01), 9), round(least_seen_mass(10_000, 0.0025), 6)
+    (0.99, 0.000599)
+    """
+    return min(1.0, -math.expm1(math.log(alpha) / n) * (1 + 1e-12))
+
+
+class NearestCollector:
+    """Outputs until the one nearest to their mean is found, then distances and second moments of fresh ones.
+
+    Metrics of one source share features.
+    """
+
+    def __init__(self, metric: Hilbertian, setting: Setting, shared: Shared, radius: bool) -> None:
+        self._metric, self._setting, self._shared = metric, setting, shared
+        self._n, self._m = setting.budget.n, setting.budget.m
+        self._left = {"candidates": 0, "center": self._n, "fresh": self._m if radius else 0}
+        self._outputs: list[Tensor] = []
+        self._sums: dict[str, Tensor] = {}
+        self._center: Tensor | None = None
+        self._r_center = math.inf
+        self._distances = DistanceBuffer(self._m)
+        self._directions: DirectionsCollector | None = None
+
+    def wants(self, stage: str) -> int:
+        return self._left[stage]
+
+    def update(self, stage: str, outputs: Tensor) -> None:
+        self._left[stage] -= len(outputs)
+        features = self._shared.features(self._metric.source, outputs)
+        total = features.double().sum(0)
+        self._sums[stage] = self._sums[stage] + total if stage in self._sums else total
+        if stage == "center":
+            self._outputs.append(outputs)
+            if not self._left[stage]:
+                self._choose()
+        elif self._directions is not None:
+            distances = _to(self._mean, features)
+            self._distances.add(distances)
+            self._directions.update(features, distances)
+
+    def compute(self, base: Tensor) -> NearestEvidence:
+        if self._center is None:
+            raise ValueError("there is no center yet: expected all draws of the stages before")
+        error = between(self._metric, base, self._center)
+        fresh = None if "fresh" not in self._sums else self._of_fresh()
+        return NearestEvidence(self._center, base, error, self._r_center, fresh)
+
+    @property
+    def _mean(self) -> Tensor:
+        """The mean feature of the sample, ``(features,)``."""
+        return self._sums["center"] / self._n
+
+    def _choose(self) -> None:
+        """A second look at the sample: which output is nearest to the mean feature, and how far the farthest is."""
+        mean, farthest, truncation = self._mean, self._sums["center"][None], -1.0
+        for outputs in self._outputs:
+            features = features_of(self._metric.source, outputs)
+            distances = _to(mean, features)
+            to_numpy(self._metric, distances)  # refuses NaN
+            nearest, last = int(distances.argmin()), int(distances.argmax())
+            if float(distances[nearest]) < self._r_center:
+                self._center, self._r_center = outputs[nearest].clone(), float(distances[nearest])
+            if float(distances[last]) > truncation:
+                farthest, truncation = features[last : last + 1].clone(), float(distances[last])
+        self._outputs = []
+        if self._left["fresh"]:
+            self._directions = DirectionsCollector(_L2, farthest, mean, self._m)
+
+    def _of_fresh(self) -> FreshDraws:
+        if self._directions is None:
+            raise ValueError("there are no second moments: expected all draws of the stages before")
+        distances, mean = np.sort(to_numpy(self._metric, self._distances.values)), self._mean
+        near, band = (
+            DistanceSample(self._m, ranks, distances[ranks - 1])
+            for ranks in (place_ranks(self._m), band_ranks(self._m))
+        )
+        return FreshDraws(
+            offset=float(_to(mean, (self._sums["fresh"] / self._m)[None])[0]),
+            reach=self._metric.feature_reach(mean, self._setting.output_range),
+            distances=band,
+            near=near,
+            directions=self._directions.compute(_L2, (-math.inf, math.inf)),
+        )
+
+
+def _to(mean: Tensor, features: Tensor) -> Tensor:
+    """l2 distances of features ``(b, features)`` to a mean, ``(b,)`` in float64."""
+    return _L2.pairwise(features.double(), mean[None])[:, 0]
