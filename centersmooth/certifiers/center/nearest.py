@@ -122,9 +122,7 @@ class Nearest(Certifier):
 
     def unsuited(self, setting: Setting) -> str:
         if not isinstance(self.metric, Hilbertian):
-            return (
-                f"{self.metric!r} is not a function of an l2 distance of features (Hilbertian), as L2() is: use Center"
-            )
+            return f"{self.metric!r} is not Hilbertian, a function of the l2 distance of features like L2(): use Center"
         if not isinstance(setting.noise, GaussianNoise):
             return f"noise is {type(setting.noise).__name__}: the movement of a mean is bounded for GaussianNoise only"
         if math.isinf(self.metric.diameter((1,), setting.output_range)):
@@ -184,9 +182,9 @@ class Nearest(Certifier):
 
     @property
     def _metric(self) -> Hilbertian:
-        """The metric, of which `unsuited` said that it is one of those."""
+        """The metric; `unsuited` refuses others."""
         if not isinstance(self.metric, Hilbertian):
-            raise RequestError(f"{self.metric!r} is not a function of an l2 distance of features (Hilbertian)")
+            raise RequestError(f"{self.metric!r} is not Hilbertian, a function of the l2 distance of features")
         return self.metric
 
     def distance(self, a: Tensor, b: Tensor) -> float:
@@ -238,7 +236,7 @@ class NearestCollector:
             if not self._left[stage]:
                 self._choose()
         elif self._directions is not None:
-            distances = _to(self._mean, features)
+            distances = _distances(features, self._mean)
             self._distances.add(distances)
             self._directions.update(features, distances)
 
@@ -255,31 +253,30 @@ class NearestCollector:
         return self._sums["center"] / self._n
 
     def _choose(self) -> None:
-        """A second look at the sample: which output is nearest to the mean feature, and how far the farthest is."""
-        mean, farthest, truncation = self._mean, self._sums["center"][None], -1.0
+        """A second look at the sample: the output nearest to the mean feature, and the largest distance to it.
+
+        The latter truncates second moments, for which it has to be chosen before the fresh draws.
+        """
+        farthest, truncation = self._mean, 0.0
         for outputs in self._outputs:
             features = features_of(self._metric.source, outputs)
-            distances = _to(mean, features)
-            to_numpy(self._metric, distances)  # refuses NaN
+            distances = to_numpy(self._metric, _distances(features, self._mean))
             nearest, last = int(distances.argmin()), int(distances.argmax())
-            if float(distances[nearest]) < self._r_center:
+            if distances[nearest] < self._r_center:
                 self._center, self._r_center = outputs[nearest].clone(), float(distances[nearest])
-            if float(distances[last]) > truncation:
-                farthest, truncation = features[last : last + 1].clone(), float(distances[last])
+            if distances[last] > truncation:
+                farthest, truncation = features[last].clone(), float(distances[last])
         self._outputs = []
         if self._left["fresh"]:
-            self._directions = DirectionsCollector(_L2, farthest, mean, self._m)
+            self._directions = DirectionsCollector(_L2, farthest[None], self._mean, self._m)
 
     def _of_fresh(self) -> FreshDraws:
         if self._directions is None:
             raise ValueError("there are no second moments: expected all draws of the stages before")
-        distances, mean = np.sort(to_numpy(self._metric, self._distances.values)), self._mean
-        near, band = (
-            DistanceSample(self._m, ranks, distances[ranks - 1])
-            for ranks in (place_ranks(self._m), band_ranks(self._m))
-        )
+        distances, mean, m = np.sort(to_numpy(self._metric, self._distances.values)), self._mean, self._m
+        near, band = (DistanceSample(m, ranks, distances[ranks - 1]) for ranks in (place_ranks(m), band_ranks(m)))
         return FreshDraws(
-            offset=float(_to(mean, (self._sums["fresh"] / self._m)[None])[0]),
+            offset=float(_distances((self._sums["fresh"] / m)[None], mean)[0]),
             reach=self._metric.feature_reach(mean, self._setting.output_range),
             distances=band,
             near=near,
@@ -287,6 +284,6 @@ class NearestCollector:
         )
 
 
-def _to(mean: Tensor, features: Tensor) -> Tensor:
+def _distances(features: Tensor, mean: Tensor) -> Tensor:
     """l2 distances of features ``(b, features)`` to a mean, ``(b,)`` in float64."""
     return _L2.pairwise(features.double(), mean[None])[:, 0]

@@ -38,7 +38,8 @@ CHUNK, SUM = 2**12, 2**8
 sum; the sums are added in float64."""
 
 ROUNDING = 1e-3
-"""Allowance for float32 in `LPIPS.diameter` and the norm of features: the longest sums have 512 and 1,024 terms, hence an error below 1e-4."""
+"""Allowance for float32 in `LPIPS.diameter` and the norm of features: the longest sums have 512 and 1,024 terms, hence
+an error below 1e-4."""
 
 
 @dataclass(frozen=True)
