@@ -23,6 +23,7 @@ from centersmooth import (
     Label,
     Mean,
     Metric,
+    Nearest,
     Noise,
     SquaredL2,
     TotalVariation,
@@ -72,6 +73,7 @@ def likelier(mass: float) -> Tensor:
 CERTIFIERS = {
     "center": [CertifierRow(Center(L2()), VECTORS), CertifierRow(Center(Jaccard()), BOXES)],
     "center_free": [CertifierRow(Center(L2(), "free"), VECTORS)],
+    "center_nearest": [CertifierRow(Nearest(L2()), VECTORS, UNIT), CertifierRow(Nearest(Angular()), SCORES)],
     "mean": [CertifierRow(Mean(L2()), VECTORS, UNIT), CertifierRow(Mean(L1(), n=150), VECTORS, UNIT)],
     "direction": [CertifierRow(Direction(metric), DIRECTIONS) for metric in (Angular(), Cosine())],
     "label": [CertifierRow(Label(), outputs, {"exact": likelier}) for outputs in (SCORES, CLASSES)],
