@@ -268,7 +268,7 @@ class NearestCollector:
                 farthest, truncation = features[last].clone(), float(distances[last])
         self._outputs = []
         if self._left["fresh"]:
-            self._directions = DirectionsCollector(_L2, farthest[None], self._mean, self._m)
+            self._directions = DirectionsCollector(_L2, farthest[None].double(), self._mean[None], self._m)
 
     def _of_fresh(self) -> FreshDraws:
         if self._directions is None:
