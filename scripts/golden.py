@@ -30,6 +30,7 @@ from centersmooth import (
     Jaccard,
     Mean,
     Metric,
+    Nearest,
     RandomStream,
     Smoother,
     SquaredL2,
@@ -75,8 +76,8 @@ def certificates() -> dict[str, dict[str, Any]]:
 def smoothers(model: Model, metric: Metric, budget: Budget) -> Iterator[Smoother]:
     """One for each rule of each certifier that suits this metric and budget."""
     noise = GaussianNoise(0.3)
-    for certifier in (Center(metric), Center(metric, "free"), Mean(metric), Direction(metric)):
-        limits = (-1.0, 1.0) if isinstance(certifier, Mean) else None
+    for certifier in (Center(metric), Center(metric, "free"), Nearest(metric), Mean(metric), Direction(metric)):
+        limits = (-1.0, 1.0) if isinstance(certifier, Mean | Nearest) else None
         if not certifier.unsuited(Setting(noise, budget, limits)):
             for rule in certifier.rules:
                 yield Smoother(model, noise, certifier, budget, rule=rule, output_range=limits, forward_block=50)

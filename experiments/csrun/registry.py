@@ -204,12 +204,6 @@ CERTIFIERS = {
         rules=("measured",),
         details=_RADII,
     ),
-    "center_nearest": CertifierEntry(
-        "centersmooth:Nearest",
-        "the output nearest to the mean feature: for l2, sql2, cosine, angular and lpips; never abstains",
-        label="outputs nearest to the mean",
-        rules=("nearest",),
-    ),
     "mean": CertifierEntry(
         "centersmooth:Mean",
         "the mean of the noisy outputs: for l1, l2 and tv",
@@ -230,6 +224,12 @@ CERTIFIERS = {
         "the mean direction of the noisy outputs: for cosine and angular",
         label="mean direction",
         rules=("global", "local", "spectral"),
+    ),
+    "center_nearest": CertifierEntry(
+        "centersmooth:Nearest",
+        "the output nearest to the mean feature: for l2, sql2, cosine, angular and lpips; never abstains",
+        label="outputs nearest to the mean",
+        rules=("nearest",),
     ),
 }
 """The names and rules are those of `centersmooth.certifiers.Certifier`."""

@@ -205,18 +205,48 @@ def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, m
     [
         (
             PAPER_RULE,
-            ["center/measured", "center_free/measured", "mean/spectral", "label/counts", "direction/spectral"],
+            [
+                "center/measured",
+                "center_free/measured",
+                "mean/spectral",
+                "label/counts",
+                "direction/spectral",
+                "center_nearest/nearest",
+            ],
         ),
         (
             PAPER_RULE | {"rule": "exact"},
-            ["center/measured", "center_free/measured", "mean/spectral", "label/counts", "direction/spectral"],
+            [
+                "center/measured",
+                "center_free/measured",
+                "mean/spectral",
+                "label/counts",
+                "direction/spectral",
+                "center_nearest/nearest",
+            ],
         ),
-        (SHARPER_RULE, ["center_free/measured", "mean/spectral", "label/counts", "direction/spectral"]),
-        (FREE_RULE, ["center/measured", "mean/spectral", "label/counts", "direction/spectral"]),
-        (MEAN_RULE, ["center/measured", "center_free/measured", "label/counts", "direction/spectral"]),
+        (
+            SHARPER_RULE,
+            ["center_free/measured", "mean/spectral", "label/counts", "direction/spectral", "center_nearest/nearest"],
+        ),
+        (
+            FREE_RULE,
+            ["center/measured", "mean/spectral", "label/counts", "direction/spectral", "center_nearest/nearest"],
+        ),
+        (
+            MEAN_RULE,
+            ["center/measured", "center_free/measured", "label/counts", "direction/spectral", "center_nearest/nearest"],
+        ),
         (
             MEAN_RULE | {"rule": "global"},
-            ["mean/spectral", "center/measured", "center_free/measured", "label/counts", "direction/spectral"],
+            [
+                "mean/spectral",
+                "center/measured",
+                "center_free/measured",
+                "label/counts",
+                "direction/spectral",
+                "center_nearest/nearest",
+            ],
         ),
     ],
 )
