@@ -227,7 +227,7 @@ CERTIFIERS = {
     ),
     "center_nearest": CertifierEntry(
         "centersmooth:Nearest",
-        "the output nearest to the mean feature: for l2, sql2, cosine, angular and lpips; never abstains",
+        "the output nearest to the mean: for l2, sql2, cosine, angular, lpips",
         label="outputs nearest to the mean",
         rules=("nearest",),
     ),

@@ -31,6 +31,7 @@ from centersmooth import (
     MeanSmoother,
     Metric,
     ModelError,
+    Nearest,
     Noise,
     Outcome,
     RandomStream,
@@ -125,6 +126,7 @@ PUBLIC: dict[str, tuple[object, str]] = {
     ),
     "Cosine": (Cosine(), "Cosine()"),
     "Direction": (Direction(Angular()), "Direction(metric=Angular(), n=None)"),
+    "Nearest": (Nearest(Angular()), "Nearest(metric=Angular())"),
     "DistanceFunction": (
         DistanceFunction(lambda a, b: (a - b).norm(dim=1)),
         "DistanceFunction(distance=<lambda>, power=1.0, diameter=inf)",
@@ -169,7 +171,7 @@ def test_a_public_object_is_shown_in_one_short_line(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "certifier", [Center(L2()), Mean(L2()), Direction(Cosine()), Label()], ids=lambda certifier: certifier.name
+    "certifier", [Center(L2()), Mean(L2()), Direction(Cosine()), Nearest(L2()), Label()], ids=lambda certifier: certifier.name
 )
 def test_a_certificate_of_any_kind_is_shown_in_one_line(certifier: Certifier) -> None:
     """With every number and all of the reason."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from centersmooth import Budget, CenterSmoother, GaussianNoise, RandomStream, RequestError
+from centersmooth import Budget, CenterSmoother, GaussianNoise, Nearest, RandomStream, RequestError, Smoother
 from centersmooth.contracts import check_metric
 from csrun.data.sources import latents
 from csrun.errors import RunError
@@ -184,6 +184,31 @@ def test_diameter_is_attained_and_no_smaller_one_holds(metric):
     alone = sum(float(metric.network.get_buffer(f"root{index}").square().max()) for index in range(5))
     assert largest > 1.2 * alone
     assert float(distances(metric, images(6)).max()) < diameter
+
+
+def test_no_feature_is_beyond_the_reach_which_is_attained_at_right_angles(metric):
+    first, second = (unit_features(metric, [rank] * 5).double() for rank in (0, 1))
+    reach = metric.feature_reach(second[0], None)
+    assert (first - second).norm() <= reach <= (first - second).norm() * (1 + 2 * perceptual.ROUNDING)
+    outputs = images(6)
+    features = metric.features(outputs).double()
+    assert features.min() >= 0
+    mean = features.mean(0)
+    assert (features - mean).norm(dim=1).max() <= metric.feature_reach(mean, None)
+    l2 = torch.cdist(features, features, compute_mode="donot_use_mm_for_euclid_dist")
+    torch.testing.assert_close(distances(metric, outputs), metric.of_l2(l2), rtol=1e-5, atol=1e-9)
+    assert metric.to_l2(0.25) == 0.5
+
+
+def test_the_output_nearest_to_the_mean_is_certified(metric):
+    """Without a declared range; by second moments of more features than a matrix is formed for."""
+    base, direction = images(2)
+    model = lambda x: base + 0.1 * x[:, :1, None, None] * direction  # noqa: E731
+    smoother = Smoother(model, GaussianNoise(1.0), Nearest(metric), Budget(n=40, m=400), forward_block=40)
+    small, large = smoother.certify(torch.zeros(1), [0.01, 0.3], stream=RandomStream(0))
+    assert 0 < small.radius < large.radius < metric.diameter((3, 40, 40), None)
+    answer = smoother.smooth(torch.full((1,), 0.3), stream=RandomStream(1)).output
+    assert 0 < smoother.distance(answer, small.answer) < large.radius
 
 
 @pytest.mark.parametrize("seed", range(3))

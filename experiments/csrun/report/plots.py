@@ -55,7 +55,7 @@ _OTHERS: tuple[dict[str, Any], ...] = (
     {"linestyle": (0, (6, 1.5, 1, 1.5)), "linewidth": 1.0, "marker": "d", "markersize": 3.5},
     {"linestyle": (0, (2, 1, 1, 1)), "linewidth": 1.0, "marker": "v", "markersize": 3.5, "markerfacecolor": "white"},
     {"linestyle": (0, (5, 1, 1, 1, 1, 1)), "linewidth": 1.0, "marker": "^", "markersize": 3.5},
-    {"linestyle": (0, (1, 2, 4, 2)), "linewidth": 1.0, "marker": "^", "markersize": 3.5, "markerfacecolor": "white"},
+    {"linestyle": (0, (1, 2, 4, 2)), "linewidth": 1.0, "marker": ">", "markersize": 3.5, "markerfacecolor": "white"},
 )
 _ATTACKED: dict[str, Any] = {"marker": "+", "markersize": 6, "markeredgewidth": 1.2, "zorder": 4}
 _OTHERS_ATTACKED = "1234x"
