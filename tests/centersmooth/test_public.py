@@ -171,7 +171,9 @@ def test_a_public_object_is_shown_in_one_short_line(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "certifier", [Center(L2()), Mean(L2()), Direction(Cosine()), Nearest(L2()), Label()], ids=lambda certifier: certifier.name
+    "certifier",
+    [Center(L2()), Mean(L2()), Direction(Cosine()), Nearest(L2()), Label()],
+    ids=lambda certifier: certifier.name,
 )
 def test_a_certificate_of_any_kind_is_shown_in_one_line(certifier: Certifier) -> None:
     """With every number and all of the reason."""
