@@ -133,6 +133,8 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     if "center_free" in config.certifiers:
         candidates += budget.n // BLOCK
     kept = candidates * (probe.output_bytes + 2 * probe.feature_bytes)
+    if "center_nearest" in config.certifiers:  # all outputs of the sample, and blocks of features in float64
+        kept += budget.n * probe.output_bytes + 6 * config.forward_block * probe.feature_bytes
     pairs = candidates * (2 * budget.n if budget.n0 else candidates) * 6 + 2 * TILE_ENTRIES * 8
     batch = config.batch_size * (2 * probe.input_bytes + probe.output_bytes)
     block = 3 * config.forward_block * probe.feature_bytes
