@@ -40,6 +40,7 @@ _ALL = MODELS["autoencoder"].metrics
 _SUITS: dict[str, tuple[str, ...]] = {
     "center": _ALL,
     "center_free": _ALL,
+    "center_nearest": ("l2", "sql2", "cosine", "angular"),
     "mean": ("tv", "l1", "l2"),
     "direction": ("cosine", "angular"),
     "label": (),

@@ -40,7 +40,7 @@ def test_version(tmp_path):
         (["certifiers=[foo]"], "certifiers has 'foo': expected one of center, "),
         (["certifiers=[]"], "certifiers is empty: expected at least one name"),
         (["rule=local"], "rule is 'local': expected paper, exact or measured for the certifier center, or null"),
-        (["certifiers=[mean,center]", "rule=paper"], "expected global or local for the certifier mean"),
+        (["certifiers=[mean,center]", "rule=paper"], "expected global, local or spectral for the certifier mean"),
         (["noise=gausian"], "did you mean gaussian?"),
         (["noise=null"], "noise is 'null': expected gaussian"),
         (["noise.unknown=1"], "'noise.unknown' is not a setting"),
@@ -143,7 +143,7 @@ def test_interruption_says_how_to_continue(tmp_path, checkpoints, number, code):
         time.sleep(0.01)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
+    assert process.returncode == code, errors
     assert "To continue: cs-run" in errors
     assert errors.endswith("'metrics=[tv,l2]'\n")
     assert len(errors.strip().splitlines()) == 1

@@ -54,8 +54,7 @@ STORE = 80 * 2**20
 def no_handle_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
     """Collected here, where the warning of Ray's handles is ignored, and in no test of another file."""
     yield
-    if request.node.get_closest_marker("slow"):  # those that start processes
-        gc.collect()
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
