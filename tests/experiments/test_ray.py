@@ -36,6 +36,8 @@ from csrun.system.progress import Display
 pytestmark = [
     pytest.mark.xdist_group("ray"),
     pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
+    # By which Ray looks for a free port; it is closed when collected, in whichever test that is.
+    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
 ]
 
 executors.confine_ray("local")  # the cluster of these tests, too, listens on the loopback alone
