@@ -158,6 +158,10 @@ def _run(arguments: list[str], command: str) -> int:
         if "srun" not in str(error):
             raise
         raise RunError("hydra/launcher=submitit_slurm found no srun: use a machine of a Slurm cluster") from error
+    except ValueError as error:  # of a value that is a number by Hydra's grammar, as in noise=int(3)
+        if not str(error).startswith("Config group override must be a string"):
+            raise
+        raise RunError(f"one of {', '.join(groups())} is not a name: expected one, as in noise=gaussian") from error
     if failures:
         raise failures[0]
     return max(codes, default=0)
@@ -236,8 +240,8 @@ def _require_known_options(overrides: list[str]) -> None:
 
     for override in overrides:
         group, _, value = override.lstrip("+").partition("=")
-        if group in groups() and re.fullmatch(r"[\w,-]*", value):  # all else is Hydra's grammar
-            for name in value.split(","):
+        if group in groups() and not re.search(r"""[($'"]""", value):  # which are Hydra's grammar
+            for name in [value] if value[:1] in ("[", "{") else value.split(","):
                 require_known(f"{group} is", name, options(group))
 
 
