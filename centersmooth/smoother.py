@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -579,6 +578,5 @@ def sizes(eps: Number | Iterable[Number], threat: Threat) -> list[float]:
     if not found:
         raise RequestError(f"eps is empty: expected at least one number, {threat.meaning}")
     for size in found:
-        if not 0 <= size < math.inf:
-            raise RequestError(f"eps is {size}: expected {threat.meaning}")
+        threat.require(size)
     return found

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from centersmooth.certificate import About, Certificate, Smoothed
+from centersmooth.certificate import About, Certificate, Outcome, Smoothed
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Collector, Setting, Shared
 
@@ -90,6 +90,24 @@ class Certifier(ABC):
     @abstractmethod
     def certificate(self, evidence: Any, eps: float, rule: str, setting: Setting) -> Certificate:
         """The certificate at one ``eps``: a function of evidence gathered with a radius."""
+
+    def certified(
+        self, eps: float, rule: str, answer: Tensor, bound: float, diameter: float, setting: Setting, reason: str = ""
+    ) -> Certificate:
+        """The certificate of an answer that moves by at most ``bound``; the diameter stands in for a larger bound."""
+        return Certificate(
+            eps=eps,
+            outcome=Outcome.CERTIFIED,
+            radius=min(bound, diameter),
+            vacuous=bound >= diameter,
+            answer=answer,
+            alpha=setting.budget.alpha,
+            certifier=self.name,
+            rule=rule,
+            about=self.about(rule),
+            threat=setting.noise.threat.unit,
+            reason=reason,
+        )
 
     @abstractmethod
     def distance(self, a: Tensor, b: Tensor) -> float:

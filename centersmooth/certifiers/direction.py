@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from centersmooth.certificate import Certificate, Outcome, Smoothed
+from centersmooth.certificate import Certificate, Smoothed
 from centersmooth.certifiers.base import Certifier
 from centersmooth.certifiers.mean import MEAN_RULES, Mean, MeanEvidence
 from centersmooth.checks import an_integer
@@ -108,20 +108,8 @@ class Direction(Certifier):
         bound, reason = self._mean.bound(evidence.directions, eps, rule, widest, _of_directions(setting))
         rho = float(evidence.directions.center.norm())
         diameter = self.metric.diameter(tuple(evidence.center.shape), setting.output_range)
-        radius = self._at_sine(bound / rho) if bound < rho else diameter
-        return Certificate(
-            eps=eps,
-            outcome=Outcome.CERTIFIED,
-            radius=radius,
-            vacuous=radius >= diameter,
-            answer=evidence.center,
-            alpha=setting.budget.alpha,
-            certifier=self.name,
-            rule=rule,
-            about="run",
-            threat=setting.noise.threat.unit,
-            reason=reason,
-        )
+        distance = self._at_sine(bound / rho) if bound < rho else diameter
+        return self.certified(eps, rule, evidence.center, distance, diameter, setting, reason)
 
     def _at_sine(self, sine: float) -> float:
         """The distance between directions at an acute angle with this sine."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from centersmooth.certificate import Certificate, Outcome, Smoothed
+from centersmooth.certificate import Certificate, Smoothed
 from centersmooth.certifiers.base import Certifier
 from centersmooth.certifiers.center.rules import ROUNDING
 from centersmooth.certifiers.distances import DistanceBuffer, DistanceSample, to_numpy
@@ -119,20 +119,7 @@ class Mean(Certifier):
     def certificate(self, evidence: MeanEvidence, eps: float, rule: str, setting: Setting) -> Certificate:
         diameter = self.metric.diameter(tuple(evidence.center.shape), _range(setting))
         bound, reason = self.bound(evidence, eps, rule, diameter, setting)
-        radius = min(bound, diameter)
-        return Certificate(
-            eps=eps,
-            outcome=Outcome.CERTIFIED,
-            radius=radius,
-            vacuous=radius >= diameter,
-            answer=evidence.center,
-            alpha=setting.budget.alpha,
-            certifier=self.name,
-            rule=rule,
-            about="run",
-            threat=setting.noise.threat.unit,
-            reason=reason,
-        )
+        return self.certified(eps, rule, evidence.center, bound, diameter, setting, reason)
 
     def bound(
         self, evidence: MeanEvidence, eps: float, rule: str, diameter: float, setting: Setting
@@ -150,8 +137,7 @@ class Mean(Certifier):
             ``eps`` is not a radius.
         """
         noise = setting.noise
-        if not (math.isfinite(eps) and eps >= 0):
-            raise RequestError(f"eps is {eps}: expected {noise.threat.meaning}")
+        noise.threat.require(eps)
         if not isinstance(noise, GaussianNoise):
             raise ValueError(self.unsuited(setting))
         if rule == "spectral" and evidence.directions is None:

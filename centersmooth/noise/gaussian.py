@@ -72,8 +72,7 @@ class GaussianNoise(Noise):
         ``E g(x' + P) >= Phi(Phi^-1(p) - eps/sigma)`` (Cohen, Rosenfeld and Kolter 2019; equation 1 of the paper).
         Solved for ``p`` this is equation 4.
         """
-        if not (math.isfinite(eps) and eps >= 0):
-            raise RequestError(f"eps is {eps}: expected {self.threat.meaning}")
+        self.threat.require(eps)
         return min(1.0, float(ndtr(ndtri(mass) + eps / self.sigma)) * (1 + 1e-12))
 
     def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:

@@ -6,6 +6,7 @@ in shifts; certificates speak of all of size at most ``eps``.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from centersmooth.draws import Draws
+from centersmooth.errors import RequestError
 
 
 class Threat(ABC):
@@ -29,6 +31,16 @@ class Threat(ABC):
 
     unit: ClassVar[str]
     meaning: ClassVar[str]
+
+    def require(self, eps: float) -> None:
+        """Refuse a number that is not a size of perturbations.
+
+        Raises
+        ------
+        RequestError
+        """
+        if not 0 <= eps < math.inf:
+            raise RequestError(f"eps is {eps}: expected {self.meaning}")
 
     @abstractmethod
     def start(self, x: Tensor, eps: float, draws: Draws) -> Tensor:

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from centersmooth.bounds import EXACT
-from centersmooth.certificate import Budget, Certificate, Outcome, Smoothed
+from centersmooth.certificate import Budget, Certificate, Smoothed
 from centersmooth.certifiers.base import Certifier
 from centersmooth.certifiers.center.quantiles import place_ranks
 from centersmooth.certifiers.center.rules import ROUNDING
@@ -150,19 +150,8 @@ class Nearest(Certifier):
         noise, budget = setting.noise, setting.budget
         diameter = self.metric.diameter(tuple(evidence.center.shape), setting.output_range)
         bound = self._l2_bound(evidence, eps, self._metric.to_l2(diameter), noise, budget) * (1 + ROUNDING)
-        radius = min(float(self._metric.of_l2(torch.tensor(bound, dtype=torch.float64))), diameter)
-        return Certificate(
-            eps=eps,
-            outcome=Outcome.CERTIFIED,
-            radius=radius,
-            vacuous=radius >= diameter,
-            answer=evidence.center,
-            alpha=budget.alpha,
-            certifier=self.name,
-            rule=rule,
-            about="run",
-            threat=noise.threat.unit,
-        )
+        distance = float(self._metric.of_l2(torch.tensor(bound, dtype=torch.float64)))
+        return self.certified(eps, rule, evidence.center, distance, diameter, setting)
 
     def _l2_bound(self, evidence: NearestEvidence, eps: float, diameter: float, noise: Noise, budget: Budget) -> float:
         """The largest l2 distance between the features of the center and those of a run's answer within ``eps``."""
