@@ -144,5 +144,5 @@ class ShortenedCollector:
 
 
 def with_draws(setting: Setting, m: int) -> Setting:
-    """The same setting with another ``m``."""
+    """A setting with another ``m``."""
     return replace(setting, budget=replace(setting.budget, m=m))

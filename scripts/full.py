@@ -293,7 +293,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def report(works: Sequence[Work], results: Path) -> Table:
-    """What is published of each cell, and why not more."""
+    """Table of what is published of each cell, and why not more."""
     table = Table("cell", "experiments", "points", "new", "why not more", title="full")
     for work in works:
         done = work.points - len(work.missing(results))

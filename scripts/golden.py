@@ -54,7 +54,7 @@ def images(x: Tensor) -> Tensor:
 
 
 def boxes(x: Tensor) -> Tensor:
-    """The same as boxes with area, ``(b, 5) -> (b, 4)``."""
+    """`images` as boxes with area, ``(b, 5) -> (b, 4)``."""
     corner, size = images(x).flatten(1)[:, :4].split(2, dim=1)
     return torch.cat([corner, corner + 2 + size], dim=1)
 

@@ -66,7 +66,7 @@ _ROUND_UP = 1 + 1e-9
 """Outward rounding of the special functions and sums, which are right to about 1e-12."""
 
 _TINY = 1e-15
-"""The same for differences of probabilities, which are right to about 1e-16 however small."""
+"""Outward rounding of differences of probabilities, right to about 1e-16 however small."""
 
 _BULK, _TAIL = 64, 1.3
 """Ranks of the band: so many evenly spaced ones, and those whose number of larger distances grows by this factor."""

@@ -30,7 +30,7 @@ _FALSE_ALARM: Final = 1e-9
 """How often a certifier that covers may fail the count of one rule on one model."""
 
 _MASSES: Final = (0.42, 0.2)
-"""What is left of the first output at ``x'``: a center that has just changed, and the largest movement of a mean."""
+"""Masses left of the first output at ``x'``: a center that has just changed, and the largest movement of a mean."""
 
 _X: Final = torch.zeros(1, dtype=torch.float64)
 

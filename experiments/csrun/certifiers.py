@@ -54,7 +54,7 @@ def _own(name: str, metrics: Mapping[str, Metric]) -> dict[str, Certifier]:
 
 
 def _factory(found: object, name: str) -> Callable[..., Any]:
-    """What was imported, if it can be called with nothing or with a metric.
+    """Check that what was imported can be called with nothing or with a metric.
 
     Raises
     ------

@@ -405,7 +405,7 @@ _WANTED = {
     "could not be converted to Float": "a number",
     "type hint 'Union[int, str]'": "auto or an integer of at least 1",
 }
-"""What a setting takes, by what OmegaConf says of a value it cannot take."""
+"""Words for what a setting takes, by what OmegaConf says of a value it cannot take."""
 
 
 def _misfit(merging: str, reason: str) -> str:

@@ -160,7 +160,7 @@ class Plan:
         return self.budget.passes
 
     def request(self, cell: CellPlan) -> dict[str, Any]:
-        """What a manifest says of a cell before its weights are known: what it is published under."""
+        """Entry of a cell in a manifest before its weights are known; it is published under its digest."""
         config = self.config
         return {
             "model": cell.model,

@@ -37,7 +37,7 @@ PILOT_DRAWS, PILOT_FRESH_DRAWS = 1_000, 4_000
 
 SIZES = (1_000, 2_000, 4_000, 10_000, 20_000, 50_000, 100_000)
 DELTAS = (0.02, 0.03, 0.05, 0.08, 0.1, 0.15)
-"""What is tried: draws for the center up to 10,000, for the radius, and slack."""
+"""Counts that are tried: draws for the center up to 10,000, for the radius, and slack."""
 
 WITHIN = 1.05
 """The cheapest budget is recommended whose radius is at most this many times the smallest one."""

@@ -86,7 +86,7 @@ class Request:
         return all(set(self.metrics) & set(_SUITS[name]) for name in self.certifiers)
 
     def rows(self) -> Iterator[tuple[object, ...]]:
-        """What names each of its rows; see `_named`."""
+        """Names of its rows; see `_named`."""
         for method, eps, size, point in product(_METHODS[self.train], self.eps, self.sizes, self.points):
             for name in self.certifiers:
                 for metric, rule in product(self.metrics, CERTIFIERS[name].rules):
@@ -99,7 +99,7 @@ def _list(values: tuple[object, ...]) -> str:
 
 
 def _named(rows: pd.DataFrame, in_h: bool) -> list[tuple[object, ...]]:
-    """What names each row: training, certifier, metric, rule, eps, h or scale, point."""
+    """Names of rows: training, certifier, metric, rule, eps, h or scale, point."""
     size = rows["h"] if in_h else rows["scale"]
     method = rows["train"].str.partition("@")[0]
     parts = (method, rows["certifier"], rows["metric"], rows["rule"], rows["eps"], size, rows["point"])

@@ -32,7 +32,7 @@ from centersmooth.gathering import features_in_blocks
 from centersmooth.metrics.base import Metric, features_of
 
 CenterKind = Literal["sample", "free"]
-"""What may be a center: drawn outputs alone, as in the paper, or means of them as well."""
+"""Kinds of centers: drawn outputs alone, as in the paper, or means of them as well."""
 
 BLOCK: Final = 4
 """Draws of a block whose mean is proposed as a center.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 MOST_BYTES = 2**28
-"""Of one file of a data set once unpacked: 256 MiB, five times the largest there is, MNIST's training images."""
+"""Largest size of a file of a data set, unpacked: 256 MiB, five times the largest there is, MNIST's training images."""
 
 _GREY_MODES = ("1", "L", "LA")
 _DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")

@@ -68,7 +68,7 @@ class Beside(NamedTuple):
     label: str
     style: Mapping[str, Any]
     marker: str = ""
-    """Of what an attack moved, where that is another smoothed model than the one drawn."""
+    """Marker of what an attack moved, where that is another smoothed model than the one drawn."""
 
     @property
     def column(self) -> str:

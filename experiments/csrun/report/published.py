@@ -33,7 +33,7 @@ _SETTING = ("model", "dataset", "train", "noise", "scale")
 """Keys of a cell in a manifest that a line of a summary can tell apart."""
 
 CellEntry = Mapping[str, Any]
-"""What a manifest says of a cell."""
+"""An entry of a cell in a manifest."""
 
 
 def key_of(cell: CellEntry) -> str:

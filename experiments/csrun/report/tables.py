@@ -39,7 +39,7 @@ SHARPER_RULE = {"certifier": "center", "rule": "measured"}
 """The paper's rule, and the sharpest of the library for the same smoothed model."""
 
 FREE_RULE = {"certifier": "center_free", "rule": "measured"}
-"""The same for another smoothed model, whose centers may be means of outputs."""
+"""The sharpest rule of another smoothed model, whose centers may be means of outputs."""
 
 MEAN_RULE = {"certifier": "mean", "rule": "spectral"}
 """The sharpest bound for another smoothed model: the mean of the same outputs."""
