@@ -118,13 +118,11 @@ class Smoother:
         ModelError
             If the model is not one fixed function of one input, or returns NaN.
         """
-        self._require(None)
+        self._require_answer()
         stream = checked_stream(stream)
-        with self._held_fixed(x):
-            evidence = gather_one(
-                self._sampler, self.certifier, self.budget, x, stream, radius=False, progress=progress
-            )
-        return self.certifier.answer(evidence, self._setting, self.rule)
+        with self._held_fixed(x) as sampler:
+            evidence = gather_one(sampler, self.certifier, self.budget, x, stream, radius=False, progress=progress)
+        return self.certifier.answer(evidence, Setting.of(sampler, self.budget), self.rule)
 
     @overload
     def certify(
@@ -196,18 +194,20 @@ class Smoother:
             If the model is not one fixed function of one input, returns NaN, or leaves the declared range.
         """
         radii = sizes(eps, self.noise.threat)
-        self._require(None)
-        problems = [self.certifier.problem(self._setting, self.rule, e) for e in radii]
+        self._require_answer()
+        self._check_input(x)
+        setting = replace(self._setting, noise=self.noise.at(x))
+        problems = [self.certifier.problem(setting, self.rule, e) for e in radii]
         if all(problems):
             raise InfeasibleError(problems[0])
         collects: Certifier | WithinTolerance = self.certifier
         if tolerance is not None:
             collects = WithinTolerance(self.certifier, self.rule, radii, tolerance)
-            collects.require(self._setting)
+            collects.require(setting)
         stream = checked_stream(stream)
-        with self._held_fixed(x):
-            evidence = gather_one(self._sampler, collects, self.budget, x, stream, progress=progress)
-        evidence, setting = (evidence, self._setting) if tolerance is None else evidence
+        with self._held_fixed(x) as sampler:
+            evidence = gather_one(sampler, collects, self.budget, x, stream, progress=progress)
+        evidence, setting = (evidence, setting) if tolerance is None else evidence
         certificates = [self.certifier.certificate(evidence, e, self.rule, setting) for e in radii]
         if tolerance is not None:
             certificates = [replace(certificate, m=setting.budget.m) for certificate in certificates]
@@ -311,8 +311,8 @@ class Smoother:
             The certificate has no radius, or gradients are asked of a model that has none.
         """
         attack, runs, answer = what_to_attack(certificate, attack, runs, self.certifier.name)
-        stream, sampler = checked_stream(stream), self._sampler
-        with self._held_fixed(x):
+        stream = checked_stream(stream)
+        with self._held_fixed(x) as sampler:
             found = attack.perturb(sampler, self.certifier, x, answer, certificate.eps, stream.named("attack"))
             streams = [stream.named(f"run {run}") for run in range(runs)]
             judged = [judge(sampler, self.certifier, self.budget, found, answer, one) for one in streams]
@@ -331,13 +331,13 @@ class Smoother:
         """
         return self.certifier.distance(a, b)
 
-    def _require(self, eps: float | None) -> None:
-        if problem := self.certifier.problem(self._setting, self.rule, eps):
+    def _require_answer(self) -> None:
+        if problem := self.certifier.problem(self._setting, self.rule):
             raise InfeasibleError(problem)
 
     @contextmanager
-    def _held_fixed(self, x: Tensor) -> Iterator[None]:
-        """The model evaluating, after a look at ``x`` and, once for its kind, at model and metric."""
+    def _held_fixed(self, x: Tensor) -> Iterator[Sampler]:
+        """The sampler at ``x``, its model evaluating; ``x`` was looked at and, once for its kind, model and metric."""
         self._check_input(x)
         with evaluating(self._sampler.model):
             signature = (x.shape, x.dtype, x.device)
@@ -346,7 +346,7 @@ class Smoother:
                 self.certifier.check(self._setting, outputs)
                 self._warn_of_a_batch(x, outputs)
                 self._checked_inputs.add(signature)
-            yield
+            yield replace(self._sampler, noise=self.noise.at(x))
 
     def _outputs_at(self, x: Tensor) -> Tensor:
         """Noisy outputs of a checked model; the error says where it takes ``x`` as a batch but not as one input."""

@@ -58,7 +58,7 @@ from torch import Tensor
 from centersmooth.certificate import Budget
 from centersmooth.certifiers.distances import DistanceSample
 from centersmooth.metrics.base import Metric, features_of
-from centersmooth.noise import GaussianNoise
+from centersmooth.noise import GaussianShift
 
 Array = NDArray[np.float64]
 
@@ -75,14 +75,14 @@ _BULK, _TAIL = 64, 1.3
 def mean_problem(metric: Metric, noise: object, budget: Budget, output_range: tuple[float, float] | None) -> str:
     """The reason why a mean has no certificate here; empty if it has one.
 
-    >>> from centersmooth import Jaccard
+    >>> from centersmooth import GaussianNoise, Jaccard
     >>> mean_problem(Jaccard(), GaussianNoise(1.0), Budget(), (0.0, 1.0))
     'Jaccard has no mean to smooth by: it compares sets, which no norm of a difference does; use CenterSmoother'
     """
     if metric.seminorm is None:
         return f"{metric.name} has no mean to smooth by: {metric.no_mean}; use CenterSmoother"
-    if not isinstance(noise, GaussianNoise):
-        return f"noise is {type(noise).__name__}: the certificate of a mean needs GaussianNoise"
+    if not isinstance(noise, GaussianShift):
+        return f"noise is {type(noise).__name__}: the certificate of a mean needs Gaussian noise"
     if budget.n0:
         return f"n0 is {budget.n0}: a mean has no candidates, expected n0 = 0"
     if output_range is None or not (math.isfinite(output_range[0]) and output_range[0] < output_range[1] < math.inf):

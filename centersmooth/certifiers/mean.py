@@ -37,7 +37,7 @@ from centersmooth.contracts import check_own_metric, check_seminorm
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
 from centersmooth.metrics.base import Metric, between, features_of, require_metric
-from centersmooth.noise import GaussianNoise
+from centersmooth.noise import GaussianShift
 
 MeanRule = Literal["global", "local", "spectral"]
 
@@ -137,12 +137,11 @@ class Mean(Certifier):
             ``eps`` is not a radius.
         """
         noise = setting.noise
-        noise.threat.require(eps)
-        if not isinstance(noise, GaussianNoise):
+        if not isinstance(noise, GaussianShift):
             raise ValueError(self.unsuited(setting))
         if rule == "spectral" and evidence.directions is None:
             raise ValueError(_NO_RADIUS)
-        h = eps / noise.sigma
+        h = noise.shift(eps)
         everywhere = global_movement(diameter, h)
         movement, here, there = self._terms(evidence, h, rule, setting)
         bound = (min(movement, everywhere) + here + there) * (1 + ROUNDING)

@@ -26,11 +26,20 @@ class Noise(ABC):
 
     Attributes
     ----------
-    threat : Threat
-        The perturbations it answers; says what ``eps`` measures.
+    coordinatewise : bool
+        Whether noisy copies have the shape of the input and independent coordinates, so that one draw around a batch is
+        a draw around each of its inputs.
+    local : bool
+        Whether the bound depends on the input, so that it is that of ``noise.at(x)`` only.
     """
 
-    threat: ClassVar[Threat]
+    coordinatewise: ClassVar[bool] = False
+    local: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def threat(self) -> Threat:
+        """The perturbations it answers; says what ``eps`` measures."""
 
     @property
     @abstractmethod
@@ -40,6 +49,13 @@ class Noise(ABC):
     def clean(self, x: Tensor) -> Tensor:
         """The base model's input at ``x`` without noise, ``(*in) -> (*noised)``; by default ``x`` itself."""
         return x
+
+    def at(self, x: Tensor) -> Noise:
+        """The law with its bound for the input ``x``, ``(*in)``; by default itself.
+
+        What it draws is the same at every input.
+        """
+        return self
 
     def __repr__(self) -> str:
         return brief_repr(self)
@@ -53,6 +69,11 @@ class Noise(ABC):
         """The mass a set needs under the noise at ``x`` so that it keeps ``mass`` at every ``x'`` within ``eps``.
 
         Rounded up; 1 where no set keeps it for sure.
+
+        Raises
+        ------
+        RequestError
+            ``eps`` is not a size of perturbations, or the bound depends on an input that is not known (see `at`).
         """
 
     def kept_mass(self, mass: float, eps: float) -> float:
@@ -81,6 +102,25 @@ class DrawsTogether(Protocol):
 
     def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
         """`Noise.required_mass` for sets of ``draws`` independent noisy copies."""
+        ...
+
+
+@runtime_checkable
+class GaussianShift(Protocol):
+    """A law under which an attacker does no more than shift one standard normal variable, which means ask for.
+
+    The noisy inputs at ``x`` and at any ``x'`` within ``eps`` are in law what one random map makes of a standard normal
+    ``z`` and of ``z + s``, with ``s`` at most `shift`.
+    """
+
+    def shift(self, eps: float) -> float:
+        """The largest shift within ``eps``, in standard deviations, rounded up.
+
+        Raises
+        ------
+        RequestError
+            ``eps`` is not a size of perturbations.
+        """
         ...
 
 

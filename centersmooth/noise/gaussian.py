@@ -37,11 +37,16 @@ class GaussianNoise(Noise):
 
     sigma: float
 
-    threat: ClassVar[Threat] = L2Ball()
+    coordinatewise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         expected = "a positive number, in the unit of the model's input"
         object.__setattr__(self, "sigma", a_number("sigma", self.sigma, 0.0, math.inf, expected))
+
+    @property
+    def threat(self) -> Threat:
+        """The l2 ball."""
+        return L2Ball()
 
     @property
     def scale(self) -> float:
@@ -65,6 +70,11 @@ class GaussianNoise(Noise):
             )
         return draws.normal((count, *x.shape)).mul_(self.sigma).add_(x).to(x.dtype)
 
+    def shift(self, eps: float) -> float:
+        """``eps/sigma``."""
+        self.threat.require(eps)
+        return eps / self.sigma
+
     def required_mass(self, mass: float, eps: float) -> float:
         """``Phi(Phi^-1(mass) + eps/sigma)``, rounded up.
 
@@ -72,8 +82,7 @@ class GaussianNoise(Noise):
         ``E g(x' + P) >= Phi(Phi^-1(p) - eps/sigma)`` (Cohen, Rosenfeld and Kolter 2019; equation 1 of the paper).
         Solved for ``p`` this is equation 4.
         """
-        self.threat.require(eps)
-        return min(1.0, float(ndtr(ndtri(mass) + eps / self.sigma)) * (1 + 1e-12))
+        return min(1.0, float(ndtr(ndtri(mass) + self.shift(eps))) * (1 + 1e-12))
 
     def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
         """``Phi(Phi^-1(mass) + sqrt(draws) * eps/sigma)``, rounded up.

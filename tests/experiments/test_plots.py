@@ -91,7 +91,7 @@ def experiment(tmp_path):
 def figure_of(folder, metric="tv"):
     """The figure as `draw` makes it, before it is saved."""
     manifest, rows = read_manifest(folder), read_rows(folder)
-    layout = plots.layout_of(manifest)
+    layout = plots.layout_of(manifest, rows["threat"].iloc[0])
     summary, curves = plots._with_curves(summarise(rows), layout)
     with plots.style():
         lines = summary[summary["metric"] == metric]

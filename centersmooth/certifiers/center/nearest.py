@@ -45,7 +45,7 @@ from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
 from centersmooth.metrics import L2
 from centersmooth.metrics.base import Hilbertian, Metric, between, features_of, require_metric
-from centersmooth.noise import GaussianNoise, Noise
+from centersmooth.noise import GaussianShift, Noise
 
 _L2 = L2()
 
@@ -123,8 +123,8 @@ class Nearest(Certifier):
     def unsuited(self, setting: Setting) -> str:
         if not isinstance(self.metric, Hilbertian):
             return f"{self.metric!r} is not Hilbertian, a function of the l2 distance of features like L2(): use Center"
-        if not isinstance(setting.noise, GaussianNoise):
-            return f"noise is {type(setting.noise).__name__}: the movement of a mean is bounded for GaussianNoise only"
+        if not isinstance(setting.noise, GaussianShift):
+            return f"noise is {type(setting.noise).__name__}: the movement of a mean is bounded for Gaussian noise only"
         if math.isinf(self.metric.diameter((1,), setting.output_range)):
             return (
                 f"output_range is {setting.output_range}: a mean under {self.metric!r} needs hard limits of every "
@@ -156,13 +156,13 @@ class Nearest(Certifier):
     def _l2_bound(self, evidence: NearestEvidence, eps: float, diameter: float, noise: Noise, budget: Budget) -> float:
         """The largest l2 distance between the features of the center and those of a run's answer within ``eps``."""
         fresh = evidence.fresh
-        if fresh is None or not isinstance(noise, GaussianNoise):
+        if fresh is None or not isinstance(noise, GaussianShift):
             raise ValueError("there is no radius: expected Gaussian noise, and evidence gathered with a radius")
         mass = noise.required_mass(least_seen_mass(budget.n, budget.alpha1 / 2), eps)  # refuses a bad eps
         rank = EXACT.upper_rank(budget.m, mass, budget.alpha2 / 6)
         near = fresh.reach if rank is None else fresh.near.at_rank(rank)
 
-        h, band = eps / noise.sigma, Band.of(fresh.distances, fresh.reach, budget.alpha2 / 2)
+        h, band = noise.shift(eps), Band.of(fresh.distances, fresh.reach, budget.alpha2 / 2)
         movement = spectral_movement(band, fresh.directions, h, budget.alpha2 / 6)
         movement = min(movement, global_movement(diameter, h))
         here = estimation_error(band, 0.0, budget.m, budget.alpha2 / 6, _L2)

@@ -163,13 +163,13 @@ LAYOUTS = {
 """By the manifest's ``curve``."""
 
 
-def layout_of(manifest: Mapping[str, Any]) -> Layout:
-    """The layout of an experiment's figures, in the symbols and the unit of its noise."""
+def layout_of(manifest: Mapping[str, Any], threat: str) -> Layout:
+    """The layout of an experiment's figures, in the symbols of its noise and the unit of its threat."""
     noise, layout = NOISES[manifest["noise"]["name"]], LAYOUTS[manifest["curve"]]
     if layout.across == "h":
         return layout._replace(xlabel=f"h = ε/{noise.symbol}, perturbation over noise")
     symbol = noise.symbol if layout.symbol == "scale" else layout.symbol
-    return layout._replace(xlabel=f"perturbation ε ({noise.threat})", symbol=symbol)
+    return layout._replace(xlabel=f"perturbation ε ({threat})", symbol=symbol)
 
 
 def draw(folder: str | Path) -> list[Path]:
@@ -204,7 +204,7 @@ def draw(folder: str | Path) -> list[Path]:
         summary = _with_medians(summary, summarise(_of_figures(every_rule, manifest["metrics"], one.rule)), one.column)
         summary = _with_attacks(summary, _of_figures(attacks, manifest["metrics"], one.rule), one.attacked)
     everywhere = _of_figures(every_rule, manifest["metrics"], _GLOBAL_RULE)
-    layout = layout_of(manifest)
+    layout = layout_of(manifest, str(rows["threat"].iloc[0]))
     summary, curves = _with_curves(summary, layout)
     slip = read_unit_slip(folder)
     slip = slip.assign(x=slip[layout.across], curve=slip[layout.curves])

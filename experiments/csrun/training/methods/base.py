@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from centersmooth import GaussianNoise, Noise
+from centersmooth import Noise
 from centersmooth.draws import Draws
 from csrun.models.base import BaseModel
 
@@ -53,13 +53,13 @@ def with_noise(x: Tensor, noise: Noise, draws: Draws) -> Tensor:
 
     Examples
     --------
+    >>> from centersmooth import GaussianNoise
     >>> from centersmooth.draws import Draws
     >>> x = torch.zeros(2, 3)
     >>> noisy = with_noise(x, GaussianNoise(1.0), Draws(0, x))
     >>> noisy.shape, bool((noisy[0] == noisy[1]).any())
     (torch.Size([2, 3]), False)
     """
-    if isinstance(noise, GaussianNoise):
-        # Its coordinates are independent: one draw around the whole batch has the same law, in one call instead of b.
+    if noise.coordinatewise:
         return noise.sample(x, 1, draws)[0]
     return torch.cat([noise.sample(example, 1, draws) for example in x])
