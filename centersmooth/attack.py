@@ -94,7 +94,7 @@ class Attack:
         objective = certifier.objective(sampler.base_output(x))
         target = _Target(sampler, objective, x, 1.0, RandomStream(0), self.draws)
         look = target.steepest if self.kind == "pgd" else target.score
-        look(torch.zeros_like(x), "attack check")
+        look(target.threat.start(x, 0.0, RandomStream(0).draws("attack check", 0, x)), "attack check")
 
     def perturb(
         self,
@@ -252,7 +252,7 @@ def _ascend(target: _Target, steps: int, restart: int) -> Tensor:
     """Projected gradient ascent from a random shift of full size, odd restarts from the opposite of the one before."""
     threat, eps = target.threat, target.eps
     draws = target.stream.draws(f"attack start {restart // 2}", 0, target.x)
-    shift = (-1 if restart % 2 else 1) * threat.start(target.x, eps, draws)
+    shift = threat.project((-1 if restart % 2 else 1) * threat.start(target.x, eps, draws), eps)
     for step in range(steps):
         length = 2 * _PATH * eps * (steps - step) / (steps * (steps + 1))
         shift = threat.project(shift + length * target.steepest(shift, f"attack {restart} step {step}"), eps)

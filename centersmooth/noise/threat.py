@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,18 +18,17 @@ from centersmooth.errors import RequestError
 
 
 class Threat(ABC):
-    """A nested family of perturbations.
+    """A nested family of perturbations."""
 
-    Attributes
-    ----------
-    unit : str
-        What ``eps`` is measured in, for tables and axes.
-    meaning : str
-        The same at length, for messages: "eps is ...: expected ``meaning``".
-    """
+    @property
+    @abstractmethod
+    def unit(self) -> str:
+        """What ``eps`` is measured in, for tables and axes."""
 
-    unit: ClassVar[str]
-    meaning: ClassVar[str]
+    @property
+    @abstractmethod
+    def meaning(self) -> str:
+        """The same at length, for messages: "eps is ...: expected ``meaning``"."""
 
     def require(self, eps: float) -> None:
         """Refuse a number that is not a size of perturbations.
@@ -71,8 +69,8 @@ class Threat(ABC):
 class L2Ball(Threat):
     """All inputs ``x'`` with ``|x' - x|_2 <= eps``."""
 
-    unit: ClassVar[str] = "l2"
-    meaning: ClassVar[str] = "an l2 radius of at least 0, in the unit of the model's input"
+    unit = "l2"
+    meaning = "an l2 radius of at least 0, in the unit of the model's input"
 
     def start(self, x: Tensor, eps: float, draws: Draws) -> Tensor:
         return eps * unit_vector(draws.normal(tuple(x.shape)).to(x.dtype))
