@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from centersmooth.errors import ModelError, RequestError
 from centersmooth.noise import DrawsTogether, Noise
@@ -22,8 +23,15 @@ _BINS = 256
 _MASSES = (1e-3, 0.1, 0.5, 0.55, 0.9, 0.999)
 
 
-def check_noise(noise: Noise, eps: float, *, moments: tuple[float, float] | None = None, draws: int = 200_000) -> None:
-    """Check that a smoothing law keeps the contract of `Noise` at one ``eps``, for inputs of one number.
+def check_noise(
+    noise: Noise,
+    eps: float,
+    *,
+    x: Tensor | None = None,
+    moments: tuple[float, float] | None = None,
+    draws: int = 200_000,
+) -> None:
+    """Check that a smoothing law keeps the contract of `Noise` at one ``eps``, in one number of its noisy copies.
 
     `Noise.required_mass` is at least the mass, grows with mass and ``eps``, and is the mass itself at ``eps = 0``;
     `Noise.kept_mass` is its inverse; one draw taken together with no other is one draw.
@@ -31,21 +39,25 @@ def check_noise(noise: Noise, eps: float, *, moments: tuple[float, float] | None
     And the bound holds for the draws. By the lemma of Neyman and Pearson the worst sets are those where the likelihood
     ratio of ``x'`` to ``x`` is small. Half of the draws estimate that ratio, in 256 bins of equal mass; the other half
     count what sets of small ratio lose from ``x = 0`` to ``x'``, and so do half-lines, for which nothing has to be
-    estimated. The inputs ``x'`` are ``+-eps`` and ``+-eps/2``. Three draws taken together are ordered by the product
-    of their ratios, and by their sum.
+    estimated. The shifts from ``x`` to ``x'`` have the last number ``+-eps`` or ``+-eps/2`` and zeros elsewhere, as far
+    as the threat has those. Three draws taken together are ordered by the product of their ratios, and by their sum.
 
     A sound law fails with probability at most 2e-6: each count is off by more than its margin with probability
     ``exp(-18)``, for all sets of one ordering at once (Massart 1990). A law that draws noise 30% smaller than it states
     fails. What is not seen: losses below the margin, ``3 / sqrt(draws/2)`` of mass; a ratio that changes within a bin;
-    of inputs of several numbers all but that their noise is not one number, and that the same draws give the same.
+    of inputs of several numbers all but their first, that their noise is not one number, and that the same draws give
+    the same.
 
     Parameters
     ----------
     eps : float
         In the law's unit; about one scale of the noise shows most.
+    x : Tensor, shape ``(*in)``, optional
+        An input whose noisy copies differ in their first number, for a law that does not add its noise to a number; by
+        default the number 0.
     moments : (float, float), optional
-        Mean and standard deviation of the noise at ``x = 0``, where the law states them: those of the draws may differ
-        by six standard errors.
+        Mean and standard deviation of that number, where the law states them: those of the draws may differ by six
+        standard errors.
     draws : int
         At ``x`` and at each ``x'``.
 
@@ -61,19 +73,21 @@ def check_noise(noise: Noise, eps: float, *, moments: tuple[float, float] | None
     """
     if not isinstance(noise, Noise):
         raise RequestError(f"noise is {noise!r}: expected a law such as GaussianNoise(sigma=0.25)")
+    _check_draws(noise, x)
+    x = torch.zeros(1, dtype=torch.float64) if x is None else x
+    noise = noise.at(x)
     _check_required_mass(noise, eps)
-    _check_draws(noise)
     for mass in _MASSES:
         _check_kept_mass(noise, mass, eps)
         if isinstance(noise, DrawsTogether):
             together = [noise.required_mass_of_draws(mass, eps, count) for count in (1, 2, 4)]
             rising = noise.required_mass(mass, eps) * (1 - 1e-9) <= together[0] <= together[1] <= together[2] <= 1
             _expect(noise, f"required_mass_of_draws({mass}, ...) is {together} for 1, 2, 4", rising)
-    at_x = _sample(noise, 0.0, draws)
+    at_x = _sample(noise, x, "x", draws)
     if moments is not None:
         _check_moments(noise, at_x, *moments)
-    for shift in (eps, -eps, eps / 2, -eps / 2):
-        _check_losses(noise, eps, at_x, _sample(noise, shift, draws))
+    for size in (eps, -eps, eps / 2, -eps / 2):
+        _check_losses(noise, eps, at_x, _sample(noise, _shifted(noise, x, size, eps), f"{size}", draws))
 
 
 def _check_required_mass(noise: Noise, eps: float) -> None:
@@ -86,15 +100,15 @@ def _check_required_mass(noise: Noise, eps: float) -> None:
     _expect(noise, f"required_mass falls with the mass: {required}", required == sorted(required))
 
 
-def _check_draws(noise: Noise) -> None:
+def _check_draws(noise: Noise, x: Tensor | None) -> None:
     """A sample is a function of its draws, with rows of one shape, and differs from draw to draw and place to place."""
-    x = torch.zeros(6, dtype=torch.float64)
+    added, x = x is None, torch.zeros(6, dtype=torch.float64) if x is None else x
     first, again, other = (noise.sample(x, 4, RandomStream(0).draws(name, 0, x)) for name in ("one", "one", "other"))
     _expect(noise, f"4 noisy copies have the shape {tuple(first.shape)}", len(first) == 4)
     _expect(noise, "the same draws give other noise: use those given, not torch's own", bool((first == again).all()))
     _expect(noise, "other draws give the same noise", bool((first != other).any()))
     _expect(noise, "all noisy copies of one call are equal", bool((first != first[:1]).any()))
-    alike = first.shape[1:] == x.shape and bool((first == first[:, :1]).all())
+    alike = added and first.shape[1:] == x.shape and bool((first == first[:, :1]).all())
     _expect(noise, "all coordinates have the same noise", not alike)
 
 
@@ -107,10 +121,17 @@ def _check_kept_mass(noise: Noise, mass: float, eps: float) -> None:
         _expect(noise, f"kept_mass(required_mass({mass})) is {back}", abs(back - mass) <= 1e-6)
 
 
-def _sample(noise: Noise, x: float, count: int) -> Array:
-    """``count`` noisy copies of the number ``x``."""
-    one = torch.tensor([x], dtype=torch.float64)
-    sample: Array = noise.sample(one, count, RandomStream(0).draws(f"check noise at {x}", 0, one))[:, 0].numpy()
+def _shifted(noise: Noise, x: Tensor, size: float, eps: float) -> Tensor:
+    """The input ``x'``: its shift has one number of this size, or the nearest there is within ``eps``."""
+    shift = noise.threat.start(x, 0.0, RandomStream(0).draws("check noise shift", 0, x))
+    shift.view(-1)[-1] = size
+    return noise.threat.apply(x, noise.threat.project(shift, eps))
+
+
+def _sample(noise: Noise, x: Tensor, name: str, count: int) -> Array:
+    """The first number of ``count`` noisy copies of ``x``."""
+    noisy = noise.sample(x, count, RandomStream(0).draws(f"check noise at {name}", 0, x))
+    sample: Array = noisy.reshape(count, -1)[:, 0].double().numpy()
     return sample
 
 

@@ -33,11 +33,12 @@ from centersmooth.certifiers import Certifier
 
 @dataclass(frozen=True)
 class NoiseRow:
-    """A law, an ``eps``, and the mean and standard deviation of its noise on one number."""
+    """A law, an ``eps``, mean and standard deviation of a number of its noisy copies, and an input other than 0."""
 
     noise: Noise
     eps: float
     moments: tuple[float, float]
+    x: Tensor | None = None
 
 
 @dataclass(frozen=True)
