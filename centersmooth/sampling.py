@@ -14,7 +14,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import torch
@@ -159,6 +159,10 @@ class Sampler:
             raise RequestError(f"model is {brief(self.model)}: expected an nn.Module or a function of a batch")
         if self.output_range is not None and not is_range(self.output_range):
             raise RequestError(f"output_range is {brief(self.output_range)}: expected two numbers (low, high), or None")
+
+    def at(self, x: Tensor) -> Sampler:
+        """The sampler with its law bound to the input ``x``, ``(*in)``; what it draws is the same."""
+        return replace(self, noise=self.noise.at(x))
 
     def base_output(self, x: Tensor) -> Tensor:
         """``f`` at ``x`` without noise, computed in a block padded with zeros: ``(*in) -> (*out)``."""

@@ -346,7 +346,7 @@ class Smoother:
                 self.certifier.check(self._setting, outputs)
                 self._warn_of_a_batch(x, outputs)
                 self._checked_inputs.add(signature)
-            yield replace(self._sampler, noise=self.noise.at(x))
+            yield self._sampler.at(x)
 
     def _outputs_at(self, x: Tensor) -> Tensor:
         """Noisy outputs of a checked model; the error says where it takes ``x`` as a batch but not as one input."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -212,6 +213,12 @@ class Plan:
         block, batch = self.config.forward_block, self.config.batch_size
         return Sampler(model, cell.noise, block, batch, model.output_range)
 
+    def laws(self, cell: CellPlan, model: BaseModel) -> Callable[[int], Noise]:
+        """The cell's law bound to the input of a point; no input is read for a law with one bound for all."""
+        if not cell.noise.local:
+            return lambda point: cell.noise
+        return cache(lambda point: cell.noise.at(self.input(model, point)))
+
     def input(self, model: BaseModel, point: int) -> Tensor:
         """Input of a model for a test point, before noise."""
         return self.inputs(model, [point])[0]
@@ -297,12 +304,17 @@ def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, scale:
 def _infeasible(certifiers: Asked, setting: Setting, pairs: Iterable[GridPoint]) -> str:
     """The reason why no rule of any certifier asked for certifies a pair at one noise level; empty if one does."""
     problems = [
-        one.problem(setting, rule, pair.eps)
+        _problem(one, setting, rule, pair)
         for one in map(_any_of, certifiers.values())
         for rule in one.rules
         for pair in pairs
     ]
     return "" if "" in problems else problems[-1]
+
+
+def _problem(certifier: Certifier, setting: Setting, rule: str, pair: GridPoint) -> str:
+    """The reason why no counts certify a pair, as far as it is known before any input is."""
+    return certifier.problem(setting, rule, None if setting.noise.local else pair.eps)
 
 
 def _any_of(by_metric: Mapping[str, Certifier]) -> Certifier:
@@ -339,7 +351,7 @@ def _require_feasible(
     """Refuse counts by which the leading rule certifies nothing; says whether another needs fewer."""
     name, rule = _leading(config, certifiers).values()
     one = _any_of(certifiers[name])
-    problems = [one.problem(settings[pair.scale], rule, pair.eps) for pair in pairs]
+    problems = [_problem(one, settings[pair.scale], rule, pair) for pair in pairs]
     if all(problems):
         sharpest = one.rules[-1]
         other = f" (rule={sharpest} needs fewer)" if rule != sharpest else ""
@@ -362,9 +374,9 @@ def check(plan: Plan, cell_plan: CellPlan, model: BaseModel, certifiers: Mapping
     RunError, CenterSmoothError
     """
     config = plan.config
-    sampler = plan.sampler(cell_plan, model)
     _require_inputs(plan, model)
     x = plan.input(model, plan.points[0])
+    sampler = plan.sampler(cell_plan, model).at(x)
     with evaluating(model):
         outputs, setting = _checked_outputs(plan, sampler, x), Setting.of(sampler, plan.budget)
         _require_suited(plan.certifiers, setting)

@@ -59,6 +59,8 @@ class Pilot:
     budget : Budget
         Of the pilot.
     metrics : dict of str to Metric
+    laws : list of Noise
+        Bound to the inputs of the pilot points.
     evidence : list of dict of str to CenterEvidence
     seconds : float
         For one pass, everything included.
@@ -67,6 +69,7 @@ class Pilot:
     cell: CellPlan
     budget: Budget
     metrics: dict[str, Metric]
+    laws: list[Noise]
     evidence: list[dict[str, CenterEvidence]]
     seconds: float
 
@@ -158,7 +161,7 @@ def _draw(plan: Plan, cell: CellPlan, budget: Budget, points: Sequence[int], dis
             for point in points
         ]
     seconds = (time.perf_counter() - started) / (len(points) * budget.passes)
-    return Pilot(cell, budget, metrics, evidence, seconds)
+    return Pilot(cell, budget, metrics, list(map(plan.laws(cell, model), points)), evidence, seconds)
 
 
 def _choices(plan: Plan, pilots: Iterable[Pilot]) -> Iterator[tuple[str, str, Option]]:
@@ -194,7 +197,10 @@ def best(tried: Iterable[Option]) -> Option | None:
 
 def _expected(pilot: Pilot, name: str, pair: GridPoint, budget: Budget) -> Option | None:
     metric, evidence = pilot.metrics[name], [found[name] for found in pilot.evidence]
-    radii = [expected_radius(one, metric, pilot.cell.noise, pair.eps, budget, pilot.budget) for one in evidence]
+    radii = [
+        expected_radius(one, metric, law, pair.eps, budget, pilot.budget)
+        for one, law in zip(evidence, pilot.laws, strict=True)
+    ]
     known = [radius for radius in radii if radius is not None]
     if len(known) < len(radii):
         return None

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from support import SMALL, compose
 
-from centersmooth import GaussianNoise
+from centersmooth import GaussianNoise, RequestError
 from csrun import registry
 from csrun.errors import RunError
 from csrun.noise import noise_of
@@ -56,6 +56,40 @@ def test_a_law_with_a_parameter_certifies_and_trains_by_it(run_small, monkeypatc
     assert not narrow["radius"].equals(plain["radius"])
     assert len(list((tmp_path / "runs").glob("autoencoder-digits-s0.2-*"))) == 2
     assert len(list((tmp_path / "runs" / "checkpoints").glob("*-s0.2-*.safetensors"))) == 2
+
+
+class Uneven(GaussianNoise):
+    """Gaussian noise under which a perturbation of a bright input counts twice: a bound for each input."""
+
+    local = True
+
+    def __init__(self, scale, factor=None):
+        super().__init__(scale)
+        object.__setattr__(self, "factor", factor)
+
+    def at(self, x):
+        return Uneven(self.sigma, 2.0 if float(x.mean()) > 0.282 else 1.0)
+
+    def shift(self, eps):
+        if self.factor is None:
+            raise RequestError("the bound depends on the input")
+        return self.factor * super().shift(eps)
+
+
+def test_a_bound_that_depends_on_the_input_is_that_of_each_point(run_small, monkeypatch):
+    """Rows of bright points at eps are those of Gaussian noise at 2 eps, also when they are built anew."""
+    monkeypatch.setitem(registry.NOISES, "uneven", NoiseEntry(f"{__name__}:Uneven", "for tests", threat="l2"))
+    scale = ("train=none", "points.count=4", "grid.h=null", "grid.scale=[0.4]")
+    plain = read_rows(run_small(*scale, "grid.eps=[0.2,0.4]").folder)
+    radii = plain.set_index(["point", "rule", "eps"])["radius"]
+    uneven = (*scale, "noise.name=uneven", "grid.eps=[0.2]")
+    data = make_plan(compose(*SMALL, *uneven)).data
+    bright = (data.images(data.test, range(4)).mean(dim=(1, 2, 3)) > 0.282).tolist()
+    assert set(bright) == {True, False}
+    attacked = (*uneven, "attack=search", "attacker.steps=1", "attacker.restarts=1", "attacker.runs=1")
+    for request in (uneven, attacked):
+        for row in read_rows(run_small(*request).folder).itertuples():
+            assert row.radius == radii[row.point, row.rule, 0.4 if bright[row.point] else 0.2]
 
 
 @pytest.mark.parametrize("name", NOISES)

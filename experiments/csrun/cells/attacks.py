@@ -98,9 +98,9 @@ class CellAttack:
         x, answer, certifier = self.inputs(target.point), self._answer(target), self.store.certifiers[target.key]
         stream = RandomStream(self.store.cell.seed, target.point).named(target.stream)
         names = [f"run {run}" for run in range(self.runs)]
-        search = stream.named("search")
-        found = self.attack.perturb(self.sampler, certifier, x, answer, target.eps, search, progress=progress)
-        run = partial(judge, self.sampler, certifier, self.store.cell.budget, found, answer, progress=progress)
+        search, sampler = stream.named("search"), self.sampler.at(x)
+        found = self.attack.perturb(sampler, certifier, x, answer, target.eps, search, progress=progress)
+        run = partial(judge, sampler, certifier, self.store.cell.budget, found, answer, progress=progress)
         judged = [run(stream.named(name)) for name in names]
         self._keep(target, {"judged": [asdict(run) for run in judged]}, started)
 

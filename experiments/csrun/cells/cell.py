@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from centersmooth import Budget, Noise
+from centersmooth import Budget
 from csrun.cells import METHOD_VERSION
-from csrun.noise import noise_of
 from csrun.system.files import digest_of
 
 
@@ -47,11 +46,6 @@ class Cell:
     device: str
     precision: str = "float32"
     method: int = METHOD_VERSION
-
-    @property
-    def law(self) -> Noise:
-        """The smoothing law itself."""
-        return noise_of(self.noise, self.scale)
 
     @property
     def digest(self) -> str:

@@ -139,7 +139,8 @@ class PointCertifier:
             say(f"memory ran out on point {point.index}: again with batch_size={self.batch_size}, which changes no row")
 
     def _attempt(self, point: Point, advance: Callable[[float], None]) -> PointResult:
-        sampler = Sampler(self.model, self.noise, self.forward_block, self.batch_size, self.output_range)
+        noise = self.noise.at(point.x)
+        sampler = Sampler(self.model, noise, self.forward_block, self.batch_size, self.output_range)
         certifiers = {key: self.certifiers[key] for key in point.missing}
         stream, started = RandomStream(self.seed, point.index), time.perf_counter()
         with _counting(self.passes(point.missing), advance) as progress:

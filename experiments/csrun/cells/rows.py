@@ -28,7 +28,7 @@ def rows_of(
     cell: Cell,
     certifiers: Mapping[str, Certifier],
     pairs: Iterable[GridPoint],
-    output_range: tuple[float, float] | None,
+    setting: Setting,
 ) -> list[Row]:
     """All rows of one point, in canonical order: certifier, eps, h, rule.
 
@@ -36,8 +36,9 @@ def rows_of(
     ----------
     certifiers : mapping
         Of the cell, by the keys of `certify.certifiers_of`.
+    setting : Setting
+        Of the cell, with its law bound to the input of the point.
     """
-    setting = Setting(cell.law, cell.budget, output_range, cell.forward_block)
     rows = []
     for key, certifier in certifiers.items():
         evidence, failure = result.evidence.get(key), result.failures.get(key)
@@ -45,7 +46,7 @@ def rows_of(
             continue
         for pair in sorted(pairs):
             for rule in certifier.rules:
-                row = _common(result, cell, key, pair) | {"rule": rule, "about": certifier.about(rule)}
+                row = _common(result, cell, setting, key, pair) | {"rule": rule, "about": certifier.about(rule)}
                 if evidence is None:
                     rows.append(row | {"outcome": Outcome.FAILED.value, "reason": str(failure)})
                 else:
@@ -54,7 +55,7 @@ def rows_of(
     return rows
 
 
-def _common(result: PointResult, cell: Cell, key: str, pair: GridPoint) -> Row:
+def _common(result: PointResult, cell: Cell, setting: Setting, key: str, pair: GridPoint) -> Row:
     budget, (certifier, metric) = cell.budget, names_of(key)
     values = {
         "cell": cell.digest,
@@ -63,7 +64,7 @@ def _common(result: PointResult, cell: Cell, key: str, pair: GridPoint) -> Row:
         "train": cell.train,
         "noise": noise_label(cell.noise),
         "scale": cell.scale,
-        "threat": cell.law.threat.unit,
+        "threat": setting.noise.threat.unit,
         "certifier": certifier,
         "metric": metric,
         "eps": pair.eps,

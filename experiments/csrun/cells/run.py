@@ -103,7 +103,8 @@ class CellRun:
         cell = cell_plan.cell(config, plan.budget, plan.data.digest, weights, identity)
         lock, say = plan.out / cell.name / ".lock", waiting(plan, self.display)
         self._lock.enter_context(held(lock, f"the cell {cell.name}", say))
-        self.store = CellStore(plan.out, cell, certifiers, list(cell_plan.pairs), model.output_range)
+        law_at = plan.laws(cell_plan, model)
+        self.store = CellStore(plan.out, cell, certifiers, list(cell_plan.pairs), model.output_range, law_at)
         self.certifier = PointCertifier(
             model,
             certifiers,
@@ -178,7 +179,7 @@ def _identity(
     if ":" not in "".join((cell_plan.model, *metrics)) and not own:
         return identity
     block, x = plan.config.forward_block, plan.input(model, 0)
-    sampler = plan.sampler(cell_plan, model)
+    sampler = plan.sampler(cell_plan, model).at(x)
     with evaluating(model):
         outputs = torch.cat(list(sampler.draw(x, block, RandomStream(0), "fingerprint")))
         identity += fingerprint(metrics, outputs, model.output_range)

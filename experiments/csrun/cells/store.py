@@ -21,7 +21,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from centersmooth import Noise
 from centersmooth.certifiers import Certifier, pack, unpack
 from centersmooth.gathering import Setting
 from csrun.cells.cell import Cell
@@ -53,6 +54,8 @@ class CellStore:
         All that the cell can have, by key.
     pairs : list of GridPoint
         The grid of the present run; what earlier runs asked for is kept besides.
+    law_at : callable
+        The smoothing law bound to the input of a point.
 
     Attributes
     ----------
@@ -65,6 +68,7 @@ class CellStore:
     certifiers: Mapping[str, Certifier]
     pairs: list[GridPoint]
     output_range: tuple[float, float] | None
+    law_at: Callable[[int], Noise]
 
     def __post_init__(self) -> None:
         self.folder = self.out / self.cell.name
@@ -134,7 +138,10 @@ class CellStore:
 
     def _rows_of(self, result: PointResult) -> list[Row]:
         """The rows of one point for the whole grid of the cell."""
-        return rows_of(result, self.cell, self.certifiers, self.pairs, self.output_range)
+        return rows_of(result, self.cell, self.certifiers, self.pairs, self._setting(result.point))
+
+    def _setting(self, point: int) -> Setting:
+        return Setting(self.law_at(point), self.cell.budget, self.output_range, self.cell.forward_block)
 
     def _write_table(self, content: bytes) -> None:
         """Replace the table; a line of it that no evidence bears out, unless it says of a failure, is reported."""
@@ -173,13 +180,12 @@ class CellStore:
 
     def _write_answers(self, kept: Mapping[str, Mapping[int, PointResult]]) -> None:
         """Answers by the keys of the certifiers, each with its ``<key>.points``; and the base outputs of all points."""
-        setting = Setting(self.cell.law, self.cell.budget, self.output_range, self.cell.forward_block)
         arrays: dict[str, np.ndarray] = {}
         base: dict[int, torch.Tensor] = {}
         for key, found in kept.items():
             certifier = self.certifiers[key]
             answers = {
-                point: certifier.answer(result.evidence[key], setting, certifier.rules[-1])
+                point: certifier.answer(result.evidence[key], self._setting(point), certifier.rules[-1])
                 for point, result in found.items()
             }
             if answers:
