@@ -20,6 +20,8 @@ Array = NDArray[np.float64]
 _BINS = 256
 """Bins in which the likelihood ratio is estimated: several hundred draws each."""
 
+_COPIES = 16
+
 _MASSES = (1e-3, 0.1, 0.5, 0.55, 0.9, 0.999)
 
 
@@ -103,8 +105,9 @@ def _check_required_mass(noise: Noise, eps: float) -> None:
 def _check_draws(noise: Noise, x: Tensor | None) -> None:
     """A sample is a function of its draws, with rows of one shape, and differs from draw to draw and place to place."""
     added, x = x is None, torch.zeros(6, dtype=torch.float64) if x is None else x
-    first, again, other = (noise.sample(x, 4, RandomStream(0).draws(name, 0, x)) for name in ("one", "one", "other"))
-    _expect(noise, f"4 noisy copies have the shape {tuple(first.shape)}", len(first) == 4)
+    streams = (RandomStream(0).draws(name, 0, x) for name in ("one", "one", "other"))
+    first, again, other = (noise.sample(x, _COPIES, draws) for draws in streams)
+    _expect(noise, f"{_COPIES} noisy copies have the shape {tuple(first.shape)}", len(first) == _COPIES)
     _expect(noise, "the same draws give other noise: use those given, not torch's own", bool((first == again).all()))
     _expect(noise, "other draws give the same noise", bool((first != other).any()))
     _expect(noise, "all noisy copies of one call are equal", bool((first != first[:1]).any()))
@@ -113,7 +116,8 @@ def _check_draws(noise: Noise, x: Tensor | None) -> None:
 
 
 def _check_kept_mass(noise: Noise, mass: float, eps: float) -> None:
-    again = noise.required_mass(noise.kept_mass(mass, eps), eps)
+    kept = noise.kept_mass(mass, eps)
+    again = noise.required_mass(kept, eps) if kept > 0 else 0.0  # nothing is needed to keep nothing
     _expect(noise, f"required_mass(kept_mass({mass})) is {again}, above it", again <= mass * (1 + 1e-9))
     required = noise.required_mass(mass, eps)
     if required < 1:

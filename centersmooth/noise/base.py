@@ -17,7 +17,7 @@ from centersmooth.draws import Draws
 from centersmooth.noise.threat import Threat
 from centersmooth.outputs import brief_repr
 
-_ROUND_UP: Final = 1 + 1e-12
+ROUND_UP: Final = 1 + 1e-12
 """Outward rounding of inverses, as in `centersmooth.bounds`."""
 
 
@@ -129,4 +129,4 @@ def _largest(holds: Callable[[float], bool], high: float) -> float:
     low = 0.0
     while low < (middle := (low + high) / 2) < high and high - low > 1e-16 * high:
         low, high = (middle, high) if holds(middle) else (low, middle)
-    return low / _ROUND_UP
+    return low / ROUND_UP

@@ -44,6 +44,7 @@ from centersmooth import (
 from centersmooth.certificate import CenterCertificate
 from centersmooth.certifiers import Certifier
 from centersmooth.draws import Draws
+from centersmooth.noise import L2Ball
 
 BUDGET = Budget(n=200, m=600, delta=0.25)
 NOISE = GaussianNoise(0.5)
@@ -66,6 +67,8 @@ class Hamming(Metric):
 
 class Shaped(Noise):
     """A law of one's own, with a parameter."""
+
+    threat = L2Ball()
 
     def __init__(self, scales: Tensor) -> None:
         self.scales = scales

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,19 @@ from centersmooth import (
     TotalVariation,
 )
 from centersmooth.certifiers import Certifier
+from centersmooth.noise import (
+    Blur,
+    Brightness,
+    BrightnessContrastNoise,
+    Contrast,
+    ExponentialNoise,
+    FoldedNormalNoise,
+    Gamma,
+    RayleighNoise,
+    Transformed,
+    Translation,
+    UpperUniformNoise,
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ class NoiseRow:
 
     noise: Noise
     eps: float
-    moments: tuple[float, float]
+    moments: tuple[float, float] | None
     x: Tensor | None = None
 
 
@@ -50,12 +64,26 @@ class CertifierRow:
     details: dict[str, Any] = field(default_factory=dict)
 
 
+_GREY = torch.full((1,), 0.5, dtype=torch.float64)
+_LOG_NORMAL = (math.exp(0.02), math.exp(0.02) * math.sqrt(math.expm1(0.04)))
+"""Mean and standard deviation of a factor whose logarithm has standard deviation 0.2."""
+
 NOISES = {
     "gaussian": [
         NoiseRow(GaussianNoise(0.5), 0.5, (0.0, 0.5)),
         NoiseRow(GaussianNoise(1.0), 2.0, (0.0, 1.0)),
         NoiseRow(GaussianNoise(2.0), 0.1, (0.0, 2.0)),
     ],
+    "brightness": [NoiseRow(Transformed(Brightness(), GaussianNoise(0.2)), 0.2, (0.0, 0.2), torch.zeros(1).double())],
+    "contrast": [NoiseRow(Transformed(Contrast(), GaussianNoise(0.2)), 0.2, _LOG_NORMAL, torch.ones(1).double())],
+    "brightness_contrast": [NoiseRow(BrightnessContrastNoise(0.2, 0.5), 0.2, None, torch.tensor([1.0, 2.0]).double())],
+    "gamma": [NoiseRow(Transformed(Gamma(), GaussianNoise(0.5)), 0.5, None, _GREY)],
+    "rayleigh": [NoiseRow(RayleighNoise(), eps, None, _GREY) for eps in (0.1, 0.5)],
+    "blur": [
+        NoiseRow(Transformed(Blur(), law), 1.0, None, torch.tensor([[1.0, 0.0, 0.0]]).double())
+        for law in (ExponentialNoise(1.0), FoldedNormalNoise(1.0), UpperUniformNoise(2.0))
+    ],
+    "translation": [NoiseRow(Transformed(Translation(), GaussianNoise(1.0)), 1.0, None, torch.arange(20.0)[None])],
 }
 
 VECTORS = (torch.zeros(2), torch.ones(2))

@@ -1,0 +1,166 @@
+"""Noise on the parameters of a transform, against changes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from centersmooth.draws import Draws
+from centersmooth.errors import RequestError
+from centersmooth.noise.base import DrawsTogether, GaussianShift, Noise
+from centersmooth.noise.onesided import Upward
+from centersmooth.noise.threat import Threat
+from centersmooth.noise.transforms import Transform
+
+
+@dataclass(frozen=True)
+class Moves(Threat):
+    """The inputs that a transform makes of ``x`` with parameters that another threat allows.
+
+    A shift is a vector of parameters.
+    """
+
+    transform: Transform
+    of_parameters: Threat
+
+    @property
+    def unit(self) -> str:
+        return self.transform.unit
+
+    @property
+    def meaning(self) -> str:
+        return self.transform.meaning
+
+    def start(self, x: Tensor, eps: float, draws: Draws) -> Tensor:
+        return self._attained(self.of_parameters.start(self._origin(x), eps, draws))
+
+    def apply(self, x: Tensor, shift: Tensor) -> Tensor:
+        return self.transform.apply(x, shift[None])[0]
+
+    def project(self, shift: Tensor, eps: float) -> Tensor:
+        return self._attained(self.of_parameters.project(shift, eps))
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        return self.of_parameters.steepest(gradient)
+
+    def propose(self, x: Tensor, eps: float, draws: Draws) -> Tensor:
+        return self.of_parameters.propose(self._origin(x), eps, draws)
+
+    def _attained(self, parameters: Tensor) -> Tensor:
+        return self.transform.attained(parameters)
+
+    def _origin(self, x: Tensor) -> Tensor:
+        return x.new_zeros(self.transform.parameters)
+
+
+@dataclass(frozen=True, repr=False)
+class Transformed(Noise):
+    """A transform with random parameters, against the transform with any parameters within ``eps``.
+
+    ``T_P(T_a(x)) = T_(a + P)(x)``: in parameters the noise is added, and the bound of its law is that of the transform
+    (Li et al. 2021 call such transforms resolvable). What the law can do, draws taken together and means, this can.
+
+    Parameters
+    ----------
+    transform : Transform
+    law : Noise
+        Of the parameters, in their unit. For a transform without an inverse a law of numbers above 0, such as
+        ``ExponentialNoise``.
+
+    Raises
+    ------
+    RequestError
+        The law shifts both ways and the transform has no inverse.
+
+    Examples
+    --------
+    >>> from centersmooth import GaussianNoise
+    >>> from centersmooth.noise import Brightness
+    >>> noise = Transformed(Brightness(), GaussianNoise(0.2))
+    >>> round(noise.required_mass(0.55, eps=0.1), 4), noise.threat.unit
+    (0.7342, 'brightness')
+    """
+
+    transform: Transform
+    law: Noise
+
+    def __new__(cls, *arguments: Any, **named: Any) -> Transformed:
+        """A noise with the abilities of its law: of a subclass, as `pathlib.Path` makes one."""
+        law = named.get("law", arguments[1] if len(arguments) > 1 else None)
+        if cls is Transformed and isinstance(law, GaussianShift):
+            cls = _GaussianTransformed
+        elif cls is Transformed and isinstance(law, DrawsTogether):
+            cls = _TransformedTogether
+        return object.__new__(cls)
+
+    def __post_init__(self) -> None:
+        if self.law.local:
+            raise RequestError(f"law is {self.law!r}: expected one whose bound depends on no input")
+        if self.transform.upward and not isinstance(self.law.threat, Upward):
+            raise RequestError(
+                f"law is {self.law!r}: {self.transform!r} has no inverse and needs a law of numbers above 0, such as "
+                "ExponentialNoise(scale=1.0)"
+            )
+
+    def __repr__(self) -> str:
+        return f"Transformed({self.transform!r}, {self.law!r})"
+
+    @property
+    def threat(self) -> Threat:
+        """The transform with the parameters that the law answers."""
+        return Moves(self.transform, self.law.threat)
+
+    @property
+    def scale(self) -> float:
+        """That of the law."""
+        return self.law.scale
+
+    def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
+        """Transform ``x`` by ``count`` random parameters.
+
+        Raises
+        ------
+        RequestError
+            The transform is not one of this input.
+        """
+        return transformed(self.transform, x, lambda origin: self.law.sample(origin, count, draws), draws)
+
+    def required_mass(self, mass: float, eps: float) -> float:
+        """That of the law."""
+        return self.law.required_mass(mass, eps)
+
+    def kept_mass(self, mass: float, eps: float) -> float:
+        """That of the law."""
+        return self.law.kept_mass(mass, eps)
+
+
+@dataclass(frozen=True, repr=False)
+class _TransformedTogether(Transformed):
+    def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
+        """That of the law."""
+        assert isinstance(self.law, DrawsTogether)
+        return self.law.required_mass_of_draws(mass, eps, draws)
+
+
+@dataclass(frozen=True, repr=False)
+class _GaussianTransformed(_TransformedTogether):
+    def shift(self, eps: float) -> float:
+        """That of the law."""
+        assert isinstance(self.law, GaussianShift)
+        return self.law.shift(eps)
+
+
+def transformed(transform: Transform, x: Tensor, sample: Callable[[Tensor], Tensor], draws: Draws) -> Tensor:
+    """``x`` under random parameters, calculated in the type of the draws and rounded once.
+
+    Parameters
+    ----------
+    sample : callable, ``(parameters,) -> (count, parameters)``
+        Draws parameters around those given.
+    """
+    transform.require(x)
+    precise = x.to(draws.dtype)
+    return transform.apply(precise, sample(precise.new_zeros(transform.parameters))).to(x.dtype)
