@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from centersmooth import Noise, RequestError
+from centersmooth import GaussianNoise, Noise, RequestError
+from centersmooth.noise import (
+    Blur,
+    Brightness,
+    Contrast,
+    ExponentialNoise,
+    FoldedNormalNoise,
+    Gamma,
+    Transform,
+    Transformed,
+    Translation,
+    UpperUniformNoise,
+)
 from csrun.errors import RunError
-from csrun.registry import NOISES
+from csrun.registry import NOISES, require_known
+
+_TRANSFORMS: dict[str, Transform] = {
+    "blur": Blur(),
+    "brightness": Brightness(),
+    "contrast": Contrast(),
+    "gamma": Gamma(),
+    "translation": Translation(),
+}
+
+_LAWS: dict[str, Callable[[float], Noise]] = {"normal": GaussianNoise}
+_LAWS_ABOVE_0: dict[str, Callable[[float], Noise]] = {
+    "exponential": ExponentialNoise,
+    "folded_normal": FoldedNormalNoise,
+    "uniform": UpperUniformNoise,
+}
+"""Laws of parameters by name, the default first; the second are for transforms without an inverse."""
 
 
 def noise_of(asked: Mapping[str, Any], scale: float) -> Noise:
@@ -24,14 +52,30 @@ def noise_of(asked: Mapping[str, Any], scale: float) -> Noise:
         The law has no such parameter, or refuses its value.
     """
     parameters = {key: value for key, value in asked.items() if key != "name"}
-    law = NOISES[asked["name"]].load()
+    entry = NOISES[asked["name"]]
+    law = entry.load()
     try:
-        noise: Noise = law(scale, **parameters)
+        noise: Noise = law(scale, *entry.arguments, **parameters)
     except TypeError:
         raise RunError(f"noise has {', '.join(parameters)}: {asked['name']} noise has no such parameter") from None
     except RequestError as error:
         raise RunError(str(error)) from error
     return noise
+
+
+def transformed(scale: float, name: str, *, law: str = "") -> Noise:
+    """The noise on the parameter of a transform of this name.
+
+    Parameters
+    ----------
+    law : str
+        Of the parameter; by default a normal or, for a blur, an exponential one.
+    """
+    transform = _TRANSFORMS[name]
+    laws = _LAWS_ABOVE_0 if transform.upward else _LAWS
+    law = law or next(iter(laws))
+    require_known("noise.law is", law, laws, more=f" for {name} noise")
+    return Transformed(transform, laws[law](scale))
 
 
 def noise_label(asked: Mapping[str, Any]) -> str:

@@ -28,8 +28,8 @@ from csrun.metrics import build_metrics
 from csrun.models import ModelSpec, in_type_of, model_spec
 from csrun.models.base import BaseModel
 from csrun.noise import noise_of
+from csrun.registry import NOISES, leading_rule, names_of, require_known
 from csrun.registry import key_of as key_of_certifier
-from csrun.registry import leading_rule, names_of, require_known
 from csrun.report.published import key_of
 from csrun.training.checkpoints import Training, training_of
 
@@ -134,7 +134,9 @@ class Plan:
 
     @property
     def units(self) -> dict[str, str]:
-        """The unit of ``eps`` and the noise's scale, for each model."""
+        """The unit of ``eps`` and the noise's scale, for each model: the input's, or that of the noise's parameter."""
+        if not NOISES[self.config.noise["name"]].additive:
+            return {cell.model: cell.noise.threat.unit for cell in self.cells}
         return {cell.model: cell.spec.unit.format(self.data.unit) for cell in self.cells}
 
     @property

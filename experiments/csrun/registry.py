@@ -122,12 +122,15 @@ class NoiseEntry(Entry):
         Its scale on axes.
     ratio : bool
         Whether certificates depend on ``h = eps/scale`` alone, so that grids may be in ``h``.
+    additive : bool
+        Whether it is added to the input, so that ``eps`` and scale are in the input's unit.
     """
 
     threat: str = ""
     size: str = ""
     symbol: str = "scale"
     ratio: bool = False
+    additive: bool = False
 
 
 _IMAGE_METRICS = ("tv", "l1", "l2", "sql2", "cosine", "angular")
@@ -240,6 +243,64 @@ NOISES = {
         "independent normal noise in every coordinate",
         threat="l2",
         size="standard deviation",
+        symbol="σ",
+        ratio=True,
+        additive=True,
+    ),
+    "brightness": NoiseEntry(
+        "csrun.noise:transformed",
+        "a random number added to all values of an image",
+        arguments=("brightness",),
+        threat="brightness",
+        size="standard deviation",
+        symbol="σ",
+        ratio=True,
+    ),
+    "contrast": NoiseEntry(
+        "csrun.noise:transformed",
+        "a random factor of all values of an image",
+        arguments=("contrast",),
+        threat="log contrast",
+        size="standard deviation of its logarithm",
+        symbol="σ",
+        ratio=True,
+    ),
+    "brightness_contrast": NoiseEntry(
+        "centersmooth.noise:BrightnessContrastNoise",
+        "both; noise.ratio is brightness for a unit of log contrast",
+        threat="log contrast, brightness 1 of it",
+        size="standard deviation of the factor's logarithm",
+        symbol="σ",
+    ),
+    "gamma": NoiseEntry(
+        "csrun.noise:transformed",
+        "a random exponent of all values, which are in [0, 1]",
+        arguments=("gamma",),
+        threat="log gamma",
+        size="standard deviation of its logarithm",
+        symbol="σ",
+        ratio=True,
+    ),
+    "rayleigh": NoiseEntry(
+        "centersmooth.noise:RayleighNoise",
+        "a Rayleigh exponent of all values, which are in [0, 1]",
+        threat="log gamma",
+        size="scale of the exponent; certificates do not depend on it",
+    ),
+    "blur": NoiseEntry(
+        "csrun.noise:transformed",
+        "blur of random variance; noise.law=exponential, folded_normal or uniform",
+        arguments=("blur",),
+        threat="blur variance",
+        size="mean of the variance, standard deviation or largest",
+        ratio=True,
+    ),
+    "translation": NoiseEntry(
+        "csrun.noise:transformed",
+        "random cyclic translation by whole pixels: what leaves at one edge comes back at the other",
+        arguments=("translation",),
+        threat="pixels, cyclic",
+        size="standard deviation before rounding",
         symbol="σ",
         ratio=True,
     ),

@@ -358,8 +358,8 @@ def _figure(
         _baselines(ax, baselines, layout)
         _unit_slip(ax, slip, model, dataset)
         ax.set_title(f"{_NAMES.get(model, model)}, {_NAMES.get(dataset, dataset)}")
-        unit = (units or {}).get(model)
-        ax.set_xlabel(f"{layout.xlabel}\nunit of ε: {unit}" if unit else layout.xlabel)
+        unit = (units or {}).get(model, "")
+        ax.set_xlabel(layout.xlabel if unit in layout.xlabel else f"{layout.xlabel}\nunit of ε: {unit}")
         if index % across == 0:
             ax.set_ylabel(METRIC_LABELS.get(metric, metric))
     anchor: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, below / height)}
