@@ -78,8 +78,8 @@ class L1(Metric):
 
         Bit by bit what `pairwise` gives, as both take their sums in the same order.
 
-        ``pdist`` leaves the pairs ``i < j`` in order: ``(i, j)`` is number ``first[i] + j``. Of a row, the pairs with
-        later rows lie side by side; those with rows before the tile are gathered, those within it mirrored.
+        ``pdist`` leaves the pairs ``i < j`` in order: ``(i, j)`` is number ``first[i] + j``. Pairs with later rows lie
+        side by side, for all rows of a tile; those with rows before the tile are gathered, those within it mirrored.
         """
         if features.device.type != "cpu" or len(features) < 2:
             yield from super().self_rows(features)
@@ -91,8 +91,8 @@ class L1(Metric):
             stop = min(start + step, n)
             tile = torch.zeros((stop - start, n), dtype=features.dtype)
             tile[:, :start] = pairs.take(first[:start] + index[start:stop, None])
-            for i, row in zip(range(start, stop), tile, strict=True):
-                row[i + 1 :] = pairs[int(first[i]) + i + 1 : int(first[i]) + n]
+            later = pairs[int(first[start]) + start + 1 : int(first[stop - 1]) + n]
+            tile.masked_scatter_(index > index[start:stop, None], later.to(tile.dtype))
             among = tile[:, start:stop]
             among += among.T.clone()
             yield tile

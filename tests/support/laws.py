@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ import torch
 from scipy.special import ndtri
 from torch import Tensor
 
-from centersmooth import L1, Budget, GaussianNoise, Metric, SquaredL2
+from centersmooth import Budget, GaussianNoise, Metric, SquaredL2
 from centersmooth.certifiers.center.measured import masses_of_a_run
 
 UNIT, H = GaussianNoise(1.0), 0.5
@@ -30,19 +31,32 @@ class OfPairs(Metric):
         return self.distance(a[:, None], b)
 
 
+def with_means(metric: Metric) -> Metric:
+    """A copy that says that its outputs have means."""
+    metric = copy.copy(metric)
+    metric.has_means = True
+    return metric
+
+
 def different(a: Tensor, b: Tensor) -> Tensor:
-    """0 between equal outputs, 1 between all others."""
-    return (a != b).any(dim=-1).float()
+    """0 between equal numbers, 1 between all others."""
+    return (a != b)[..., 0].float()
 
 
 def star(a: Tensor, b: Tensor) -> Tensor:
     """The tree with its hub at 0: 1 from the hub to a leaf, 2 between leaves."""
-    return different(a, b) * (2 - (a * b == 0).any(dim=-1).float())
+    return different(a, b) * (2 - (a * b == 0)[..., 0].float())
 
 
 def tree(a: Tensor, b: Tensor) -> Tensor:
     """Leaves on three branches, given by (branch, leaf): 1 on one branch, 2 otherwise."""
-    return different(a, b) * (1 + (a[..., 0] != b[..., 0]).float())
+    other_branch, other_leaf = (a != b).float().unbind(dim=-1)
+    return torch.maximum(2 * other_branch, other_leaf)
+
+
+def apart(a: Tensor, b: Tensor) -> Tensor:
+    """The distance of two numbers."""
+    return (a - b)[..., 0].abs()
 
 
 def atom(mass_at_x_prime: float) -> Callable[[Tensor], Tensor]:
@@ -67,7 +81,7 @@ def cauchy(x: Tensor) -> Tensor:
     return torch.tan(math.pi * (torch.special.ndtr(x.double()) - 0.5))
 
 
-DISCRETE, STAR, TREE = OfPairs(different), OfPairs(star), OfPairs(tree)
+DISCRETE, STAR, TREE, LINE = OfPairs(different), OfPairs(star), OfPairs(tree), OfPairs(apart)
 CRITICAL = {budget.n0: UNIT.required_mass(masses_of_a_run(budget)[0], H) for budget in (SMOOTH, APART)}
 """Mass at x of the candidates that the rule relies on."""
 
@@ -77,14 +91,14 @@ LAWS = {
     "atom at half at x'": (atom(0.5), DISCRETE),
     "atom just below the mass the rule relies on": (atom(NEAR - 1e-3), DISCRETE),
     "atom at the mass the rule relies on": (atom(NEAR + 1e-3), DISCRETE),
-    "two modes of half the mass at x'": (lambda x: 50 * torch.sign(x - H), L1()),
-    "two modes of half the mass at x": (lambda x: 50 * torch.sign(x), L1()),
+    "two modes of half the mass at x'": (lambda x: 50 * torch.sign(x - H), LINE),
+    "two modes of half the mass at x": (lambda x: 50 * torch.sign(x), LINE),
     "hub just below critical": (hub(CRITICAL[0] * 0.99), STAR),
     "hub at critical, apart": (hub(CRITICAL[40] * 0.99), STAR),
     "rare hub": (hub(0.02), STAR),
     "three branches": (branches, TREE),
-    "heavy tails": (cauchy, L1()),
+    "heavy tails": (cauchy, LINE),
     "heavy tails, squared": (cauchy, SquaredL2()),
-    "steps": (lambda x: torch.round(3 * x), L1()),
-    "constant": (lambda x: 0 * x, L1()),
+    "steps": (lambda x: torch.round(3 * x), LINE),
+    "constant": (lambda x: 0 * x, LINE),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ _PLACE_STEPS = 110
 _ROWS_AT_ONCE = 256
 
 
+@lru_cache(maxsize=64)
 def near_ranks(others: int) -> NDArray[np.int64]:
     """The ranks of a candidate's ``others`` sorted distances that are kept, ascending: at most 128.
 
@@ -25,16 +27,23 @@ def near_ranks(others: int) -> NDArray[np.int64]:
     ([5, 6, 7, 8, 9], 127, [9995, 9997, 9998, 9999])
     """
     larger = np.linspace(0, math.sqrt(others // 2), _NEAR_STEPS) ** 2
-    return others - np.unique((larger + 1e-6).astype(np.int64))[::-1]
+    return _constant(others - np.unique((larger + 1e-6).astype(np.int64))[::-1])
 
 
+@lru_cache(maxsize=64)
 def place_ranks(candidates: int) -> NDArray[np.int64]:
     """The ranks among ``candidates`` sorted values that are kept, ascending, in steps of one or about a tenth.
 
     >>> place_ranks(30).tolist() == list(range(1, 31)), len(place_ranks(10_000))
     (True, 92)
     """
-    return np.unique(np.geomspace(1, candidates, _PLACE_STEPS).round().astype(np.int64))
+    return _constant(np.unique(np.geomspace(1, candidates, _PLACE_STEPS).round().astype(np.int64)))
+
+
+def _constant(ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same array, which nobody can write to: every caller gets it."""
+    ranks.flags.writeable = False
+    return ranks
 
 
 @dataclass(frozen=True)
