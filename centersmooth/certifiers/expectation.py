@@ -141,12 +141,8 @@ class Band:
 
         Half of ``alpha`` is spent on the largest distance, where the tail begins, the other on all other ranks alike.
         """
-        ranks = distances.ranks
-        shares = np.full(len(ranks), alpha / 2 / max(1, len(ranks) - 1))
-        shares[-1] = alpha / 2
-        limits = betainccinv(distances.count - ranks + 1, ranks, shares) * _ROUND_UP
         edges = np.concatenate([[0.0], distances.values, [max(reach, distances.values[-1])]])
-        return cls(edges, np.minimum(1.0, np.concatenate([[1.0], limits])))
+        return cls(edges, _limits(distances.count, distances.ranks.astype(np.int64).tobytes(), alpha))
 
     @property
     def reach(self) -> float:
@@ -156,6 +152,18 @@ class Band:
     def integral(self, weight: Callable[[Array], Array], power: int = 1) -> float:
         """``integral_0^reach weight(1 - F(t)) d(t^power)`` at most, for a ``weight`` that rises; rounded up."""
         return float(weight(self.beyond) @ np.diff(self.edges**power)) * _ROUND_UP
+
+
+@lru_cache(maxsize=64)
+def _limits(count: int, bytes_of_ranks: bytes, alpha: float) -> Array:
+    """The masses of `Band.of`; kept from one input to the next, as they follow from the budget alone."""
+    ranks = np.frombuffer(bytes_of_ranks, dtype=np.int64)
+    shares = np.full(len(ranks), alpha / 2 / max(1, len(ranks) - 1))
+    shares[-1] = alpha / 2
+    limits = betainccinv(count - ranks + 1, ranks, shares) * _ROUND_UP
+    beyond: Array = np.minimum(1.0, np.concatenate([[1.0], limits]))
+    beyond.flags.writeable = False
+    return beyond
 
 
 def shifted(beyond: Array, h: float) -> Array:
@@ -190,7 +198,17 @@ def level(beyond: Array, h: float) -> Array:
 
 
 def _upper_tail(beyond: Array, h: float) -> Array:
-    """Where the upper tail of `level` begins, by bisection."""
+    """Where the upper tail of `level` begins.
+
+    Kept from one input to the next: the masses are those of a band, which follow from the budget alone.
+    """
+    return _bisected(np.asarray(beyond, dtype=np.float64).tobytes(), h).reshape(beyond.shape)
+
+
+@lru_cache(maxsize=256)
+def _bisected(masses: bytes, h: float) -> Array:
+    """`_upper_tail` of an array with these bytes."""
+    beyond = np.frombuffer(masses, dtype=np.float64)
     low, high = np.full_like(beyond, h / 2), np.full_like(beyond, h / 2 + 40)
     with np.errstate(over="ignore", invalid="ignore"):
         for _ in range(60):
@@ -198,6 +216,7 @@ def _upper_tail(beyond: Array, h: float) -> Array:
             upper, lower = _tails(middle, h)
             above = ndtr(-upper) + ndtr(lower) > beyond
             low, high = np.where(above, middle, low), np.where(above, high, middle)
+    high.flags.writeable = False
     return high
 
 

@@ -40,6 +40,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import ndtr
 from torch import Tensor
 
@@ -321,31 +322,36 @@ def spectral_movement(band: Band, directions: Directions, h: float, alpha: float
     points = np.unique(np.concatenate([np.linspace(0, t, _CELLS + 1), inside]))
     starts, widths = points[:-1], np.diff(points)
     multipliers = min(1.0, h) * _MULTIPLIERS  # mu t
-    beyond, at_t = _mass_beyond(band, starts), _mass_beyond(band, np.array([t]))
-    up_to_t = excess_above(beyond, 2 * multipliers[:, None] * (starts / t), h) @ widths
+    masses = np.append(band.beyond, 0.0)  # none beyond the reach
+    cells, at_t = _steps(band, starts), masses[_steps(band, np.array([t]))]
+    least = 2 * multipliers[:, None] * (starts / t)
+    up_to_t = excess_above(masses[cells], level(masses, h)[cells], least, h) @ widths
     remainder = t * np.minimum(excess(at_t, h), multipliers * at_t)
     tail = float(excess(band.beyond, h) @ np.diff(np.maximum(band.edges, t)))
     bounds = multipliers * t * second + up_to_t + remainder + tail
     return min(local, float(bounds.min()) * _ROUND_UP)
 
 
-def _mass_beyond(band: Band, points: Array) -> Array:
-    """Upper bounds on the mass beyond these points; 0 from the reach on."""
-    return np.append(band.beyond, 0.0)[np.searchsorted(band.edges, points, side="right") - 1]
+def _steps(band: Band, points: Array) -> NDArray[np.intp]:
+    """For each of the points the step of the band it lies on; ``len(band.beyond)`` from the reach on."""
+    return np.searchsorted(band.edges, points, side="right") - 1
 
 
-def excess_above(beyond: Array, least: Array, h: float) -> Array:
+def excess_above(beyond: Array, levels: Array, least: Array, h: float) -> Array:
     """``U_k(p) = sup E(|L - 1| - k)_+ 1_A`` over events of probability at most ``p``, rounded up; ``k`` is ``least``.
+
+    ``p`` is ``beyond``, and ``levels`` are ``level(beyond, h)``.
 
     ``(s - k) p + E(|L - 1| - s)_+`` for any ``s >= k`` is a bound; the best ``s`` is the larger of ``k`` and the level
     that ``|L - 1|`` exceeds with probability ``p``.
 
     Examples
     --------
-    >>> excess_above(np.array([1.0, 1.0]), np.array([0.0, 0.5]), 1.0).round(5).tolist()
+    >>> certain = np.ones(2)
+    >>> excess_above(certain, level(certain, 1.0), np.array([0.0, 0.5]), 1.0).round(5).tolist()
     [0.76585, 0.35905]
     """
-    levels = np.maximum(least, np.minimum(level(beyond, h), 1e300))
+    levels = np.maximum(least, np.minimum(levels, 1e300))
     return np.asarray(((levels - least) * beyond + _expected_above(levels, h)) * _ROUND_UP + _TINY)
 
 

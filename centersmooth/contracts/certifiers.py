@@ -159,7 +159,7 @@ class _Request:
 def _quantile(noise: Noise, x: float, mass: float) -> float:
     """The quantile of noisy copies of the number ``x``, of 100,000 draws."""
     one = torch.full_like(_X, x)
-    return float(noise.sample(one, 100_000, RandomStream(0).draws("quantile", 0, one)).quantile(mass))
+    return float(np.quantile(noise.sample(one, 100_000, RandomStream(0).draws("quantile", 0, one)).numpy(), mass))
 
 
 def _ramp(outputs: tuple[Tensor, Tensor], noise: Noise) -> TwoOutputs:

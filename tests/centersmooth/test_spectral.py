@@ -40,6 +40,7 @@ from centersmooth.certifiers.expectation import (
     estimation_error,
     excess,
     global_movement,
+    level,
     local_movement,
     shifted,
 )
@@ -113,25 +114,29 @@ def second_moment(h: float) -> float:
 # --- the bound -----------------------------------------------------------------------------------------------------
 
 
+def above(beyond: np.ndarray, least: np.ndarray, h: float) -> np.ndarray:
+    return excess_above(beyond, level(beyond, h), least, h)
+
+
 @pytest.mark.parametrize("h", [0.1, 0.5, 1.0, 2.0])
 @pytest.mark.parametrize("least", [0.0, 0.3, 1.0, 1.7])
 @pytest.mark.parametrize("beyond", [1e-5, 1e-3, 0.1, 0.5, 0.9])
 def test_excess_above_is_the_integral_and_never_below(beyond: float, least: float, h: float) -> None:
     """Against numerical integration of densities."""
     exact = reference.excess_above(beyond, least, h)
-    found = float(excess_above(np.array([beyond]), np.array([least]), h)[0])
+    found = float(above(np.array([beyond]), np.array([least]), h)[0])
     assert exact * (1 - 1e-9) <= found <= exact * (1 + 1e-7) + 3e-15
 
 
 def test_excess_above_at_its_ends() -> None:
     """From 0 it is `excess`; no mass, an eps at which the level overflows, and a tiny one."""
     masses = np.array([1e-12, 0.01, 0.5, 1.0])
-    np.testing.assert_allclose(excess_above(masses, np.zeros(4), 1.0), excess(masses, 1.0), rtol=1e-8, atol=2e-14)
-    assert 0 < excess_above(np.zeros(1), np.zeros(1), 1.0)[0] < 1e-12
+    np.testing.assert_allclose(above(masses, np.zeros(4), 1.0), excess(masses, 1.0), rtol=1e-8, atol=2e-14)
+    assert 0 < above(np.zeros(1), np.zeros(1), 1.0)[0] < 1e-12
     for h in (1e-9, 30.0, 100.0):
-        found = excess_above(masses, np.full(4, 0.5), h)
+        found = above(masses, np.full(4, 0.5), h)
         assert (found <= excess(masses, h) * (1 + 1e-8) + 3e-15).all()
-        assert 0 <= excess_above(np.zeros(1), np.zeros(1), h)[0] <= 2
+        assert 0 <= above(np.zeros(1), np.zeros(1), h)[0] <= 2
 
 
 def test_the_bound_is_that_of_the_slow_integrals() -> None:
