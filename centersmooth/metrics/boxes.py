@@ -74,21 +74,19 @@ class Jaccard(Metric):
         They are sums of what sticks out on each side, which are not negative: nothing cancels, so that boxes that are
         almost equal have their distance to ``1e-15`` of itself, where ``1 - common / union`` would give 0.
         """
-        a, b = a[:, None], b[None]
-        low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
-        common = (high - low).clamp(min=0)
-        apart = _only_in(a, low, high, common) + _only_in(b, low, high, common)
-        some = _has_area(a) | _has_area(b)
-        overlap = common.prod(dim=-1)
+        of_a, of_b = a.T[:, :, None].unbind(), b.T.contiguous().unbind()  # corners one by one: pairs lie side by side
+        (left, top), (right, bottom) = map(torch.maximum, of_a[:2], of_b[:2]), map(torch.minimum, of_a[2:], of_b[2:])
+        width, height = (right - left).clamp(min=0), (bottom - top).clamp(min=0)
+
+        def only_in(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor) -> Tensor:
+            """Area of a box outside its overlap with the other."""
+            return ((x2 - right) + (left - x1)) * (y2 - y1) + width * ((y2 - bottom) + (top - y1))
+
+        apart, overlap = only_in(*of_a) + only_in(*of_b), width * height
+        some = _has_area(a)[:, None] | _has_area(b)
         distances = apart / (apart + overlap).clamp(min=torch.finfo(apart.dtype).tiny)
         return torch.where(overlap > 0, distances.clamp(max=1), some.to(apart.dtype))
 
 
-def _only_in(box: Tensor, low: Tensor, high: Tensor, common: Tensor) -> Tensor:
-    """Area of a box outside its overlap with another, which goes from ``low`` to ``high``."""
-    width, height = ((box[..., 2:] - high) + (low - box[..., :2])).unbind(-1)
-    return width * (box[..., 3] - box[..., 1]) + common[..., 0] * height
-
-
 def _has_area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2:] > boxes[..., :2]).all(dim=-1)
+    return (boxes[:, 2:] > boxes[:, :2]).all(dim=-1)
