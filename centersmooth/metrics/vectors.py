@@ -19,8 +19,8 @@ from centersmooth.metrics.base import TILE_ENTRIES, Hilbertian, Metric, ball_rea
 _CHUNK = 256
 """Columns of a float32 sum of absolute differences; longer sums are put together in float64."""
 
-_GROUP = 16
-"""Rows compared with others in one call of ``pdist``."""
+_GROUP, _GROUP_ENTRIES = 16, 2**15
+"""Rows compared with others in one call of ``pdist``; more where all its pairs have fewer numbers than that."""
 
 _CANCELLED, _CANCELLED_A_COLUMN = 1e-6, 1e-10
 """Share of ``|a|^2 + |b|^2``, the larger of the two, below which ``|a|^2 + |b|^2 - 2ab`` has lost too many digits."""
@@ -66,8 +66,8 @@ class L1(Metric):
             return torch.cdist(a, b, p=1)
         if a.device.type != "cpu":
             return _l1_on_device(a, b)
-        distances = a.new_empty((len(a), len(b)))
-        for rows, columns in product(_groups(len(a)), _groups(len(b))):
+        distances, size = a.new_empty((len(a), len(b))), max(_GROUP, math.isqrt(_GROUP_ENTRIES // max(1, a.shape[1])))
+        for rows, columns in product(_groups(len(a), size), _groups(len(b), size)):
             own, other = b[columns], a[rows]
             pairs = _l1_of_pairs(torch.cat([own, other]))
             distances[rows, columns] = pairs[_across(len(own), len(other))].view(len(own), -1).T
@@ -121,8 +121,8 @@ def _l1_on_device(a: Tensor, b: Tensor) -> Tensor:
     return total.to(a.dtype)
 
 
-def _groups(count: int) -> list[slice]:
-    return [slice(start, min(start + _GROUP, count)) for start in range(0, count, _GROUP)]
+def _groups(count: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 @lru_cache(maxsize=64)

@@ -31,12 +31,12 @@ from centersmooth.sampling import Sampler
 X = torch.tensor([0.3, -1.0, 0.5, 2.0])
 LINEAR = LinearModel(torch.tensor([2.0, -1.0, 0.5, 0.0]))
 EPS, SIGMA = 0.5, 0.5
-BUDGET = Budget(n=2_000, m=2_000, delta=0.08)
+BUDGET = Budget(n=600, m=600, delta=0.15, alpha1=0.05, alpha2=0.05)
 ATTACKS = [Attack("pgd", steps=10, restarts=1, draws=32), Attack("search", steps=200, restarts=1, draws=32)]
 
 
-def smoother_of(model, metric, budget=BUDGET, sigma=SIGMA) -> CenterSmoother:
-    return CenterSmoother(model, metric, GaussianNoise(sigma), budget)
+def smoother_of(model, metric, sigma=SIGMA) -> CenterSmoother:
+    return CenterSmoother(model, metric, GaussianNoise(sigma), BUDGET)
 
 
 def attacked(smoother, attack, x=X, eps=EPS, seed=0, runs=4):
@@ -72,9 +72,7 @@ def test_what_is_found_lies_within_eps(attack, eps):
 
 def broken_runs(attack: Attack, factor: float) -> tuple[int, int]:
     """Runs of ten certified points beyond ``factor`` times their certificate, and the most a true one allows."""
-    budget = Budget(n=600, m=600, delta=0.15, alpha1=0.05, alpha2=0.05)
-    smoother = smoother_of(LINEAR, L2(), budget)
-    beyond = 0
+    smoother, beyond = smoother_of(LINEAR, L2()), 0
     for seed in range(10):
         certificate, found = attacked(smoother, attack, seed=seed, runs=1)
         beyond += sum(moved > factor * certificate.radius for moved in found.movements)
