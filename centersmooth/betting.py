@@ -118,8 +118,12 @@ class BettingTest:
             return
         ones = self._ones + values.astype(np.int64).cumsum(axis=0)
         draws = (self.draws + np.arange(1, len(values) + 1)).reshape(-1, *(1,) * (values.ndim - 1))
-        above = log_wealth(ones, draws, self.threshold).max(axis=0)
-        below = log_wealth(draws - ones, draws, 1 - self.threshold).max(axis=0)
+        # Many questions share few pairs of counts: each has its wealth computed once.
+        most = self.draws + len(values) + 1
+        pairs, index = np.unique((draws * most + ones).ravel(), return_inverse=True)
+        count, hits = np.divmod(pairs, most)
+        above = log_wealth(hits, count, self.threshold)[index].reshape(ones.shape).max(axis=0)
+        below = log_wealth(count - hits, count, 1 - self.threshold)[index].reshape(ones.shape).max(axis=0)
         self._best = np.maximum(self._best[0], above), np.maximum(self._best[1], below)
         self._ones, self.draws = ones[-1], self.draws + len(values)
 

@@ -90,7 +90,7 @@ def colourful(x: Tensor) -> Tensor:
 
 def moved_beyond(seeds: range) -> int:
     """Runs of the smoothed model at ``x' = 1.5`` that answer beyond the radius certified at ``x = 0``."""
-    budget = Budget(n=60, m=1_000, delta=0.2, alpha1=0.05, alpha2=0.05)
+    budget = Budget(n=60, m=500, delta=0.2, alpha1=0.05, alpha2=0.2)
     smoother = CenterSmoother(colourful, L1(), GaussianNoise(1.0), budget, rule="exact", forward_block=64)
     beyond = 0
     for seed in seeds:
@@ -145,12 +145,14 @@ class ByProducts(L2):
 
 @pytest.mark.parametrize("free", [False, True])
 def test_a_far_cluster_costs_no_digits(free: bool) -> None:
-    assert with_far_cluster(L2(), free) == pytest.approx(with_far_cluster(ByDifferences(), free), rel=1e-5)
+    """The cancellation that would cost them is caught for free centers.
 
-
-def test_cancellation_against_a_far_cluster_is_caught() -> None:
-    """Free centers: the median of sample and means lies in the far cluster, and distances in the near one come as 0."""
-    assert with_far_cluster(ByProducts(), free=True) < 0.6 * with_far_cluster(ByDifferences(), free=True)
+    Their median of sample and means lies in the far cluster, and distances in the near one come as 0.
+    """
+    expected = with_far_cluster(ByDifferences(), free)
+    assert with_far_cluster(L2(), free) == pytest.approx(expected, rel=1e-5)
+    if free:
+        assert with_far_cluster(ByProducts(), free) < 0.6 * expected
 
 
 @pytest.mark.parametrize("metric", [L2(), SquaredL2(), Cosine(), Angular()], ids=str)
