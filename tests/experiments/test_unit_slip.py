@@ -25,7 +25,7 @@ from csrun.report.tables import summarise as summary_of
 
 pytestmark = pytest.mark.usefixtures("figures")
 
-BUDGET = Budget(n=4_000, m=2_000, delta=0.08)
+BUDGET = Budget(n=1_000, m=2_000, delta=0.08)
 SIGMA = 0.15
 
 
@@ -65,18 +65,14 @@ def test_a_step_breaks_it():
 
 def test_there_is_none_where_the_center_is_not_trusted_or_no_rank_exists():
     evidence, _ = sampled(torch.nn.Identity(), torch.zeros(3))
-    few = Budget(n=4_000, m=10, delta=0.08)
+    few = Budget(n=1_000, m=10, delta=0.08)
     assert slipped_radius(evidence, 0.3, SIGMA, L2(), few) is None
-    beside = evidence.__class__(**{**vars(evidence), "inside": 1_000})
+    beside = evidence.__class__(**{**vars(evidence), "inside": 250})
     assert slipped_radius(beside, 0.3, SIGMA, L2(), BUDGET) is None
 
 
-@pytest.fixture
-def finished(run_small):
-    return run_small("unit_slip=true", "rule=exact", "metrics=[tv]").folder
-
-
-def test_the_table_says_what_it_is_and_no_certificate_changes(finished, run_small):
+def test_the_tables_and_the_figure_say_what_it_is_and_no_certificate_changes(run_small):
+    finished = run_small("unit_slip=true", "rule=exact", "metrics=[tv]").folder
     with (finished / SLIP_FILE).open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert SLIP_NUMBER == "with_unit_slip_not_a_certificate"
@@ -87,25 +83,23 @@ def test_the_table_says_what_it_is_and_no_certificate_changes(finished, run_smal
         assert (float(line["radius"]) if line["radius"] else math.nan) == pytest.approx(certified, nan_ok=True)
         assert not line[SLIP_NUMBER] or float(line[SLIP_NUMBER]) < certified
     assert len(lines) == len(lead) == 2
+
+    manifest = read_manifest(finished)
+    (note,) = manifest["notes"]
+    assert note.startswith("NOT a certificate: ")
+    screen = io.StringIO()
+    Console(file=screen, width=200).print(render(summary_of(rows), manifest))
+    assert "NOT a certificate" in screen.getvalue()
+    slip = read_unit_slip(finished)
+    assert len(slip) > 0
+    assert "NOT a certificate" in plots._slip_handles(slip)[0].get_label()
+
     before = (finished / "certificates.csv").read_bytes()
     assert SLIP_NUMBER.encode() not in before
     again = run_small("rule=exact", "metrics=[tv]").folder
     assert (again / "certificates.csv").read_bytes() == before
     assert not (again / SLIP_FILE).exists()  # a run that does not ask for it leaves none behind
     assert json.loads((again / "manifest.json").read_text())["notes"] == []
-
-
-def test_the_end_table_and_the_figure_say_what_it_is(finished):
-    manifest = read_manifest(finished)
-    (note,) = manifest["notes"]
-    assert note.startswith("NOT a certificate: ")
-    screen = io.StringIO()
-    Console(file=screen, width=200).print(render(summary_of(read_rows(finished)), manifest))
-    assert "NOT a certificate" in screen.getvalue()
-    slip = read_unit_slip(finished)
-    assert len(slip) > 0
-    label = plots._slip_handles(slip)[0].get_label()
-    assert "NOT a certificate" in label
 
 
 def test_the_figures_line_is_the_median_of_its_points():
