@@ -105,7 +105,7 @@ class UpperUniformNoise(OneSided):
 
     Examples
     --------
-    >>> UpperUniformNoise(2.0).required_mass(0.5, eps=0.5)
+    >>> round(UpperUniformNoise(2.0).required_mass(0.5, eps=0.5), 6)
     0.75
     """
 
