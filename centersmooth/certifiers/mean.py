@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from centersmooth.certificate import Certificate, Smoothed
+from centersmooth.certifiers.ball import Ball
 from centersmooth.certifiers.base import Certifier
 from centersmooth.certifiers.center.rules import ROUNDING
 from centersmooth.certifiers.distances import DistanceBuffer, DistanceSample, to_numpy
@@ -84,10 +85,14 @@ class Mean(Certifier):
         l1, l2, total variation, or one of your own with a ``seminorm``.
     n : int, optional
         Draws of an answer; by default the budget's, which is meant for centers, whose search takes its square.
+    ball : Ball, optional
+        Outputs are moved into it before their mean is taken: another smoothed model, with smaller certificates the
+        smaller it is.
     """
 
     metric: Metric
     n: int | None = None
+    ball: Ball | None = None
 
     name: ClassVar[str] = "mean"
     version: ClassVar[int] = 2
@@ -109,15 +114,18 @@ class Mean(Certifier):
         features_of(self.metric, outputs)
         check_own_metric(self.metric, outputs)
         check_seminorm(self.metric, outputs, _range(setting))
+        if self.ball is not None:
+            self.ball.check(outputs, _range(setting))
 
     def collector(self, setting: Setting, shared: Shared, *, radius: bool) -> MeanCollector:
-        return MeanCollector(self.metric, self._draws(setting), setting, shared, radius)
+        return MeanCollector(self.metric, self._draws(setting), setting, shared, radius, self.ball)
 
     def answer(self, evidence: MeanEvidence, setting: Setting, rule: str) -> Smoothed:
         return Smoothed(evidence.center, False, evidence.base, evidence.error)
 
     def certificate(self, evidence: MeanEvidence, eps: float, rule: str, setting: Setting) -> Certificate:
         diameter = self.metric.diameter(tuple(evidence.center.shape), _range(setting))
+        diameter = diameter if self.ball is None else min(diameter, self.ball.diameter)
         bound, reason = self.bound(evidence, eps, rule, diameter, setting)
         return self.certified(eps, rule, evidence.center, bound, diameter, setting, reason)
 
@@ -182,6 +190,7 @@ class Mean(Certifier):
         features = features_of(self.metric, answer[None].double())
 
         def of_mean(outputs: Tensor) -> Tensor:
+            outputs = outputs if self.ball is None else self.ball.clip(self.metric, outputs)
             mean = features_of(self.metric, outputs.double().mean(0, keepdim=True))
             return self.metric.pairwise(mean, features)[:, 0]
 
@@ -194,9 +203,12 @@ class MeanCollector:
     The reference is rounded to the type of the outputs: any would do that is independent of the fresh draws.
     """
 
-    def __init__(self, metric: Metric, n: int, setting: Setting, shared: Shared, radius: bool) -> None:
+    def __init__(
+        self, metric: Metric, n: int, setting: Setting, shared: Shared, radius: bool, ball: Ball | None = None
+    ) -> None:
         budget = setting.budget
-        self._metric, self._n, self._setting, self._shared = metric, n, setting, shared
+        self._metric, self._n, self._setting, self._ball = metric, n, setting, ball
+        self._shared = shared if ball is None else Shared()  # others do not have these outputs
         self._left = {"candidates": 0, "center": n, "fresh": budget.m if radius else 0}
         self._pilot: list[Tensor] = []
         self._pilot_left = PILOT if radius else 0
@@ -212,6 +224,9 @@ class MeanCollector:
     def update(self, stage: str, outputs: Tensor) -> None:
         self._left[stage] -= len(outputs)
         self._dtype = torch.promote_types(outputs.dtype, torch.float32)
+        if self._ball is not None:
+            self._shared.forget()
+            outputs = self._ball.clip(self._metric, outputs)
         if stage == "fresh":
             self._measure(outputs)
         elif self._pilot_left:
@@ -232,7 +247,7 @@ class MeanCollector:
             base=base,
             error=self._error(base, center),
             distances=_of_band(to_numpy(self._metric, self._distances.values)),
-            reach=reach(self._metric, reference, _range(self._setting)),
+            reach=self._reach(reference),
             directions=self._directions.compute(self._metric, _range(self._setting)) if self._directions else None,
         )
 
@@ -242,7 +257,7 @@ class MeanCollector:
         reference, pilot = self._to_reference(), torch.cat(self._pilot)
         features = features_of(metric, reference[None])
         distances = to_numpy(metric, metric.pairwise(pilot, features)[:, 0])
-        farthest = reach(metric, reference, output_range)
+        farthest = self._reach(reference)
         directions = foreseen_directions(metric, pilot, features, output_range)
 
         def evidence(m: int) -> MeanEvidence:
@@ -273,6 +288,11 @@ class MeanCollector:
     def reference(self) -> Tensor:
         """The mean of the draws before the fresh ones, around which those are measured."""
         return self._sums["center"] / self._n
+
+    def _reach(self, reference: Tensor) -> float:
+        """The largest distance to the reference that an output can have."""
+        farthest = reach(self._metric, reference, _range(self._setting))
+        return farthest if self._ball is None else min(farthest, self._ball.reach(self._metric, reference))
 
     def _to_reference(self) -> Tensor:
         return self.reference.to(self._dtype)

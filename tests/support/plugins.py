@@ -16,6 +16,7 @@ from centersmooth import (
     L1,
     L2,
     Angular,
+    Ball,
     Center,
     Cosine,
     Direction,
@@ -103,7 +104,10 @@ CERTIFIERS = {
     "center": [CertifierRow(Center(L2()), VECTORS), CertifierRow(Center(Jaccard()), BOXES)],
     "center_free": [CertifierRow(Center(L2(), "free"), VECTORS)],
     "center_nearest": [CertifierRow(Nearest(L2()), VECTORS, UNIT), CertifierRow(Nearest(Angular()), SCORES)],
-    "mean": [CertifierRow(Mean(L2()), VECTORS, UNIT), CertifierRow(Mean(L1(), n=150), VECTORS, UNIT)],
+    "mean": [
+        CertifierRow(Mean(L2()), VECTORS, UNIT),
+        CertifierRow(Mean(L1(), n=150, ball=Ball(torch.full((2,), 0.5), 0.8)), VECTORS, UNIT),
+    ],
     "direction": [CertifierRow(Direction(metric), DIRECTIONS) for metric in (Angular(), Cosine())],
     "label": [CertifierRow(Label(), outputs, {"exact": likelier}) for outputs in (SCORES, CLASSES)],
 }

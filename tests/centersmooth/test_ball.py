@@ -1,0 +1,104 @@
+"""Means of outputs that are kept in a ball: the ball holds them, its reach holds, and certificates still cover."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from plugins import METRICS, outputs_for
+from scipy.stats import binom
+from torch import Tensor
+
+from centersmooth import L1, L2, Attack, Ball, Budget, GaussianNoise, Mean, RandomStream, RequestError, Smoother
+from centersmooth.metrics import Metric, TotalVariation
+
+SEMINORMS = [metric for metric in METRICS.values() if metric.seminorm]
+
+
+@pytest.mark.parametrize("metric", SEMINORMS, ids=lambda one: one.name)
+@given(data=st.data(), radius=st.sampled_from([1e-3, 0.5, 4.0]))
+def test_clipped_outputs_are_in_the_ball_and_within_its_reach(
+    metric: Metric, data: st.DataObject, radius: float
+) -> None:
+    """Of any other output too: the reach is the farthest that an output of the ball can be from it."""
+    outputs = data.draw(outputs_for(metric))
+    ball, other = Ball(outputs[0], radius), outputs[-1]
+    clipped = ball.clip(metric, outputs)
+
+    def farthest_from(output: Tensor) -> float:
+        return float(metric.pairwise(metric.features(clipped), metric.features(output[None].double())).max())
+
+    assert farthest_from(ball.center) <= ball.diameter / 2
+    assert farthest_from(other) <= ball.reach(metric, other)
+    inside = metric.pairwise(metric.features(outputs), metric.features(outputs[:1]))[:, 0] <= 0.999 * radius
+    assert torch.equal(clipped[inside], outputs[inside].double())
+
+
+def test_the_reach_is_attained() -> None:
+    """On the far side of the center."""
+    ball, output = Ball(torch.zeros(3), 2.0), torch.tensor([3.0, 0.0, 0.0])
+    far = ball.clip(L2(), torch.tensor([[-9.0, 0.0, 0.0]]))
+    assert torch.equal(far, torch.tensor([[-2.0, 0.0, 0.0]]).double())
+    assert ball.reach(L2(), output) == pytest.approx(5.0, rel=2e-5)
+
+
+def wild(inputs: Tensor) -> Tensor:
+    """Mostly about 0.5; the farthest corner of the range for one input in a hundred."""
+    quiet = 0.5 + 0.02 * torch.tanh(inputs)
+    return torch.where(inputs[:, :1] > 2.33, torch.ones_like(quiet), quiet)
+
+
+BALL = Ball(torch.full((40,), 0.5), 0.3)
+BUDGET = Budget(n=1_000, m=5_000)
+
+
+def smoother(ball: Ball | None, metric: Metric | None = None) -> Smoother:
+    return Smoother(wild, GaussianNoise(1.0), Mean(metric or L2(), ball=ball), BUDGET, output_range=(0.0, 1.0))
+
+
+def test_a_ball_makes_certificates_smaller_and_a_large_one_changes_nothing() -> None:
+    x = torch.zeros(40)
+    for metric in (L2(), L1()):
+        plain, small, large = (
+            smoother(ball, metric).certify(x, 0.5, stream=RandomStream(0))
+            for ball in (None, Ball(BALL.center, 0.3), Ball(BALL.center, 1e3))
+        )
+        assert large.radius == pytest.approx(plain.radius, rel=1e-6)
+        assert small.radius < 0.6 * plain.radius
+        torch.testing.assert_close(large.answer, plain.answer)
+
+
+def test_certificates_cover_the_clipped_mean() -> None:
+    """No run of the clipped mean at ``x'`` is beyond its radius, and an attack stays within it."""
+    x, shift, runs = torch.zeros(40), torch.zeros(40), 40
+    shift[0] = 0.5
+    clipped, beyond = smoother(BALL), 0
+    for run in range(runs):
+        certificate = clipped.certify(x, 0.5, stream=RandomStream(run))
+        moved = clipped.smooth(x + shift, stream=RandomStream(run, point=1)).output
+        beyond += clipped.distance(certificate.answer, moved) > certificate.radius
+    assert beyond <= binom.isf(1e-9, runs, 0.01)
+    found = clipped.attack(x, certificate, Attack("pgd", steps=5), stream=RandomStream(0))
+    assert max(found.movements) <= certificate.radius
+
+
+def test_a_ball_around_the_answer_of_other_outputs_is_refused() -> None:
+    for ball, expected in (
+        (Ball(torch.zeros(3), 1.0), r"center of the ball has the shape \(3,\): expected \(40,\)"),
+        (Ball(torch.full((40,), 2.0), 1.0), r"center of the ball leaves the output_range \(0.0, 1.0\)"),
+    ):
+        with pytest.raises(RequestError, match=expected):
+            smoother(ball).certify(torch.zeros(40), 0.5)
+    with pytest.raises(RequestError, match="radius of the ball is 0: expected a positive number"):
+        Ball(torch.zeros(3), 0)
+    with pytest.raises(RequestError, match="center of the ball is "):
+        Ball([0.0, 0.0], 1.0)
+
+
+def test_total_variation_of_images_is_clipped_as_a_whole() -> None:
+    """An image twice as far as the ball is wide comes to half of it, pixel by pixel."""
+    image = torch.arange(16.0).view(1, 1, 4, 4) / 16
+    metric = TotalVariation()
+    distance = float(metric.pairwise(metric.features(image), metric.features(torch.zeros_like(image))))
+    torch.testing.assert_close(Ball(torch.zeros(1, 4, 4), distance / 2).clip(metric, image), image.double() / 2)
