@@ -20,15 +20,15 @@ from csrun.system.threads import threads
 
 @pytest.fixture
 def figures() -> None:
-    """Have the runs of a test draw their figures."""
+    """Have the runs of a test, and what publishes them, draw their figures."""
 
 
 @pytest.fixture(autouse=True)
 def no_figures_unless_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process draw nothing for a test about rows: that is more than half of a small run's time."""
     if "figures" not in request.fixturenames:
-        monkeypatch.setattr("csrun.report.plots.draw", lambda folder: [])
-        monkeypatch.setattr("csrun.runner.draw_panels", lambda folder: [])
+        for draws in ("report.plots.draw", "runner.draw_panels", "publishing.draw", "publishing.draw_panels"):
+            monkeypatch.setattr(f"csrun.{draws}", lambda folder: [])
 
 
 @pytest.fixture

@@ -28,8 +28,6 @@ from csrun.report.plot_cli import find_experiments
 from csrun.report.published import current_cells, key_of, read_cells
 from csrun.report.tables import read_attacks, read_manifest, read_rows, summarise
 
-pytestmark = pytest.mark.usefixtures("figures")
-
 ROOT = Path(__file__).parents[2]
 
 
@@ -64,7 +62,7 @@ def cell_file(folder, **changes):
 # Cells and rows join
 
 
-def test_a_published_folder_has_the_rows_the_summary_and_the_figures_of_the_run(published, tmp_path):
+def test_a_published_folder_has_the_rows_the_summary_and_the_figures_of_the_run(published, tmp_path, figures):
     target, run = published(), tmp_path / "runs" / "tv_digits"
     assert target == tmp_path / "results" / "tv_digits" / "smoke-cpu"
     (cell,) = read_cells(target)
@@ -127,7 +125,7 @@ def test_newer_rows_replace_older_ones_and_the_same_run_is_listed_once(published
     assert len(json.loads((again / "cell.json").read_text())["runs"]) == 1
 
 
-def test_metrics_published_earlier_stay(published):
+def test_metrics_published_earlier_stay(published, figures):
     published("metrics=[l2]")
     target = published("metrics=[tv]")
     assert read_manifest(target)["metrics"] == ["l2", "tv"]
@@ -182,7 +180,7 @@ def test_attacks_join_and_go_where_their_certificate_was_replaced(published):
     assert not any("attacked" in note for note in read_manifest(target)["notes"])
 
 
-def test_a_panel_stays_where_a_later_slice_has_none(published, run_small, tmp_path):
+def test_a_panel_stays_where_a_later_slice_has_none(published, run_small, tmp_path, figures):
     target = published("points.count=2")
     before = (target / "panel_autoencoder.npz").read_bytes()
     folder = run_small("points.start=2").folder
@@ -309,7 +307,7 @@ def compute(full, tmp_path):
     return call
 
 
-def test_full_publishes_every_cell_and_finds_them_done_the_next_time(compute, tmp_path):
+def test_full_publishes_every_cell_and_finds_them_done_the_next_time(compute, tmp_path, figures):
     code, said = compute(1)
     assert code == 0
     assert said.count("3/3") == 2
