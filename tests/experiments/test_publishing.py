@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+import functools
 import importlib
 import io
 import json
+import shutil
 import signal
 import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from running import run_in
 from support import compose
 
 from centersmooth import Budget, GaussianNoise
@@ -31,13 +34,20 @@ from csrun.report.tables import read_attacks, read_manifest, read_rows, summaris
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def published(run_small, tmp_path):
-    """Run the digits with these overrides, publish, return the published folder."""
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """The folder of runs with the digits at five points: no test has to train and draw anew."""
+    return run_in(tmp_path_factory.mktemp("digits"), "points.count=5", figures=False).folder.parent
 
-    def call(*overrides, experiment="tv_digits"):
-        run_small(*overrides)
-        return publish(experiment, tmp_path / "runs", tmp_path / "results")
+
+@pytest.fixture
+def published(digits, tmp_path):
+    """Run the digits with these overrides, publish, return the published folder."""
+    shutil.copytree(digits, tmp_path / "runs")
+
+    def call(*overrides):
+        run_in(tmp_path / "runs", *overrides, figures=False)
+        return publish("tv_digits", tmp_path / "runs", tmp_path / "results")
 
     return call
 
@@ -62,8 +72,9 @@ def cell_file(folder, **changes):
 # Cells and rows join
 
 
-def test_a_published_folder_has_the_rows_the_summary_and_the_figures_of_the_run(published, tmp_path, figures):
-    target, run = published(), tmp_path / "runs" / "tv_digits"
+def test_a_published_folder_has_the_rows_the_summary_and_the_figures_of_the_run(run_small, tmp_path, figures):
+    run = run_small().folder
+    target = publish("tv_digits", tmp_path / "runs", tmp_path / "results")
     assert target == tmp_path / "results" / "tv_digits" / "smoke-cpu"
     (cell,) = read_cells(target)
     assert (cell / "certificates.csv").read_bytes() == (run / "certificates.csv").read_bytes()
@@ -283,35 +294,56 @@ def test_cells_restrict_a_request_to_those_named(run_small):
 # make full
 
 
-@pytest.fixture
-def full(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    yield importlib.import_module("full")
+@pytest.fixture(scope="module")
+def script():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        yield importlib.import_module("full")
     for name in ("full", "publish"):
         sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def full(script, monkeypatch):
+    """The script in the state it is imported in."""
+    return script
 
 
 BUDGET = "{n: 1000, m: 1100, delta: 0.1, points: {count: 3}, train: {epochs: 1, images: 100, batch_size: 50}}"
 
 
+def work(full, folder, hours, *overrides, names=("tv_digits",)):
+    """Work on the digits for some hours; the exit code and what was printed."""
+    console = Console(file=io.StringIO(), width=200)
+    out = f"out={folder / 'runs'}"
+    settings = [f"+budgets.full={BUDGET}", "grid.eps=[0.4,0.6]", "grid.h=[1]", "workers=1", out, *overrides]
+    return full.compute(hours, names, settings, folder / "results", console), console.file.getvalue()
+
+
 @pytest.fixture
 def compute(full, tmp_path):
-    """Work on the digits for some hours; the exit code and what was printed."""
-
-    def call(hours, *overrides, names=("tv_digits",)):
-        console = Console(file=io.StringIO(), width=200)
-        out = f"out={tmp_path / 'runs'}"
-        settings = [f"+budgets.full={BUDGET}", "grid.eps=[0.4,0.6]", "grid.h=[1]", "workers=1", out, *overrides]
-        return full.compute(hours, names, settings, tmp_path / "results", console), console.file.getvalue()
-
-    return call
+    return functools.partial(work, full, tmp_path)
 
 
-def test_full_publishes_every_cell_and_finds_them_done_the_next_time(compute, tmp_path, figures):
-    code, said = compute(1)
+@pytest.fixture(scope="module")
+def worked(script, tmp_path_factory):
+    """A folder in which everything was computed; the exit code and what was printed."""
+    folder = tmp_path_factory.mktemp("worked")
+    return folder, *work(script, folder, 1)
+
+
+@pytest.fixture
+def again(worked, compute, tmp_path):
+    """The same in a copy of that folder."""
+    shutil.copytree(worked[0], tmp_path, dirs_exist_ok=True)
+    return compute
+
+
+def test_full_publishes_every_cell(worked):
+    folder, code, said = worked
     assert code == 0
     assert said.count("3/3") == 2
-    target = tmp_path / "results" / "tv_digits" / "full-cpu"
+    target = folder / "results" / "tv_digits" / "full-cpu"
     assert sorted(set(read_rows(target)["point"])) == [0, 1, 2]
     assert set(read_rows(target)["scale"]) == {0.4, 0.6}
     assert (target / "summary.csv").is_file()
@@ -320,8 +352,11 @@ def test_full_publishes_every_cell_and_finds_them_done_the_next_time(compute, tm
     assert run["command"].startswith("cs-run experiment=tv_digits budget=full")
     assert "points.start=0 points.count=3" in run["command"]
     assert "cells=" in run["command"]
-    assert str(tmp_path) not in run["command"]
-    code, said = compute(1)
+    assert str(folder) not in run["command"]
+
+
+def test_full_finds_its_cells_done_the_next_time(again):
+    code, said = again(1)
     assert code == 0
     assert "points 0 to" not in said
     assert said.count("3/3") == 2
@@ -356,25 +391,23 @@ def test_full_passes_over_what_does_not_fit(compute, full, monkeypatch, tmp_path
     assert set(read_rows(tmp_path / "results" / "tv_digits" / "full-cpu")["scale"]) == {0.6}
 
 
-def test_full_counts_what_lies_in_runs_as_done_work(compute, full, monkeypatch, tmp_path):
+def test_full_counts_what_lies_in_runs_as_done_work(again, full, monkeypatch, tmp_path):
     """Results are lost, evidence is there: nothing but reading it is expected to take time."""
-    compute(1)
     for path in (tmp_path / "results").rglob("cell.json"):
         path.unlink()
     monkeypatch.setattr(full.Pace, "of", lambda self, part: (0.0, 9e9))
-    code, said = compute(1)
+    code, said = again(1)
     assert code == 0
     assert said.count("3/3") == 2
 
 
-def test_full_computes_the_points_that_results_lack(compute, tmp_path):
-    compute(1)
+def test_full_computes_the_points_that_results_lack(again, tmp_path):
     target = tmp_path / "results" / "tv_digits" / "full-cpu"
     path = next(iter(read_cells(target)))
     table = path / "certificates.csv"
     good = table.read_text()
     table.write_text("".join(line for line in good.splitlines(keepends=True) if ",test/2," not in line))
-    code, said = compute(1)
+    code, said = again(1)
     assert code == 0
     assert said.count("points 2 to 2") == 1
     assert table.read_text() == good
@@ -420,25 +453,27 @@ def test_full_needs_a_number_of_hours(full, given, capsys):
     assert said.count("\n") == 1
 
 
-def test_full_refuses_a_bad_setting_in_one_line(full, capsys):
+def test_full_refuses_a_bad_setting_in_one_line(full, monkeypatch, capsys):
+    monkeypatch.setattr(full, "EXPERIMENTS", ("tv_mnist",))
     assert full.main(["1", "certifiers=[centre]"]) == 2
     assert capsys.readouterr().err.startswith("full: certifiers has 'centre'")
 
 
 def test_full_covers_every_experiment_that_has_its_budget(full):
-    have = {name for name in experiments() if "full" in composed_budgets(name)}
+    have = {name for name in experiments() if "full" in composed(name, "paper").budgets}
     assert set(full.EXPERIMENTS) == have
     assert len(full.EXPERIMENTS) == len(have)
 
 
-def composed_budgets(name):
+@functools.cache
+def composed(name, budget):
     own = ["model=package.module:factory"] if name == "custom" else []
-    return compose(f"experiment={name}", "budget=smoke", *own).budgets
+    return compose(f"experiment={name}", f"budget={budget}", *own)
 
 
 @pytest.mark.parametrize("name", ["tv_mnist", "ablation_mnist", "tv_cifar10", "l2_cifar10"])
 def test_full_trains_for_three_thousand_steps(name):
-    train = compose(f"experiment={name}", "budget=full").train
+    train = composed(name, "full").train
     assert train.epochs * -(-train.images // train.batch_size) == 3000
     assert train.batch_size == 100
 
@@ -446,7 +481,7 @@ def test_full_trains_for_three_thousand_steps(name):
 def test_full_is_the_papers_points_and_grid_at_counts_that_certify(full):
     """Under the paper's bounds, and so under the others; never more than the paper's own counts."""
     for name in full.EXPERIMENTS:
-        config, paper = (compose(f"experiment={name}", f"budget={budget}") for budget in ("full", "paper"))
+        config, paper = (composed(name, budget) for budget in ("full", "paper"))
         assert (config.points, config.grid, config.delta) == (paper.points, paper.grid, paper.delta)
         assert config.n <= paper.n
         assert config.m <= paper.m

@@ -42,10 +42,10 @@ def model():
 """A module with a model: NaN on inputs around 1; a worker that meets inputs around 2 dies; an exception around 4."""
 
 
-def run_in(out: Path, *overrides: str, display: Display | None = None) -> RunResult:
-    """A small run in this process; later overrides win."""
+def run_in(out: Path, *overrides: str, display: Display | None = None, figures: bool = True) -> RunResult:
+    """A small run in this process, which may leave out summary and figures; later overrides win."""
     silent = Display(Console(file=io.StringIO()))
-    return run(compose(*SMALL, *overrides, f"out={out}"), display or silent, "cs-run (test)")
+    return run(compose(*SMALL, *overrides, f"out={out}"), display or silent, "cs-run (test)", figures=figures)
 
 
 def rows_without_seconds(folder: Path) -> list[dict[str, str]]:
