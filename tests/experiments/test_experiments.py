@@ -46,26 +46,16 @@ def test_the_command_line_wins_over_the_budget():
 
 @pytest.mark.slow
 def test_tv_mnist_at_smoke_on_the_real_files(tmp_path, data_folder):
-    config = compose(
-        "experiment=tv_mnist",
-        "budget=smoke",
-        "grid.eps=[0.4]",
-        "workers=1",
-        f"data.path={data_folder}",
-        f"out={tmp_path}",
-    )
-    result = run(config, Display(Console(file=io.StringIO())), "cs-run (test)")
-    rows = read_rows(result.folder)
+    rows = run_real("tv_mnist", data_folder, tmp_path, "grid.eps=[0.4]", "grid.h=[1,1.5]", "n=400", "m=700")
     assert set(rows["model"]) == {"autoencoder", "reconstructor"}
-    assert result.failed == 0
     assert len(rows) == 2 * 2 * 2 * 3  # models, noise levels, points, rules
     certified = rows[rows["outcome"] == "certified"]
     assert len(certified) >= len(rows) // 2
     assert (certified["radius"] > certified["error"]).mean() > 0.9
 
 
-FEW = ("n=200", "m=400", "alpha1=0.05", "alpha2=0.05")
-"""Counts that serve every rule at h = 1 under the delta of ``smoke`` where a pass takes long, with alphas to match."""
+FEW = ("n=60", "m=150", "delta=0.15", "alpha1=0.2", "alpha2=0.2")
+"""Counts that serve every rule at h = 1 where a pass takes long, with a delta and alphas to match."""
 
 
 @functools.cache
@@ -75,9 +65,10 @@ def read_once(name: str, path: str | None, seed: int):
 
 
 def run_real(name: str, data_folder, out, *overrides: str):
-    """One point of an experiment at ``smoke``, at one noise level; its rows."""
+    """Rows of an experiment at ``smoke``, at one noise level and with little training unless asked for otherwise."""
     places = [f"data.path={data_folder}"] if not name.startswith("lpips") else []
-    config = compose(f"experiment={name}", "budget=smoke", "grid.h=[1]", "workers=1", f"out={out}", *places, *overrides)
+    small = ("budget=smoke", "grid.h=[1]", "train.images=200", "workers=1", f"out={out}")
+    config = compose(f"experiment={name}", *small, *places, *overrides)
     with patch("csrun.plan.load_data", read_once):
         result = run(config, Display(Console(file=io.StringIO())), "cs-run (test)")
     assert result.failed == 0
@@ -153,7 +144,7 @@ def test_a_generator_of_other_latents_is_refused_in_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_tv_cifar10_at_smoke_on_the_real_files(tmp_path, data_folder):
-    small = ("models=[reconstructor]", "grid.eps=[0.4]", "m=400")
+    small = ("models=[reconstructor]", "grid.eps=[0.4]", "n=400", "m=400")
     rows = run_real("tv_cifar10", data_folder, tmp_path, *small)
     assert (rows["outcome"] == "certified").any()
 

@@ -6,12 +6,13 @@ import gzip
 import hashlib
 import io
 import math
+import os
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -137,8 +138,7 @@ class FileSource:
             if path.is_dir():
                 found = [str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()]
             else:
-                with zipfile.ZipFile(path) as archive:
-                    found = archive.namelist()
+                found = _archive(path).namelist()
         except (OSError, zipfile.BadZipFile) as error:
             raise RunError(
                 f"{path} cannot be read as a folder or zip archive of images ({error}): set data.path to one"
@@ -202,9 +202,9 @@ class FileSource:
                 for i in indices:
                     yield i, (self.path / self.names[i]).read_bytes()
                 return
-            with zipfile.ZipFile(self.path) as archive:
-                for i in indices:
-                    yield i, self._unpack(archive, self.names[i])
+            archive = _archive(self.path)
+            for i in indices:
+                yield i, self._unpack(archive, self.names[i])
         except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
             raise RunError(
                 f"{self.path} is damaged ({error}): fetch it again, or set data.path to a good copy"
@@ -233,6 +233,18 @@ class FileSource:
         except (OSError, ValueError, SyntaxError, zlib.error) as error:  # what Pillow raises on damaged bytes
             raise RunError(f"{name} in {self.path} is no readable image: fetch it again, or remove it") from error
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
+    """An archive as it lies there now: its list of files, which is long where there are many, is read once."""
+    there = path.stat()
+    return _opened(path, (there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns), os.getpid())
+
+
+@lru_cache(maxsize=4)
+def _opened(path: Path, state: tuple[int, ...], process: int) -> zipfile.ZipFile:
+    """An open archive of this process; one open before a fork would share its position with the other process."""
+    return zipfile.ZipFile(path)
 
 
 def _is_grey(content: bytes) -> bool:
