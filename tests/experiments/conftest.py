@@ -13,6 +13,8 @@ from rich.console import Console
 from running import TWO_CELLS, run_in
 from support import SMALL, compose
 
+from csrun import publishing, runner
+from csrun.report import plots
 from csrun.runner import RunResult, run
 from csrun.system.progress import Display
 from csrun.system.threads import threads
@@ -27,8 +29,13 @@ def figures() -> None:
 def no_figures_unless_asked_for(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs in this process draw nothing for a test about rows: that is more than half of a small run's time."""
     if "figures" not in request.fixturenames:
-        for draws in ("report.plots.draw", "runner.draw_panels", "publishing.draw", "publishing.draw_panels"):
-            monkeypatch.setattr(f"csrun.{draws}", lambda folder: [])
+        for module, name in (
+            (plots, "draw"),
+            (runner, "draw_panels"),
+            (publishing, "draw"),
+            (publishing, "draw_panels"),
+        ):
+            monkeypatch.setattr(module, name, lambda folder: [])
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 
 import pytest
 from rich.console import Console
+from running import run_in
 from support import SMALL, compose
 
 from centersmooth.certifiers.center import rules
@@ -33,6 +35,18 @@ from csrun.runner import _units, dry_run
 from csrun.system.progress import Display
 
 QUICK = ("attack=pgd", "attacker.steps=3", "attacker.restarts=1", "attacker.draws=8", "attacker.runs=2")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of runs with four certified points, none of them attacked."""
+    return run_in(tmp_path_factory.mktemp("made"), "points.count=4", figures=False).folder.parent
+
+
+@pytest.fixture
+def kept(made, tmp_path):
+    """A copy of these runs, where `run_small` finds them certified."""
+    shutil.copytree(made, tmp_path / "runs")
 
 
 def lines_of(folder):
@@ -63,12 +77,12 @@ def test_every_certified_row_has_its_movement_and_no_row_changes(run_small, tmp_
     assert not (folder / ATTACK_FILE).exists()  # a run that does not ask for it leaves none behind
 
 
-def test_no_attack_is_done_twice_and_more_points_extend_them(run_small, tmp_path, monkeypatch):
+def test_no_attack_is_done_twice_and_more_points_extend_them(kept, run_small, tmp_path, monkeypatch):
     folder = run_small(*QUICK, "attacker.points=1").folder
-    (kept,) = (tmp_path / "runs").glob("*/attacks/*.json")
-    before, made = lines_of(folder), kept.stat().st_mtime_ns
+    (attack,) = (tmp_path / "runs").glob("*/attacks/*.json")
+    before, then = lines_of(folder), attack.stat().st_mtime_ns
     run_small(*QUICK, "attacker.points=2")
-    assert kept.stat().st_mtime_ns == made
+    assert attack.stat().st_mtime_ns == then
     assert [line for line in lines_of(folder) if line["point"] == "0"] == before
     assert {line["point"] for line in lines_of(folder)} == {"0", "1"}
 
@@ -81,22 +95,22 @@ def test_no_attack_is_done_twice_and_more_points_extend_them(run_small, tmp_path
         run_small(*QUICK, "attacker.points=2", "attacker.steps=4")
 
 
-def test_what_is_damaged_is_attacked_again(run_small, tmp_path):
+def test_what_is_damaged_is_attacked_again(kept, run_small, tmp_path):
     before = lines_of(run_small(*QUICK).folder)
-    kept = sorted((tmp_path / "runs").glob("*/attacks/*.json"))
-    kept[0].write_bytes(kept[0].read_bytes()[:40])
-    kept[1].unlink()
+    files = sorted((tmp_path / "runs").glob("*/attacks/*.json"))
+    files[0].write_bytes(files[0].read_bytes()[:40])
+    files[1].unlink()
     assert lines_of(run_small(*QUICK).folder) == before
 
 
-def test_attacks_do_not_depend_on_order_or_batches(run_small, tmp_path):
+def test_attacks_do_not_depend_on_order_or_batches(kept, run_small, tmp_path):
     one = lines_of(run_small(*QUICK).folder)
     out = f"out={tmp_path / 'other'}"
     run_small(*QUICK, out, "points.start=1", "points.count=1", "batch_size=7")
     assert lines_of(run_small(*QUICK, out, "batch_size=7").folder) == one
 
 
-def test_what_is_judged_lies_within_eps_and_every_run_is_kept(run_small, tmp_path, monkeypatch):
+def test_what_is_judged_lies_within_eps_and_every_run_is_kept(kept, run_small, tmp_path, monkeypatch):
     judge, judged = attacks.judge, []
 
     def watching(sampler, certifier, budget, perturbed, answer, stream, **options):
@@ -111,9 +125,9 @@ def test_what_is_judged_lies_within_eps_and_every_run_is_kept(run_small, tmp_pat
     assert len(norms) == 2 * 2
     assert all(0.2 <= norm <= 0.4 for norm in norms), norms
     for path in (tmp_path / "runs").glob("*/attacks/*.json"):
-        kept = json.loads(path.read_text())
-        assert (kept["key"], kept["eps"], kept["kind"]) == ("center.tv", 0.4, "pgd")
-        assert len(kept["judged"]) == kept["runs"] == 2
+        found = json.loads(path.read_text())
+        assert (found["key"], found["eps"], found["kind"]) == ("center.tv", 0.4, "pgd")
+        assert len(found["judged"]) == found["runs"] == 2
 
 
 def shrunk(monkeypatch, factor):
@@ -122,11 +136,11 @@ def shrunk(monkeypatch, factor):
     monkeypatch.setattr(rules.Radii, "total", lambda self, metric, bounds: factor * total(self, metric, bounds))
 
 
-def test_wrong_certificates_fail_the_run(run_small, monkeypatch, capsys, tmp_path, figures):
+def test_wrong_certificates_fail_the_run(kept, monkeypatch, capsys, tmp_path, figures):
     request = (*QUICK, "points.count=4", "attacker.runs=4")
-    assert run_small(*request).broken == []
+    assert run_in(tmp_path / "runs", *request, figures=False).broken == []
     shrunk(monkeypatch, 0.02)
-    result = run_small(*request)
+    result = run_in(tmp_path / "runs", *request, figures=False)
     assert len(result.broken) == 3
     assert all("certificates are broken" in line for line in result.broken)
     with pytest.raises(SystemExit) as stopped:
@@ -170,7 +184,7 @@ def test_the_note_gives_shares_of_the_certificate():
     assert attack_note([]) == ""
 
 
-def test_the_figure_and_the_end_table_show_what_was_found(run_small):
+def test_the_figure_and_the_end_table_show_what_was_found(kept, run_small):
     folder = run_small(*QUICK).folder
     manifest, rows = read_manifest(folder), read_rows(folder)
     found = plots._of_figures(read_attacks(folder), ["tv"], manifest["rule"])
@@ -221,7 +235,7 @@ def test_a_model_without_gradients_is_refused_before_any_point(run_small, tmp_pa
     assert run_small(*custom, *QUICK, "attack=search").broken == []
 
 
-def test_a_point_whose_attack_fails_is_counted_and_tried_again(run_small, monkeypatch):
+def test_a_point_whose_attack_fails_is_counted_and_tried_again(kept, run_small, monkeypatch):
     from centersmooth import ModelError
 
     judge = attacks.judge

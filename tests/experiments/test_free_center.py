@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
+from running import run_in
 from support import compose
 
 from centersmooth import DistanceFunction
@@ -15,6 +18,18 @@ from csrun.runner import _units
 
 FREE = ("certifiers=[center_free,center]", "metrics=[tv,l2]")
 QUICK = ("attack=pgd", "attacker.steps=3", "attacker.restarts=1", "attacker.draws=8", "attacker.runs=2")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of runs with both kinds of centers of each point."""
+    return run_in(tmp_path_factory.mktemp("made"), *FREE, figures=False).folder.parent
+
+
+@pytest.fixture
+def kept(made, tmp_path):
+    """A copy of these runs, where `run_small` finds them done."""
+    shutil.copytree(made, tmp_path / "runs")
 
 
 def rows_of(folder):
@@ -36,7 +51,7 @@ def test_rows_stand_beside_those_of_the_sample_which_do_not_change(run_small, tm
     assert rows_of(run_small("metrics=[tv,l2]").folder).equals(plain)
 
 
-def test_what_is_kept_gives_the_same_rows_again(run_small, tmp_path):
+def test_what_is_kept_gives_the_same_rows_again(kept, run_small, tmp_path):
     first = rows_of(run_small(*FREE).folder)
     table = next((tmp_path / "runs").glob("autoencoder-*/certificates.csv"))
     before = table.read_bytes()
@@ -50,17 +65,17 @@ def test_the_first_certifier_leads(run_small):
     assert set(read_rows(folder)["certifier"]) == {"center", "center_free"}
 
 
-def test_free_centers_may_be_asked_for_alone(run_small, tmp_path):
+def test_free_centers_may_be_asked_for_alone(kept, run_small, tmp_path):
     free = rows_of(run_small(*FREE).folder)
     alone = run_small("certifier=center_free", "metrics=[tv,l2]", f"out={tmp_path / 'alone'}").folder
     assert rows_of(alone).equals(free[free["certifier"] == "center_free"].reset_index(drop=True))
     assert read_manifest(alone)["rule"] == FREE_RULE
 
 
-def test_panels_and_audits_have_the_free_center(run_small, tmp_path, figures):
+def test_panels_and_audits_have_the_free_center(kept, run_small, tmp_path, figures):
     folder = run_small(*FREE).folder
-    with np.load(next((tmp_path / "runs").glob("autoencoder-*/answers.npz"))) as kept:
-        free, sample = kept["center_free.tv"], kept["center.tv"]
+    with np.load(next((tmp_path / "runs").glob("autoencoder-*/answers.npz"))) as answers:
+        free, sample = answers["center_free.tv"], answers["center.tv"]
     assert free.shape == sample.shape
     assert not np.array_equal(free, sample)
     with np.load(folder / "panel_autoencoder.npz") as panel:
@@ -68,15 +83,15 @@ def test_panels_and_audits_have_the_free_center(run_small, tmp_path, figures):
     assert np.abs(shown - free.reshape(shown.shape)).max() < 0.01
 
 
-def test_each_kind_of_center_is_attacked_by_itself(run_small):
+def test_each_kind_of_center_is_attacked_by_itself(kept, run_small):
     config = [*FREE, *QUICK, "attacker.points=1"]
     found = read_attacks(run_small(*config).folder)
     attacked = found.drop_duplicates(["metric", "certifier", "movement"])
     assert set(attacked["certifier"]) == {"center", "center_free"}
     assert len(attacked) == 4
     plain = read_attacks(run_small(*QUICK, "attacker.points=1", "metrics=[tv,l2]").folder)
-    kept = found[found["certifier"] == "center"]
-    assert sorted(kept["movement"]) == sorted(plain["movement"])
+    centers = found[found["certifier"] == "center"]
+    assert sorted(centers["movement"]) == sorted(plain["movement"])
 
 
 def test_estimates_count_attacks_on_both_kinds():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 
 import pytest
 from rich.console import Console
+from running import run_in
 from support import SMALL, compose
 
 from centersmooth import ModelError
@@ -22,6 +24,18 @@ MEAN = "certifiers=[center,mean]"
 QUICK = ("attack=pgd", "attacker.steps=3", "attacker.restarts=1", "attacker.draws=8", "attacker.runs=2")
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of runs with a center and a mean of each point."""
+    return run_in(tmp_path_factory.mktemp("made"), MEAN, figures=False).folder.parent
+
+
+@pytest.fixture
+def kept(made, tmp_path):
+    """A copy of these runs, where `run_small` finds them done."""
+    shutil.copytree(made, tmp_path / "runs")
+
+
 def of_kind(folder, kind):
     rows = read_rows(folder).drop(columns="seconds")
     return rows[rows["certifier"] == kind].reset_index(drop=True)
@@ -33,7 +47,7 @@ def files_of(folder, kind):
 
 def test_rows_of_the_mean_stand_beside_those_of_the_center(run_small, tmp_path, figures):
     folder = run_small(MEAN, "metrics=[tv,l2,angular]").folder
-    plain = run_small("metrics=[tv,l2,angular]", f"out={tmp_path / 'plain'}").folder
+    plain = run_in(tmp_path / "plain", "metrics=[tv,l2,angular]", figures=False).folder
     assert of_kind(folder, "center").equals(of_kind(plain, "center"))
     assert of_kind(plain, "mean").empty
     rows = of_kind(folder, "mean")
@@ -47,7 +61,7 @@ def test_rows_of_the_mean_stand_beside_those_of_the_center(run_small, tmp_path, 
     assert names[0] == names[1]
 
 
-def test_the_mean_may_be_asked_for_alone(run_small, tmp_path):
+def test_the_mean_may_be_asked_for_alone(kept, run_small, tmp_path):
     """Then its sharpest rule leads, and no center is looked for."""
     beside, alone = run_small(MEAN).folder, run_small("certifier=mean", f"out={tmp_path / 'alone'}").folder
     rows = of_kind(alone, "mean")
@@ -75,7 +89,7 @@ def test_the_mean_is_added_to_a_cell_and_done_once(run_small, tmp_path, monkeypa
     assert files_of(tmp_path / "runs", "mean.tv-v2") == means
 
 
-def test_damaged_evidence_is_made_again(run_small, tmp_path):
+def test_damaged_evidence_is_made_again(kept, run_small, tmp_path):
     folder = run_small(MEAN).folder
     before = of_kind(folder, "mean")
     path = next((tmp_path / "runs").glob("*-s*/evidence/mean.tv-v2/*.npz"))
@@ -85,13 +99,13 @@ def test_damaged_evidence_is_made_again(run_small, tmp_path):
     assert of_kind(folder, "mean").equals(before)
 
 
-def test_batches_change_no_row(run_small, tmp_path):
+def test_batches_change_no_row(kept, run_small, tmp_path):
     folder = run_small(MEAN).folder
     other = run_small(MEAN, "batch_size=128", f"out={tmp_path / 'other'}").folder
     assert of_kind(other, "mean").equals(of_kind(folder, "mean"))
 
 
-def test_the_mean_is_attacked_like_the_center(run_small, tmp_path, monkeypatch):
+def test_the_mean_is_attacked_like_the_center(kept, run_small, tmp_path):
     folder = run_small(*QUICK, MEAN).folder
     with (folder / ATTACK_FILE).open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -113,7 +127,7 @@ def test_a_wrong_certificate_of_the_mean_fails_the_run(run_small, monkeypatch):
     assert not any("certifier center" in line for line in broken)
 
 
-def test_the_end_table_and_the_estimate_count_it(run_small):
+def test_the_end_table_and_the_estimate_count_it(kept, run_small):
     folder = run_small(MEAN).folder
     screen = io.StringIO()
     manifest = json.loads((folder / "manifest.json").read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
+from running import run_in
 from support import compose
 
 from csrun.data import DATA, load_data
@@ -126,9 +128,16 @@ def test_outputs_that_are_no_pictures_have_no_panel_and_an_old_one_goes(tmp_path
 # What is drawn
 
 
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The folder of runs with one at three points, figures and panel drawn."""
+    return run_in(tmp_path_factory.mktemp("drawn"), "points.count=3").folder.parent
+
+
 @pytest.fixture
-def finished(run_small):
-    return run_small("points.count=3").folder
+def finished(drawn, tmp_path):
+    """The folder of that run, among a copy of the runs."""
+    return shutil.copytree(drawn, tmp_path / "runs") / "tv_digits"
 
 
 def test_a_run_draws_its_panel_and_a_redrawing_changes_no_byte(finished, capsys):
@@ -270,7 +279,9 @@ def test_the_astronauts_face_is_certified_and_drawn_without_any_data(tmp_path, m
     pytest.importorskip("skimage", reason="pip install 'centersmooth[faces]'")
     pytest.importorskip("facenet_pytorch", reason="pip install 'centersmooth[faces]'")
     monkeypatch.delenv("CENTERSMOOTH_DATA", raising=False)
-    config = compose("experiment=jaccard_astronaut", "budget=smoke", "grid.eps=[0.15]", "m=400", f"out={tmp_path}")
+    config = compose(
+        "experiment=jaccard_astronaut", "budget=smoke", "grid.eps=[0.15]", "n=150", "m=200", f"out={tmp_path}"
+    )
     folder = run(config, Display(Console(file=io.StringIO())), "cs-run (test)").folder
     manifest, rows = read_manifest(folder), read_rows(folder)
     exact = rows[rows["rule"] == "exact"].iloc[0]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from running import run_in
 from support import small_biggan
 
 from csrun.data import load_data
@@ -116,9 +118,20 @@ def test_batches_of_cifar10(tmp_path, marker):
         load_data("cifar10", str(tmp_path))
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The folder of runs with one small run."""
+    return run_in(tmp_path_factory.mktemp("made"), figures=False).folder.parent
+
+
+@pytest.fixture
+def folder(made, tmp_path):
+    """That run's folder, among a copy of the runs, where `run_small` finds it done."""
+    return shutil.copytree(made, tmp_path / "runs") / "tv_digits"
+
+
 @pytest.mark.parametrize("write", PICKLES)
-def test_a_checkpoint(run_small, tmp_path, marker, write):
-    run_small()
+def test_a_checkpoint(folder, run_small, tmp_path, marker, write):
     (checkpoint,) = (tmp_path / "runs" / "checkpoints").glob("*.safetensors")
     write(checkpoint, Payload(marker))
     with pytest.raises(RunError, match=r"does not fit .*: delete it to train again"):
@@ -126,8 +139,8 @@ def test_a_checkpoint(run_small, tmp_path, marker, write):
 
 
 @pytest.mark.parametrize("write", [plain_pickle, object_archive])
-def test_the_evidence_of_a_cell(run_small, tmp_path, marker, write):
-    table = run_small().folder / "certificates.csv"
+def test_the_evidence_of_a_cell(folder, run_small, tmp_path, marker, write):
+    table = folder / "certificates.csv"
     rows = table.read_text().count("\n")
     for path in (tmp_path / "runs").glob("*/evidence/center.tv-v1/*.npz"):
         write(path, Payload(marker))
@@ -136,8 +149,7 @@ def test_the_evidence_of_a_cell(run_small, tmp_path, marker, write):
 
 
 @pytest.mark.parametrize("grid", [[{"_target_": "pathlib.Path.touch", "_args_": ["MARKER"]}], "x", [3], 3])
-def test_the_record_of_a_cell(run_small, tmp_path, marker, grid):
-    run_small()
+def test_the_record_of_a_cell(folder, run_small, tmp_path, marker, grid):
     (record,) = (tmp_path / "runs").glob("*/run.json")
     content = json.loads(record.read_text()) | {"grid": grid, "_target_": "pathlib.Path.touch", "_args_": [str(marker)]}
     record.write_text(json.dumps(content).replace("MARKER", str(marker)))
@@ -145,8 +157,7 @@ def test_the_record_of_a_cell(run_small, tmp_path, marker, grid):
 
 
 @pytest.mark.parametrize("write", [plain_pickle, object_archive])
-def test_a_panel_that_is_drawn_again(run_small, marker, capsys, write):
-    folder = run_small().folder
+def test_a_panel_that_is_drawn_again(folder, marker, capsys, write):
     (panel,) = folder.glob("panel_*.npz")
     write(panel, Payload(marker))
     with pytest.raises(SystemExit) as ending:
@@ -157,8 +168,7 @@ def test_a_panel_that_is_drawn_again(run_small, marker, capsys, write):
 
 @pytest.mark.parametrize("key", ["file", "data"])
 @pytest.mark.parametrize("name", ["../outside.png", "/outside.png", "a/outside.png"])
-def test_a_manifest_that_names_files_elsewhere(run_small, key, name):
-    folder = run_small().folder
+def test_a_manifest_that_names_files_elsewhere(folder, key, name):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["panels"][0][key] = name
     (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -169,8 +179,8 @@ def test_a_manifest_that_names_files_elsewhere(run_small, key, name):
     assert not list(folder.parent.rglob("outside*"))
 
 
-def test_a_manifest_whose_metrics_are_paths(run_small):
-    path = run_small().folder / "manifest.json"
+def test_a_manifest_whose_metrics_are_paths(folder):
+    path = folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": ["../x"]}))
     with pytest.raises(ValueError, match=r"beside it, got '\.\./x'"):
         read_manifest(path.parent)
