@@ -15,6 +15,7 @@ import csv
 import json
 import os
 import random
+import shlex
 import signal
 import sys
 import tempfile
@@ -104,8 +105,9 @@ def main(kills: int, request: list[str], seed: int = 0) -> dict[str, object]:
                 sys.exit(f"round {rounds} (seed {seed}): the rows differ from those of the uninterrupted run")
             if left := list(out.rglob("*.unfinished")):
                 sys.exit(f"round {rounds} (seed {seed}): left behind {left[0]}")
+    command = shlex.join(["python", "scripts/campaigns/kill_runs.py", str(kills), *request[len(REQUEST) :]])
     summary = {"kills": counts.total(), **counts, "runs continued to their end": rounds, "rows each": len(expected)}
-    summary |= {"rows that differ": 0, "seed": seed, "command": f"python scripts/campaigns/kill_runs.py {kills}"}
+    summary |= {"rows that differ": 0, "seed": seed, "command": command}
     print(json.dumps(summary))
     return summary
 
