@@ -22,7 +22,7 @@ from centersmooth.metrics import (
     SquaredL2,
     TotalVariation,
 )
-from centersmooth.noise import GaussianNoise, Noise
+from centersmooth.noise import AblationNoise, EnumeratedSplitting, GaussianNoise, Noise, PatchNoise, SplittingNoise
 from centersmooth.sampling import RandomStream
 from centersmooth.smoother import CenterSmoother, MeanSmoother, Smoother
 from centersmooth.version import __version__
@@ -30,6 +30,7 @@ from centersmooth.version import __version__
 __all__ = [
     "L1",
     "L2",
+    "AblationNoise",
     "Angular",
     "Attack",
     "Attacked",
@@ -42,6 +43,7 @@ __all__ = [
     "Cosine",
     "Direction",
     "DistanceFunction",
+    "EnumeratedSplitting",
     "GaussianNoise",
     "InfeasibleError",
     "Jaccard",
@@ -53,10 +55,12 @@ __all__ = [
     "Nearest",
     "Noise",
     "Outcome",
+    "PatchNoise",
     "RandomStream",
     "RequestError",
     "Smoothed",
     "Smoother",
+    "SplittingNoise",
     "SquaredL2",
     "TotalVariation",
     "__version__",

@@ -216,9 +216,10 @@ class Certificate:
             return f"no certificate at eps = {self.eps:g}: {self.reason or self.outcome.message}"
         nothing = ", which is the whole output space" if self.vacuous else ""
         subject = "a fresh smoothed answer" if self.about == "run" else "the smoothed function"
+        exception = f", except with probability {self.alpha:.3g}" if self.alpha else ""
         return (
             f"for every input within eps = {self.eps:g} ({self.threat}) {subject} stays within {self.radius:.4g} of "
-            f"the answer here{nothing}, except with probability {self.alpha:.3g}"
+            f"the answer here{nothing}{exception}"
         )
 
 

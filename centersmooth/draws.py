@@ -61,6 +61,12 @@ class Draws:
             return numbers
         return numbers.uniform_(generator=self._on_device)
 
+    def integers(self, shape: tuple[int, ...], high: int) -> Tensor:
+        """Independent integers from 0 to ``high - 1``, all equally likely, int64, ``shape``."""
+        if self._device.type == "cpu":
+            return torch.from_numpy(self._host.integers(high, size=shape))
+        return torch.randint(high, shape, generator=self._on_device, device=self._device)
+
     def permutation(self, count: int) -> Tensor:
         """The numbers 0 to ``count - 1`` in a random order, int64, shape ``(count,)``."""
         if self._device.type == "cpu":

@@ -4,11 +4,14 @@ Forward passes are what certificates cost, so all certifiers see the same draws.
 ``candidates`` and ``center`` *choose* what a statement is about, those of ``fresh``, independent of the first,
 *measure* it. Each certifier has a `Collector` that takes the draws of a stage batch by batch and says how many more it
 has use for; what several of them compute from a batch is computed once (`Shared`).
+
+Where the law is `Enumerable`, a `SupportCollector` takes the outputs of all noisy inputs in the place of draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -23,6 +26,9 @@ from centersmooth.sampling import Progress, RandomStream, Sampler
 
 STAGES: Final = ("candidates", "center", "fresh")
 """In the order in which they are drawn."""
+
+SUPPORT: Final = "support"
+"""The stage of all noisy inputs of an `Enumerable` law, after those that are drawn; a `SupportCollector`'s alone."""
 
 OF_THE_POINT = (ModelError, RequestError)
 """Errors of a metric on the outputs at one input: they fail one certifier, not the pass."""
@@ -93,6 +99,34 @@ class Collector(Protocol):
         ...
 
 
+class SupportCollector(ABC):
+    """A collector of the outputs of all noisy inputs, in their order, and of no draws.
+
+    Parameters
+    ----------
+    size : int
+        The number of noisy inputs.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def wants(self, stage: str) -> int:
+        return self._left if stage == SUPPORT else 0
+
+    def update(self, stage: str, outputs: Tensor) -> None:
+        self._left -= len(outputs)
+        self.take(outputs)
+
+    @abstractmethod
+    def take(self, outputs: Tensor) -> None:
+        """Take the next outputs, ``(b, *out)``."""
+
+    @abstractmethod
+    def compute(self, base: Tensor) -> Any:
+        """The evidence, given the base model's output at the unperturbed input, ``(*out)``."""
+
+
 class Collects(Protocol):
     """The part of a certifier that `gather` needs."""
 
@@ -133,11 +167,11 @@ def gather(
     failed: dict[str, Exception] = {}
 
     def wanted(stage: str) -> dict[str, int]:
-        return {name: left for name, one in collectors.items() if name not in failed and (left := one.wants(stage))}
+        return {name: left for name, one in collectors.items() if name not in failed and (left := _wants(one, stage))}
 
-    for stage in STAGES:
+    for stage in (*STAGES, SUPPORT):
         most = max(wanted(stage).values(), default=0)
-        for outputs in sampler.draw(x, most, stream, stage, progress=progress) if most else ():
+        for outputs in _outputs(sampler, x, most, stream, stage, progress) if most else ():
             shared.forget()
             for name, left in wanted(stage).items():
                 try:
@@ -153,7 +187,7 @@ def gather(
 def passes(certifiers: Iterable[Collects], setting: Setting, *, radius: bool = True) -> int:
     """Forward passes of one `gather`, the unperturbed input included, if no stage ends early."""
     collectors = [one.collector(setting, Shared(), radius=radius) for one in certifiers]
-    return 1 + sum(max((one.wants(stage) for one in collectors), default=0) for stage in STAGES)
+    return 1 + sum(max((_wants(one, stage) for one in collectors), default=0) for stage in (*STAGES, SUPPORT))
 
 
 def gather_one(
@@ -171,6 +205,19 @@ def gather_one(
     if isinstance(found, Exception):
         raise found
     return found
+
+
+def _wants(collector: Collector, stage: str) -> int:
+    """Number of outputs of a stage that a collector can use; those of draws are not asked for the support."""
+    return collector.wants(stage) if stage in STAGES or isinstance(collector, SupportCollector) else 0
+
+
+def _outputs(
+    sampler: Sampler, x: Tensor, count: int, stream: RandomStream, stage: str, progress: Progress | None
+) -> Iterator[Tensor]:
+    if stage == SUPPORT:
+        return sampler.support(x, progress=progress)
+    return sampler.draw(x, count, stream, stage, progress=progress)
 
 
 def _concluded(collector: Collector, base: Tensor) -> Any:

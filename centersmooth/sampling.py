@@ -12,9 +12,10 @@ import hashlib
 import math
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from weakref import WeakKeyDictionary
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from centersmooth.checks import an_integer, is_range
 from centersmooth.draws import Draws
 from centersmooth.errors import ForwardMemoryError, ModelError, RequestError, is_out_of_memory
-from centersmooth.noise import Noise
+from centersmooth.noise import Enumerable, Noise
 from centersmooth.outputs import advice, brief, described, unplain
 
 Model = Callable[[Tensor], Tensor]
@@ -166,10 +167,7 @@ class Sampler:
 
     def base_output(self, x: Tensor) -> Tensor:
         """``f`` at ``x`` without noise, computed in a block padded with zeros: ``(*in) -> (*out)``."""
-        clean = self.noise.clean(x)
-        block = clean.new_zeros((self.forward_block, *clean.shape))
-        block[0] = clean
-        output = self.call(block)[:1]
+        output = self.call(_padded(self.noise.clean(x)[None], self.forward_block))[:1]
         self._check_values([output], "the unperturbed input")
         return output[0].clone()
 
@@ -181,15 +179,27 @@ class Sampler:
         A caller that has seen enough may stop early: no later batch is then computed.
         """
         size = self.forward_block
-        per_batch = max(1, self.batch_size // size)
-        blocks = range(-(-count // size))
-        seen: list[Tensor] = []
-        for first in range(0, len(blocks), per_batch):
+        noisy = (self.noise.sample(x, size, stream.draws(stage, block, x)) for block in range(-(-count // size)))
+        yield from self._outputs(noisy, count, f"a draw of stage '{stage}'", progress)
+
+    def support(self, x: Tensor, *, progress: Progress | None = None) -> Iterator[Tensor]:
+        """``f`` at all noisy inputs of an `Enumerable` law, in their order; blocks as for `draw`, padded with zeros."""
+        law, size = self.noise, self.forward_block
+        if not isinstance(law, Enumerable):
+            raise RequestError(f"noise is {law}: expected a law with finitely many noisy inputs")
+        noisy = (_padded(block, size) for block in law.support(x, size))
+        yield from self._outputs(noisy, law.support_size(), "a noisy input", progress)
+
+    def _outputs(self, noisy: Iterable[Tensor], count: int, what: str, progress: Progress | None) -> Iterator[Tensor]:
+        """The outputs of the first ``count`` of these inputs, which come in blocks of ``forward_block``."""
+        per_batch = max(1, self.batch_size // self.forward_block)
+        blocks, seen = iter(noisy), list[Tensor]()
+        while count > 0:
             batch = []
-            for block in blocks[first : first + per_batch]:
-                noisy = self.noise.sample(x, size, stream.draws(stage, block, x))
-                batch.append(self.call(noisy)[: count - block * size])
-            self._check_values([*seen, *batch], f"a draw of stage '{stage}'")
+            for block in islice(blocks, per_batch):
+                batch.append(self.call(block)[:count])
+                count -= len(batch[-1])
+            self._check_values([*seen, *batch], what)
             seen = [batch[0][:0]]  # no rows, but the shape that those of later batches need to have
             if progress is not None:
                 progress(sum(len(outputs) for outputs in batch))
@@ -334,6 +344,13 @@ class Sampler:
                 f"the model returned values in [{low:.6g}, {high:.6g}] for {what}, outside the declared "
                 f"output_range {self.output_range}: declare the true range, or none"
             )
+
+
+def _padded(rows: Tensor, size: int) -> Tensor:
+    """Rows, and zeros up to ``size`` of them."""
+    block = rows.new_zeros((size, *rows.shape[1:]))
+    block[: len(rows)] = rows
+    return block
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,8 @@ class Smoother:
     budget : Budget, optional
         Draws and failure probabilities; by default `Budget.quick`.
     rule : str, optional
-        One of ``certifier.rules``; by default the last, which is the sharpest.
+        One of ``certifier.rules``, by default the last, which is the sharpest; or, where all noisy inputs can be
+        computed, ``enumerated``, which is another smoothed model.
     output_range : (float, float), optional
         Hard limits of every output coordinate, checked on every output. Gives the metric a diameter, so that a
         certificate as large as the whole output space is called vacuous.
@@ -76,9 +77,8 @@ class Smoother:
             raise RequestError(
                 f"budget is {brief(budget)}: expected counts such as Budget(n=2_000, m=4_000, delta=0.08)"
             )
-        self.certifier = certifier
         self.rule = certifier.rules[-1] if rule is None else rule
-        certifier.require_rule(self.rule)
+        self.certifier = certifier = certifier.of_rule(self.rule)
         self.noise = noise
         self.budget = budget
         self._sampler = Sampler(model, noise, forward_block, batch_size, output_range)
@@ -310,7 +310,7 @@ class Smoother:
         RequestError
             The certificate has no radius, or gradients are asked of a model that has none.
         """
-        attack, runs, answer = what_to_attack(certificate, attack, runs, self.certifier.name)
+        attack, runs, answer = what_to_attack(certificate, attack, runs, self.certifier)
         stream = checked_stream(stream)
         with self._held_fixed(x) as sampler:
             found = attack.perturb(sampler, self.certifier, x, answer, certificate.eps, stream.named("attack"))
@@ -408,10 +408,11 @@ class CenterSmoother(Smoother):
     kind : {"sample", "free"}
         What may be a center: drawn outputs, as in the paper, or means of them as well (with the rule ``measured`` and
         a metric whose outputs have means). Another smoothed model, from the same draws; its certificates are smaller.
-    rule : {"measured", "exact", "paper"}
+    rule : {"measured", "exact", "paper", "enumerated"}
         How a radius is bounded. ``paper``: by the paper's inequalities. ``exact``: by the binomial law itself.
         ``measured``: besides, the ball found at ``x'`` by the distances seen at ``x``, not by the triangle inequality
-        alone. All hold; ``measured`` is about a third smaller.
+        alone. All hold; ``measured`` is about a third smaller. ``enumerated``: from all noisy inputs, where the law has
+        finitely many; another smoothed model, which draws nothing.
     output_range : (float, float), optional
         Hard limits of every output coordinate, checked on every output. Gives the metric a diameter, so that a
         certificate as large as the whole output space is called vacuous.
@@ -531,13 +532,15 @@ def checked_stream(stream: RandomStream | None) -> RandomStream:
     return stream if stream is not None else RandomStream.fresh()
 
 
-def what_to_attack(certificate: Certificate, attack: Attack | None, runs: int, name: str) -> tuple[Attack, int, Tensor]:
+def what_to_attack(
+    certificate: Certificate, attack: Attack | None, runs: int, certifier: Certifier
+) -> tuple[Attack, int, Tensor]:
     """The attack, how many runs judge it, and the answer they are compared with.
 
     Parameters
     ----------
-    name
-        The certifier that is attacked.
+    certifier
+        The one that is attacked.
 
     Raises
     ------
@@ -548,8 +551,13 @@ def what_to_attack(certificate: Certificate, attack: Attack | None, runs: int, n
         raise RequestError(f"certificate is a {type(certificate).__name__}: expected one of those certify() returned")
     if certificate.radius is None or certificate.answer is None:
         raise RequestError(f"there is nothing to attack: the certificate is {certificate.outcome.value}")
-    if certificate.certifier != name:
-        raise RequestError(f"the certificate is of {certificate.certifier!r}: expected one of this smoother, {name!r}")
+    if certificate.certifier != certifier.name:
+        raise RequestError(
+            f"the certificate is of {certificate.certifier!r}: expected one of this smoother, {certifier.name!r}"
+        )
+    if certificate.rule not in certifier.rules:
+        there_are = ", ".join(map(repr, certifier.rules))
+        raise RequestError(f"the certificate is of the rule {certificate.rule!r}: expected one of {there_are}")
     if attack is not None and not isinstance(attack, Attack):
         raise RequestError(f"attack is {brief(attack)}: expected an Attack, such as Attack('search')")
     return attack if attack is not None else Attack(), an_integer("runs", runs, 1), certificate.answer

@@ -33,6 +33,8 @@ class Certifier(ABC):
         Raised whenever its evidence of the same draws changes.
     rules : tuple of str
         Its ways from evidence to a certificate, the default last.
+    sampled : bool
+        Whether its evidence is of draws, so that certificates have counts and failure probabilities.
     evidence : type
         A frozen dataclass of tensors, arrays, numbers and further dataclasses; has ``base`` and ``error``.
     """
@@ -40,17 +42,28 @@ class Certifier(ABC):
     name: ClassVar[str]
     version: ClassVar[int] = 1
     rules: ClassVar[tuple[str, ...]]
+    sampled: ClassVar[bool] = True
     evidence: ClassVar[type]
 
-    def require_rule(self, rule: str) -> None:
-        """Refuse a rule that is not one of `rules`.
+    @property
+    def siblings(self) -> Mapping[str, Certifier]:
+        """Certifiers of the same name with other evidence and other answers, by their rules; by default none."""
+        return {}
+
+    def of_rule(self, rule: str) -> Certifier:
+        """The certifier of a rule: itself, or one of its `siblings`.
 
         Raises
         ------
         RequestError
+            There is no such rule.
         """
-        if rule not in self.rules:
-            raise RequestError(f"rule is {rule!r}: expected one of {', '.join(map(repr, self.rules))} for {self.name}")
+        if rule in self.rules:
+            return self
+        if rule not in tuple(self.siblings):  # which may be unhashable
+            there_are = ", ".join(map(repr, (*self.rules, *self.siblings)))
+            raise RequestError(f"rule is {rule!r}: expected one of {there_are} for {self.name}")
+        return self.siblings[rule]
 
     @abstractmethod
     def unsuited(self, setting: Setting) -> str:

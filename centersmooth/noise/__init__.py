@@ -1,28 +1,40 @@
 """Smoothing laws: how to draw the noise, and how far a perturbation can shift probability mass under it."""
 
-from centersmooth.noise.base import DrawsTogether, GaussianShift, Noise
+from centersmooth.noise.ablation import AblationNoise, PatchNoise
+from centersmooth.noise.base import DrawsTogether, Enumerable, GaussianShift, Noise
 from centersmooth.noise.brightness_contrast import BrightnessContrastNoise
 from centersmooth.noise.gaussian import GaussianNoise
 from centersmooth.noise.onesided import ExponentialNoise, FoldedNormalNoise, UpperUniformNoise
+from centersmooth.noise.pixels import Patch, Pixels
 from centersmooth.noise.rayleigh import RayleighNoise
-from centersmooth.noise.threat import L2Ball, Threat
+from centersmooth.noise.splitting import EightBitL1, EnumeratedSplitting, SplittingNoise
+from centersmooth.noise.threat import L1Ball, L2Ball, Threat
 from centersmooth.noise.transformed import Transformed
 from centersmooth.noise.transforms import Blur, Brightness, Contrast, Gamma, Transform, Translation
 
 __all__ = [
+    "AblationNoise",
     "Blur",
     "Brightness",
     "BrightnessContrastNoise",
     "Contrast",
     "DrawsTogether",
+    "EightBitL1",
+    "Enumerable",
+    "EnumeratedSplitting",
     "ExponentialNoise",
     "FoldedNormalNoise",
     "Gamma",
     "GaussianNoise",
     "GaussianShift",
+    "L1Ball",
     "L2Ball",
     "Noise",
+    "Patch",
+    "PatchNoise",
+    "Pixels",
     "RayleighNoise",
+    "SplittingNoise",
     "Threat",
     "Transform",
     "Transformed",

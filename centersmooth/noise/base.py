@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Final, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -82,6 +82,7 @@ class Noise(ABC):
         The inverse of `required_mass`, ``sup {p : required_mass(p, eps) <= mass}``, by bisection. Not ``1 -
         required_mass(1 - mass, eps)``, which is the same for symmetric threats only.
         """
+        mass = min(mass, 1 - 2**-53)  # where 1 is required, no set keeps it for sure
         return _largest(lambda kept: self.required_mass(kept, eps) <= mass, 1.0)
 
     def reach(self, mass: float, kept: float) -> float:
@@ -102,6 +103,38 @@ class DrawsTogether(Protocol):
 
     def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
         """`Noise.required_mass` for sets of ``draws`` independent noisy copies."""
+        ...
+
+
+@runtime_checkable
+class Enumerable(Protocol):
+    """A law with finitely many noisy inputs, all equally likely, so that each of them can be computed.
+
+    At every ``x'`` within ``eps`` all of them but `changed` are the same as at ``x``, in the same order.
+    """
+
+    def support_size(self) -> int:
+        """The number of noisy inputs.
+
+        Raises
+        ------
+        RequestError
+            It depends on an input that is not known (see `Noise.at`).
+        """
+        ...
+
+    def support(self, x: Tensor, block: int) -> Iterator[Tensor]:
+        """All noisy inputs at ``x`` in their order, ``(*in) -> (block, *noised)`` at a time, the last ones fewer."""
+        ...
+
+    def changed(self, eps: float) -> int:
+        """The largest number of noisy inputs that are others at an ``x'`` within ``eps``.
+
+        Raises
+        ------
+        RequestError
+            ``eps`` is not a size of perturbations, or it depends on an input that is not known.
+        """
         ...
 
 

@@ -107,6 +107,36 @@ class L2Ball(Threat):
         return x.clone()
 
 
+@dataclass(frozen=True)
+class L1Ball(Threat):
+    """All inputs ``x'`` with ``|x' - x|_1 <= eps``."""
+
+    unit = "l1"
+    meaning = "an l1 radius of at least 0, in the unit of the model's input"
+
+    def start(self, x: Tensor, eps: float, draws: Draws) -> Tensor:
+        shift = draws.normal(tuple(x.shape)).to(x.dtype)
+        return eps * shift / shift.abs().sum()
+
+    def apply(self, x: Tensor, shift: Tensor) -> Tensor:
+        return x + shift
+
+    def project(self, shift: Tensor, eps: float) -> Tensor:
+        """Every coordinate shrinks by one threshold (Duchi et al. 2008)."""
+        sizes = shift.abs().flatten().sort(descending=True).values
+        if float(sizes.sum()) <= eps:
+            return shift
+        thresholds = (sizes.cumsum(0) - eps) / torch.arange(1, len(sizes) + 1, device=shift.device)
+        threshold = thresholds[int((sizes > thresholds).sum()) - 1]
+        return shift.sign() * (shift.abs() - threshold).clamp(min=0)
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        largest = torch.zeros_like(gradient).flatten()
+        index = gradient.abs().argmax()
+        largest[index] = gradient.flatten()[index].sign()
+        return largest.reshape(gradient.shape)
+
+
 def unit_vector(vector: Tensor) -> Tensor:
     """Scale to norm 1; zeros stay zeros."""
     norm = float(torch.linalg.vector_norm(vector))

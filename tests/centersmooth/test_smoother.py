@@ -454,7 +454,7 @@ BAD_CALLS = {
     "unknown rule": (
         lambda: make(rule="tight"),
         RequestError,
-        "rule is 'tight': expected one of 'paper', 'exact', 'measured' for center",
+        "rule is 'tight': expected one of 'paper', 'exact', 'measured', 'enumerated' for center",
     ),
     "unknown kind": (lambda: make(kind="near"), RequestError, "kind is 'near': expected one of 'sample', 'free'"),
     "paper's rule of free centers": (
@@ -638,7 +638,7 @@ def test_a_model_elsewhere_is_named() -> None:
 
 @pytest.mark.parametrize("certifier", [Center(L2()), Center(L2(), "free"), Mean(L2())], ids=lambda c: c.name)
 def test_an_unknown_rule_is_answered_with_those_there_are(certifier: Certifier) -> None:
-    there_are = ", ".join(f"'{rule}'" for rule in certifier.rules)
+    there_are = ", ".join(f"'{rule}'" for rule in (*certifier.rules, *certifier.siblings))
     with pytest.raises(RequestError, match=rf"^rule is 'best': expected one of {there_are} for {certifier.name}$"):
         Smoother(linear, NOISE, certifier, BUDGET, rule="best", output_range=(-9.0, 9.0))
 

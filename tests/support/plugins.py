@@ -15,11 +15,13 @@ from torch import Tensor
 from centersmooth import (
     L1,
     L2,
+    AblationNoise,
     Angular,
     Ball,
     Center,
     Cosine,
     Direction,
+    EnumeratedSplitting,
     GaussianNoise,
     Jaccard,
     Label,
@@ -27,6 +29,8 @@ from centersmooth import (
     Metric,
     Nearest,
     Noise,
+    PatchNoise,
+    SplittingNoise,
     SquaredL2,
     TotalVariation,
 )
@@ -85,6 +89,14 @@ NOISES = {
         for law in (ExponentialNoise(1.0), FoldedNormalNoise(1.0), UpperUniformNoise(2.0))
     ],
     "translation": [NoiseRow(Transformed(Translation(), GaussianNoise(1.0)), 1.0, None, torch.arange(20.0)[None])],
+    "splitting": [
+        NoiseRow(SplittingNoise(0.25), 0.2, (0.125, 0.25 / 12**0.5)),
+        NoiseRow(SplittingNoise(0.5), 0.25, (0.25, 0.5 / 12**0.5)),
+        NoiseRow(SplittingNoise(1.0), 0.5, (0.375, (5 / 192) ** 0.5)),
+    ],
+    "splitting_8bit": [NoiseRow(EnumeratedSplitting(0.5), 51 / 255, (0.25, 0.5 / 12**0.5))],
+    "ablation": [NoiseRow(AblationNoise(2), 1.0, (2 / 3, 2**0.5 / 3), torch.ones(1, 1, 3))],
+    "patch": [NoiseRow(PatchNoise(1), 1.0, (1 / 4, 3**0.5 / 4), torch.ones(1, 2, 2))],
 }
 
 VECTORS = (torch.zeros(2), torch.ones(2))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, get_args
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from centersmooth.certificate import CenterCertificate, Smoothed
 from centersmooth.certifiers.base import Certifier
+from centersmooth.certifiers.center.enumerated import Enumerated
 from centersmooth.certifiers.center.evidence import CenterCollector, CenterEvidence
 from centersmooth.certifiers.center.rules import (
     BOUNDS_OF,
@@ -51,6 +52,10 @@ class Center(Certifier):
     @property
     def rules(self) -> tuple[str, ...]:  # type: ignore[override]
         return tuple(BOUNDS_OF) if self.kind == "sample" else ("measured",)
+
+    @property
+    def siblings(self) -> Mapping[str, Certifier]:
+        return {"enumerated": Enumerated(self.metric)} if self.kind == "sample" else {}
 
     def __post_init__(self) -> None:
         require_metric(self.metric)

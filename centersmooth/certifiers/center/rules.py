@@ -61,7 +61,7 @@ ROUNDING: Final = 1e-4
 ``docs/guarantee.md``, section 7, has a table of what each distance is off by: ``257 * 2**-24 = 1.53e-5`` at most.
 """
 
-CenterRule = Literal["paper", "exact", "measured"]
+CenterRule = Literal["paper", "exact", "measured", "enumerated"]
 
 BOUNDS_OF: Final[dict[str, Bounds]] = {"paper": PAPER, "exact": EXACT, "measured": EXACT}
 """Confidence bounds of each rule. The measured far radius is a statement about the binomial law itself."""

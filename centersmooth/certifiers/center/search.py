@@ -87,7 +87,7 @@ def least_median_center(metric: Metric, outputs: Tensor, features: Tensor) -> Be
     nearest = np.empty((len(features), len(ranks)))
     done = 0
     for tile in metric.self_rows(features):
-        nearest[done : done + len(tile)] = smallest(_valid(metric, tile), ranks)
+        nearest[done : done + len(tile)] = smallest(valid(metric, tile), ranks)
         done += len(tile)
     best = int(nearest[:, 0].argmin())
     chosen = features[best : best + 1]
@@ -155,7 +155,7 @@ class _Ball(NamedTuple):
 
 def _ball(metric: Metric, output: Tensor, features: Tensor) -> _Ball:
     own, k = features_of(metric, output[None]), half_count(len(features))
-    ordered = _valid(metric, metric.pairwise(features, own)[:, 0]).sort(stable=True)
+    ordered = valid(metric, metric.pairwise(features, own)[:, 0]).sort(stable=True)
     return _Ball(output, own, float(ordered.values[k - 1]), ordered.indices[:k])
 
 
@@ -180,7 +180,7 @@ def _rows_to_sample(metric: Metric, means: Tensor, features: Tensor) -> Iterator
     """The distances of means to a sample as tiles of rows: a part of their common matrix, which is the fast one."""
     left = len(means)
     for tile in metric.self_rows(torch.cat([means, features])):
-        yield _valid(metric, tile[:left, len(means) :])
+        yield valid(metric, tile[:left, len(means) :])
         left -= len(tile)
         if left <= 0:
             return
@@ -197,13 +197,20 @@ def best_candidate(metric: Metric, candidates: Tensor, features: Tensor, distanc
         From each of ``n`` other draws to each candidate.
     """
     n = len(distances)
-    nearest = smallest(_valid(metric, distances).T, np.append(half_count(n), near_ranks(n)))
+    nearest = smallest(valid(metric, distances).T, np.append(half_count(n), near_ranks(n)))
     best = int(nearest[:, 0].argmin())
     chosen = features[best : best + 1].clone()
     return _checked(metric, BestCenter(candidates[best].clone(), chosen, float(nearest[best, 0]), nearest[:, 1:], n))
 
 
-def _valid(metric: Metric, distances: Tensor) -> Tensor:
+def valid(metric: Metric, distances: Tensor) -> Tensor:
+    """The distances.
+
+    Raises
+    ------
+    ModelError
+        One is NaN, infinite or negative.
+    """
     low, high = torch.stack(torch.aminmax(distances)).tolist()  # NaN if one of them is
     if not (low >= 0 and high < math.inf):
         raise ModelError(f"the metric {metric.name} gave a distance that is NaN, infinite or negative")
