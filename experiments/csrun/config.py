@@ -295,7 +295,7 @@ def _require_known_names(config: Config) -> None:
             require_known("certifiers has", certifier, CERTIFIERS, more=", or package.module:factory")
     first = config.certifiers[0]
     if config.rule is not None and first in CERTIFIERS:
-        require_known("rule is", config.rule, CERTIFIERS[first].rules, more=f" for the certifier {first}, or null")
+        require_known("rule is", config.rule, CERTIFIERS[first].every_rule, more=f" for the certifier {first}, or null")
     for method in config.train.method:
         require_known("train.method has", method, METHODS)
     for setting, name, known in (
@@ -309,6 +309,8 @@ def _require_known_names(config: Config) -> None:
     ):
         require_known(f"{setting} is", name, known)
     noise = str(config.noise["name"])
+    if not NOISES[noise].ratio and config.grid.scale is not None:
+        config.grid.h = None  # of the experiment's file, which is for laws that have a ratio
     if config.grid.h is not None and not NOISES[noise].ratio:
         raise RunError(f"grid.h is set, and {noise} noise has no ratio h = eps/scale: expected grid.scale")
 

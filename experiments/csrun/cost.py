@@ -15,10 +15,12 @@ from centersmooth.certifiers.center.quantiles import near_ranks, place_ranks
 from centersmooth.certifiers.center.search import BLOCK, least_median_center
 from centersmooth.certifiers.distances import kept_ranks
 from centersmooth.metrics.base import TILE_ENTRIES
+from centersmooth.noise import Enumerable
 from centersmooth.sampling import Sampler, evaluating
 from csrun.models import build_model
 from csrun.models.precision import in_precision
 from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, check
+from csrun.registry import entry_of
 
 _PROBE_BLOCKS, _PROBE_SECONDS = 9, 1.0
 """How long a model is timed for an estimate; a metric a quarter of that, three or four times."""
@@ -69,11 +71,14 @@ class _Probe(NamedTuple):
         Of finding the centers of one point, once for all metrics of a source.
     center_seconds : dict of str to float
         Of finding the center under one of the metrics asked for.
+    support : int
+        Passes of a point beside those of its draws: all noisy inputs, where a rule takes them.
     """
 
     pass_seconds: float
     centers_seconds: float
     center_seconds: dict[str, float]
+    support: int
     input_bytes: int
     output_bytes: int
     feature_bytes: int
@@ -94,7 +99,7 @@ def estimate(plan: Plan) -> list[Cost]:
         training = cell.training.epochs * cell.training.images if cell.training and cell.training in missing else 0
         missing -= {cell.training}
         probe, points = probes[cell.model], len(plan.points)
-        passes, attack_passes = plan.passes_of_point * points, plan.attack_passes(cell)
+        passes, attack_passes = (plan.passes_of_point + probe.support) * points, plan.attack_passes(cell)
         training_seconds = TRAINING_WEIGHT * training * probe.pass_seconds / training_workers
         seconds = training_seconds + (passes * probe.pass_seconds + points * probe.centers_seconds) / plan.workers
         seconds += attack_passes * probe.pass_seconds + _centers_of_attacks(plan, cell, probe)
@@ -145,7 +150,7 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
 
 def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     config = plan.config
-    model = in_precision(build_model(cell.spec, plan.data, config.weights, config.device), config.precision)
+    model = in_precision(build_model(cell.spec, plan.data, config.weights, cell.noise, config.device), config.precision)
     metrics = plan.metrics_of(cell)
     check(plan, cell, model, plan.certifiers_of(cell, model))
     sources = list(dict.fromkeys(metric.source for metric in metrics.values()))
@@ -161,7 +166,11 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
         centers = {m: s * (1 + (1 + 1 / BLOCK) / BLOCK if m.has_means else 1) for m, s in centers.items()}
     model_bytes = sum(tensor.nbytes for tensor in model.state_dict().values() if isinstance(tensor, Tensor))
     asked = {name: centers[metrics[name].source] for name in config.metrics}
-    return _Probe(pass_seconds, sum(centers.values()), asked, x.nbytes, output.nbytes, feature_bytes, model_bytes)
+    law = cell.noise.at(x)
+    apart = any(entry_of(name).apart for name in config.certifiers)
+    support = law.support_size() if apart and isinstance(law, Enumerable) else 0
+    sizes = (x.nbytes, output.nbytes, feature_bytes, model_bytes)
+    return _Probe(pass_seconds, sum(centers.values()), asked, support, *sizes)
 
 
 def _draws(sampler: Sampler, x: Tensor) -> tuple[Tensor, float]:

@@ -176,7 +176,9 @@ def _certifiers() -> list[str]:
 
 def _rules(entry: registry.CertifierEntry) -> str:
     star = registry.leading_rule(entry.rules)
-    return _listed(f"{rule}{'*' * (rule == star)} ({'map' if rule in entry.of_map else 'run'})" for rule in entry.rules)
+    return _listed(
+        f"{rule}{'*' * (rule == star)} ({'map' if rule in entry.of_map else 'run'})" for rule in entry.every_rule
+    )
 
 
 def _train() -> list[str]:

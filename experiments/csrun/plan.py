@@ -28,7 +28,7 @@ from csrun.metrics import build_metrics
 from csrun.models import ModelSpec, in_type_of, model_spec
 from csrun.models.base import BaseModel
 from csrun.noise import noise_of
-from csrun.registry import NOISES, leading_rule, names_of, require_known
+from csrun.registry import NOISES, entry_of, leading_rule, names_of, require_known
 from csrun.registry import key_of as key_of_certifier
 from csrun.report.published import key_of
 from csrun.training.checkpoints import Training, training_of
@@ -305,12 +305,10 @@ def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, scale:
 
 def _infeasible(certifiers: Asked, setting: Setting, pairs: Iterable[GridPoint]) -> str:
     """The reason why no rule of any certifier asked for certifies a pair at one noise level; empty if one does."""
-    problems = [
-        _problem(one, setting, rule, pair)
-        for one in map(_any_of, certifiers.values())
-        for rule in one.rules
-        for pair in pairs
-    ]
+    kinds = list(map(_any_of, certifiers.values()))
+    apart = [_any_of(certifiers[name]).of_rule(rule) for name in certifiers for rule in entry_of(name).apart]
+    kinds += [kind for kind in apart if not kind.unsuited(setting)]
+    problems = [_problem(kind, setting, rule, pair) for kind in kinds for rule in kind.rules for pair in pairs]
     return "" if "" in problems else problems[-1]
 
 
@@ -333,8 +331,9 @@ def _leading(config: Config, certifiers: Asked) -> dict[str, str]:
         A user's own certifier has no such rule.
     """
     name = config.certifiers[0]
-    rules = _any_of(certifiers[name]).rules
-    rule = config.rule or config.leading.get(name) or leading_rule(rules)
+    one = _any_of(certifiers[name])
+    rules = (*one.rules, *entry_of(name).apart)
+    rule = config.rule or config.leading.get(name) or leading_rule(one.rules)
     require_known("rule is", rule, rules, more=f" for the certifier {name}")
     return {"certifier": name, "rule": rule}
 
@@ -352,7 +351,9 @@ def _require_feasible(
 ) -> None:
     """Refuse counts by which the leading rule certifies nothing; says whether another needs fewer."""
     name, rule = _leading(config, certifiers).values()
-    one = _any_of(certifiers[name])
+    one = _any_of(certifiers[name]).of_rule(rule)
+    if rule in entry_of(name).apart and (problem := one.unsuited(settings[pairs[0].scale])):
+        raise RunError(problem)
     problems = [_problem(one, settings[pair.scale], rule, pair) for pair in pairs]
     if all(problems):
         sharpest = one.rules[-1]

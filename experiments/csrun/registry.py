@@ -88,6 +88,8 @@ class CertifierEntry(Entry):
         Its smoothed model in legends.
     rules : tuple of str
         Its rules, the default last.
+    apart : tuple of str
+        Further rules where the noise allows them, with evidence and answers of their own.
     of_map : tuple of str
         Those whose certificates are about the smoothed function itself; the others' are about a fresh run.
     details : tuple of str
@@ -98,9 +100,15 @@ class CertifierEntry(Entry):
 
     label: str = ""
     rules: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
     of_map: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
     distance: str = ""
+
+    @property
+    def every_rule(self) -> tuple[str, ...]:
+        """Its rules and those apart."""
+        return (*self.rules, *self.apart)
 
     @property
     def measured(self) -> bool:
@@ -123,7 +131,7 @@ class NoiseEntry(Entry):
     ratio : bool
         Whether certificates depend on ``h = eps/scale`` alone, so that grids may be in ``h``.
     additive : bool
-        Whether it is added to the input, so that ``eps`` and scale are in the input's unit.
+        Whether ``eps`` and scale are in the input's unit, as they are of noise that is added to it.
     """
 
     threat: str = ""
@@ -163,7 +171,7 @@ MODELS = {
         metrics=("lpips",),
     ),
 }
-"""Built from a `DataSet` and the paths of weights; see `csrun.models.ModelSpec`."""
+"""Built from a `DataSet`, the paths of weights and the smoothing law; see `csrun.models.ModelSpec`."""
 
 METRICS = {
     "tv": MetricEntry("centersmooth:TotalVariation", "total variation distance"),
@@ -197,6 +205,7 @@ CERTIFIERS = {
         "the output around which most others lie, one of a sample",
         label="centers of the sample",
         rules=("paper", "exact", "measured"),
+        apart=("enumerated",),
         details=_RADII,
     ),
     "center_free": CertifierEntry(
@@ -303,6 +312,33 @@ NOISES = {
         size="standard deviation before rounding",
         symbol="σ",
         ratio=True,
+    ),
+    "splitting": NoiseEntry(
+        "centersmooth:SplittingNoise",
+        "numbers in [0, 1] told up to a cell between random split points",
+        threat="l1",
+        size="half the distance between split points",
+        ratio=True,
+        additive=True,
+    ),
+    "splitting_8bit": NoiseEntry(
+        "centersmooth:EnumeratedSplitting",
+        "the same for 8-bit images, few enough to compute: rule=enumerated",
+        threat="l1",
+        size="half the distance between split points",
+        additive=True,
+    ),
+    "ablation": NoiseEntry(
+        "centersmooth:AblationNoise",
+        "few pixels kept, drawn at random, and told in a further channel",
+        threat="pixels",
+        size="number of pixels kept",
+    ),
+    "patch": NoiseEntry(
+        "centersmooth:PatchNoise",
+        "one square block kept, likewise; few enough for rule=enumerated",
+        threat="patch side",
+        size="side of the block in pixels",
     ),
 }
 
@@ -411,15 +447,23 @@ _IN_KEYS = str.maketrans(".:", "-+")
 _FROM_KEYS = str.maketrans("-+", ".:")
 
 
-def key_of(certifier: str, metric: str) -> str:
+def key_of(certifier: str, metric: str, rule: str = "") -> str:
     """The key of a certifier that measures in a metric; of one that brings its own distance, with no metric.
+
+    Parameters
+    ----------
+    rule : str, optional
+        A rule with evidence of its own has a key of its own.
 
     Examples
     --------
     >>> key_of("center", "tv"), key_of("label", ""), key_of("my.package:alarm", "mine:distance")
     ('center.tv', 'label', 'my-package+alarm.mine:distance')
+    >>> key_of("center", "tv", "measured"), key_of("center", "tv", "enumerated")
+    ('center.tv', 'center@enumerated.tv')
     """
     name = certifier.translate(_IN_KEYS)  # of a user's own: its dots are not the one before the metric
+    name += f"@{rule}" if rule in entry_of(certifier).apart else ""
     return f"{name}.{metric}" if metric else name
 
 
@@ -430,6 +474,8 @@ def names_of(key: str) -> tuple[str, str]:
     --------
     >>> names_of("center.tv"), names_of("label"), names_of("my-package+alarm.mine:distance")
     (('center', 'tv'), ('label', ''), ('my.package:alarm', 'mine:distance'))
+    >>> names_of("center@enumerated.tv")
+    ('center', 'tv')
     """
     certifier, _, metric = key.partition(".")
-    return certifier.translate(_FROM_KEYS), metric
+    return certifier.partition("@")[0].translate(_FROM_KEYS), metric

@@ -142,7 +142,7 @@ def test_a_generator_of_other_latents_is_refused_in_one_line(tmp_path):
     pytest.importorskip("pytorch_pretrained_biggan", reason="pip install 'centersmooth[gan]'")
     folder = small_biggan(tmp_path, z_dim=8)
     with pytest.raises(RunError, match="generator of 8 latents: expected 128, as latents128 has"):
-        MODELS["biggan"].build(load_data("latents128", None), {"biggan": str(folder)})
+        MODELS["biggan"].build(load_data("latents128", None), {"biggan": str(folder)}, None)
 
 
 @pytest.mark.slow

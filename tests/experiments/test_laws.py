@@ -94,13 +94,13 @@ def test_a_bound_that_depends_on_the_input_is_that_of_each_point(run_small, monk
 
 @pytest.mark.parametrize("name", NOISES)
 def test_every_law_is_a_file_of_the_configuration(name):
-    config = compose(*SMALL, f"noise={name}", "grid.h=null", "grid.scale=[0.25]")
+    config = compose(*SMALL, f"noise={name}", "grid.h=null", "grid.scale=[2]")
     assert config.noise["name"] == name
-    assert noise_of(config.noise, 0.25).scale == 0.25
+    assert noise_of(config.noise, 2).scale == 2
 
 
 def test_a_law_that_does_not_exist_is_refused():
-    with pytest.raises(RunError, match=r"noise is 'gausian': expected one of gaussian, .*; did you mean gaussian\?"):
+    with pytest.raises(RunError, match=r"noise is 'gausian': expected .*; did you mean gaussian\?"):
         compose(*SMALL, "noise.name=gausian")
 
 

@@ -30,7 +30,7 @@ def written_out(model: str, sigma: float, epochs: int, images: int, batch: int, 
     """Section 5 of the paper, without the runner's training: the trained weights."""
     data = load_data("digits", None)
     torch.manual_seed(seed)
-    net = MODELS[model].build(data, {}).train()
+    net = MODELS[model].build(data, {}, None).train()
     clean = data.images(data.train, range(images))
     x = net.inputs(clean)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
@@ -110,7 +110,7 @@ class Classify(Method):
         return nn.functional.cross_entropy(model(with_noise(x, noise, draws)), y)
 
 
-CLASSIFIER = ModelSpec(lambda data, weights: Classifier(len(data.classes)), ("l2",))
+CLASSIFIER = ModelSpec(lambda data, weights, noise: Classifier(len(data.classes)), ("l2",))
 
 
 @pytest.fixture

@@ -51,7 +51,7 @@ def test_every_plug_in_has_a_row_of_contract_tests():
 @pytest.mark.parametrize("name", ["autoencoder", "reconstructor"])
 def test_every_model_trained_here_is_built_for_a_data_set(name):
     data = load_data("digits", None)
-    model = build_model(model_spec(name), data, {}, "cpu").eval()
+    model = build_model(model_spec(name), data, {}, None, "cpu").eval()
     images = data.images(data.test, range(2))
     assert isinstance(model, BaseModel)
     assert model(model.inputs(images)).shape == images.shape
@@ -65,7 +65,7 @@ def test_every_pretrained_model_is_built_from_its_weights(tmp_path):
     data = {"dcgan": "latents100", "biggan": "latents128", "mtcnn": "digits"}
     assert set(data) == {name for name, entry in registry.MODELS.items() if not entry.trained}
     for name, examples in data.items():
-        model = build_model(model_spec(name), load_data(examples, None), weights, "cpu")
+        model = build_model(model_spec(name), load_data(examples, None), weights, None, "cpu")
         assert isinstance(model, BaseModel)
 
 
@@ -106,13 +106,15 @@ def test_every_certifier_is_built_under_its_own_name_with_the_rules_it_is_said_t
     assert isinstance(certifier, Certifier)
     assert certifier.name == name
     assert certifier.rules == entry.rules
+    assert tuple(certifier.siblings) == entry.apart
+    assert {one.name for one in certifier.siblings.values()} <= {name}
 
 
 @pytest.mark.parametrize("name", registry.NOISES)
 def test_every_noise_is_built_from_its_scale_and_answers_the_threat_it_is_said_to(name):
-    noise = registry.NOISES[name].build(0.5)
+    noise = registry.NOISES[name].build(2.0)
     assert isinstance(noise, Noise)
-    assert noise.scale == 0.5
+    assert noise.scale == 2
     assert noise.threat.unit == registry.NOISES[name].threat
 
 
@@ -136,7 +138,7 @@ def test_help_names_every_certifier_with_its_rules(tmp_path):
     told = ask("--help", "certifiers", cwd=tmp_path).stdout.splitlines()
     for name, entry in registry.CERTIFIERS.items():
         rules = told[told.index(f"  {name:<14} {entry.help}") + 1]
-        assert re.findall(r"(\w+)\*? \((?:run|map)\)", rules) == list(entry.rules)
+        assert re.findall(r"(\w+)\*? \((?:run|map)\)", rules) == list(entry.every_rule)
 
 
 @pytest.mark.parametrize(
@@ -151,9 +153,12 @@ def test_help_names_every_certifier_with_its_rules(tmp_path):
         ("attack=nothing", "attack is 'nothing': expected none, pgd or search"),
         (
             "rule=exat",
-            r"rule is 'exat': expected paper, exact or measured for the certifier center, or null; .* exact\?",
+            r"rule is 'exat': expected one of paper, .*, enumerated for the certifier center, or null; .* exact\?",
         ),
-        ("rule=local", "rule is 'local': expected paper, exact or measured for the certifier center, or null$"),
+        (
+            "rule=local",
+            "rule is 'local': expected one of paper, .*, enumerated for the certifier center, or null$",
+        ),
         ("certifiers=[center,men]", r"certifiers has 'men': expected one of center, .*; did you mean mean\?"),
         ("certifiers=[]", "certifiers is empty: expected at least one name, or certifier="),
         ("data.name=${name}", "data.name is 'tv_digits': expected one of digits"),
@@ -165,7 +170,7 @@ def test_a_misspelt_name_is_answered_with_those_there_are(override, message):
 
 
 def test_a_name_is_refused_also_where_the_request_refers_to_its_budget():
-    with pytest.raises(RunError, match="rule is 'exat': expected paper, exact or measured"):
+    with pytest.raises(RunError, match="rule is 'exat': expected one of paper, exact, measured, enumerated"):
         compose("attacker.points=${points.count}", "rule=exat")
     assert compose("attacker.points=${points.count}", "budget=smoke").attacker.points == 3
 

@@ -148,7 +148,7 @@ def _attacked(row: Row) -> bool:
 
 
 def _target(row: Row) -> Target:
-    return Target(int(row["point"]), key_of(row["certifier"], row["metric"]), float(row["eps"]))
+    return Target(int(row["point"]), key_of(row["certifier"], row["metric"], row["rule"]), float(row["eps"]))
 
 
 def _row(row: Row, judged: Sequence[Judged], attack: Attack) -> Row:

@@ -38,7 +38,8 @@ def certifiers_of(
     for metric_name, metric in metrics.items():
         for name, entry in CERTIFIERS.items():
             if entry.measured:
-                kinds[key_of(name, metric_name)] = entry.build(metric)
+                kinds[key_of(name, metric_name)] = one = entry.build(metric)
+                kinds |= {key_of(name, metric_name, rule): one.of_rule(rule) for rule in entry.apart}
     return {key: one for key, one in (kinds | dict(own or {})).items() if not one.unsuited(setting)}
 
 
@@ -108,13 +109,10 @@ class PointCertifier:
     batch_size: int
     output_range: tuple[float, float] | None
 
-    @property
-    def setting(self) -> Setting:
-        return Setting(self.noise, self.budget, self.output_range, self.forward_block)
-
-    def passes(self, missing: tuple[str, ...]) -> int:
-        """Forward passes of a point with these certifiers."""
-        return passes([self.certifiers[key] for key in missing], self.setting)
+    def passes(self, missing: tuple[str, ...], law: Noise) -> int:
+        """Forward passes of a point with these certifiers, under the law at its input."""
+        setting = Setting(law, self.budget, self.output_range, self.forward_block)
+        return passes([self.certifiers[key] for key in missing], setting)
 
     def certify(self, point: Point, advance: Callable[[float], None], say: Callable[[str], None]) -> PointResult:
         """The evidence that is missing of a point, or the reason it failed; in smaller batches where memory runs out.
@@ -139,11 +137,14 @@ class PointCertifier:
             say(f"memory ran out on point {point.index}: again with batch_size={self.batch_size}, which changes no row")
 
     def _attempt(self, point: Point, advance: Callable[[float], None]) -> PointResult:
-        noise = self.noise.at(point.x)
+        try:
+            noise = self.noise.at(point.x)
+        except RequestError as error:  # an input that the law does not take
+            return point.failed(str(error))
         sampler = Sampler(self.model, noise, self.forward_block, self.batch_size, self.output_range)
         certifiers = {key: self.certifiers[key] for key in point.missing}
         stream, started = RandomStream(self.seed, point.index), time.perf_counter()
-        with _counting(self.passes(point.missing), advance) as progress:
+        with _counting(self.passes(point.missing, noise), advance) as progress:
             try:
                 found = gather(sampler, certifiers, self.budget, point.x, stream, progress=progress)
             except OF_THE_POINT as error:

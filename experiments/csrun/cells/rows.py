@@ -10,7 +10,7 @@ import csv
 import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from centersmooth import Certificate, Outcome
+from centersmooth import Budget, Certificate, Outcome
 from centersmooth.certifiers import Certifier
 from centersmooth.gathering import Setting
 from csrun.cells.cell import Cell
@@ -46,7 +46,8 @@ def rows_of(
             continue
         for pair in sorted(pairs):
             for rule in certifier.rules:
-                row = _common(result, cell, setting, key, pair) | {"rule": rule, "about": certifier.about(rule)}
+                row = _common(result, cell, setting, key, pair)
+                row |= {"rule": rule, "about": certifier.about(rule)} | _counts(cell.budget, certifier)
                 if evidence is None:
                     rows.append(row | {"outcome": Outcome.FAILED.value, "reason": str(failure)})
                 else:
@@ -56,7 +57,7 @@ def rows_of(
 
 
 def _common(result: PointResult, cell: Cell, setting: Setting, key: str, pair: GridPoint) -> Row:
-    budget, (certifier, metric) = cell.budget, names_of(key)
+    certifier, metric = names_of(key)
     values = {
         "cell": cell.digest,
         "model": cell.model,
@@ -71,15 +72,19 @@ def _common(result: PointResult, cell: Cell, setting: Setting, key: str, pair: G
         "h": pair.h,
         "point": result.point,
         "source": result.source,
-        "n": budget.n,
-        "m": budget.m,
-        "alpha1": budget.alpha1,
-        "alpha2": budget.alpha2,
         "seed": cell.seed,
         "device": cell.device,
         "seconds": result.seconds,
     }
-    values |= {name: getattr(budget, name) for name in ("delta", "n0") if name in entry_of(certifier).details}
+    return {key: text(value) for key, value in values.items()}
+
+
+def _counts(budget: Budget, certifier: Certifier) -> Row:
+    """Counts and failure probabilities of a certifier's draws; zeros and nothing where it draws nothing."""
+    if not certifier.sampled:
+        return {"alpha1": text(0.0), "alpha2": text(0.0)}
+    values = {name: getattr(budget, name) for name in ("n", "m", "alpha1", "alpha2")}
+    values |= {name: getattr(budget, name) for name in ("delta", "n0") if name in entry_of(certifier.name).details}
     return {key: text(value) for key, value in values.items()}
 
 

@@ -124,7 +124,7 @@ class CellRun:
 
     def passes(self, index: int) -> int:
         """Forward passes that one of the missing points takes."""
-        return self.certifier.passes(self._missing[index])
+        return self.certifier.passes(self._missing[index], self.store.law_at(index))
 
     def take(self, result: PointResult) -> None:
         """Keep what certifying a point gave."""
@@ -197,7 +197,7 @@ def obtain_model(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[Bas
     """The model of a cell and the digest of its weights."""
     training = cell_plan.training
     if training is None:
-        model = build_model(cell_plan.spec, plan.data, plan.config.weights, plan.config.device)
+        model = build_model(cell_plan.spec, plan.data, plan.config.weights, cell_plan.noise, plan.config.device)
         weights = model_digest(model, cell_plan.model)
         return in_precision(model, plan.config.precision), weights
     if training in plan.to_train():

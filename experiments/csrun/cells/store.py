@@ -200,4 +200,4 @@ class CellStore:
 
 def _place(row: Row, order: Sequence[str]) -> tuple[object, ...]:
     """Sort key of a row: rows of one pass are in order already."""
-    return (int(row["point"]), order.index(key_of(row["certifier"], row["metric"])))
+    return (int(row["point"]), order.index(key_of(row["certifier"], row["metric"], row["rule"])))

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from centersmooth import Noise
 from centersmooth.errors import is_out_of_memory
 from csrun import registry
 from csrun.data import DataSet
@@ -37,7 +38,8 @@ class ModelSpec:
     Attributes
     ----------
     build : callable
-        The model for a data set; a trained one draws its weights from torch's global generator.
+        The model for a data set, the paths of weights and the smoothing law, or None for one that leaves inputs in
+        their shape; a trained one draws its weights from torch's global generator.
     metrics : tuple of str
         The metrics its outputs are measured in; one pass over a cell writes rows for all of them. Empty: those the
         configuration asks for.
@@ -47,7 +49,7 @@ class ModelSpec:
         What ``eps`` and ``sigma`` are measured in, where ``{}`` stands for the unit of the examples.
     """
 
-    build: Callable[[DataSet, Weights], BaseModel]
+    build: Callable[[DataSet, Weights, Noise | None], BaseModel]
     metrics: tuple[str, ...]
     trained: bool = True
     unit: str = "{}"
@@ -82,9 +84,9 @@ class Custom(BaseModel):
         return outputs.float() if bfloat16 else outputs
 
 
-def build_model(spec: ModelSpec, data: DataSet, weights: Weights, device: str) -> BaseModel:
+def build_model(spec: ModelSpec, data: DataSet, weights: Weights, noise: Noise | None, device: str) -> BaseModel:
     """A model that comes with its weights, on a device; `evaluating` takes care of its mode."""
-    model = spec.build(data, weights)
+    model = spec.build(data, weights, noise)
     try:
         return model.to(device).requires_grad_(False)
     except Exception as error:  # what users bring may be built for one device, or have parameters of its own kind
@@ -117,7 +119,7 @@ def model_spec(name: str) -> ModelSpec:
     """Look a model up by name, or import ``package.module:factory``."""
     if ":" in name:
         factory = import_factory(name, "models")
-        return ModelSpec(lambda data, weights: Custom(call_factory(factory, name)), (), trained=False)
+        return ModelSpec(lambda data, weights, noise: Custom(call_factory(factory, name)), (), trained=False)
     registry.require_known("models has", name, MODELS, more=", or package.module:factory")
     return MODELS[name]
 

@@ -23,14 +23,18 @@ class Autoencoder(BaseModel):
         Channels of the first convolution.
     latents : int
         Size of the bottleneck.
+    inputs : int, optional
+        Channels of noisy images, where the noise adds some; by default those of the images.
     """
 
     output_range = (0.0, 1.0)
 
-    def __init__(self, channels: int, side: int, *, width: int = 32, latents: int = 256) -> None:
+    def __init__(
+        self, channels: int, side: int, *, width: int = 32, latents: int = 256, inputs: int | None = None
+    ) -> None:
         super().__init__()
         flat = 4 * width * (side // 4) ** 2
-        self.encoder = _encoder(channels, width)
+        self.encoder = _encoder(channels if inputs is None else inputs, width)
         self.bottleneck = nn.Sequential(
             nn.Flatten(),
             nn.Linear(flat, latents),
@@ -42,7 +46,7 @@ class Autoencoder(BaseModel):
         self.decoder = _decoder(channels, width)
 
     def forward(self, images: Tensor) -> Tensor:
-        """``(b, C, H, W) -> (b, C, H, W)``."""
+        """``(b, inputs, H, W) -> (b, C, H, W)``."""
         decoded: Tensor = self.decoder(self.bottleneck(self.encoder(images)))
         return decoded
 

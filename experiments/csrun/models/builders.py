@@ -1,7 +1,10 @@
-"""Base models as the registry builds them: from a data set and the paths of weights."""
+"""Base models as the registry builds them: from a data set, the paths of weights and the smoothing law."""
 
 from __future__ import annotations
 
+import torch
+
+from centersmooth import Noise
 from csrun.data import DataSet
 from csrun.errors import RunError
 from csrun.models import Weights, weights_path
@@ -9,29 +12,30 @@ from csrun.models.autoencoder import Autoencoder, Reconstructor
 from csrun.models.base import BaseModel
 
 
-def autoencoder(data: DataSet, weights: Weights) -> BaseModel:
+def autoencoder(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     channels, side, _ = data.shape
-    return Autoencoder(channels, side, width=data.model_width)
+    noisy = channels if noise is None else len(noise.clean(torch.zeros(data.shape)))
+    return Autoencoder(channels, side, width=data.model_width, inputs=noisy)
 
 
-def reconstructor(data: DataSet, weights: Weights) -> BaseModel:
+def reconstructor(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     channels, side, _ = data.shape
     return Reconstructor(channels, side, width=data.model_width)
 
 
-def mtcnn(data: DataSet, weights: Weights) -> BaseModel:
+def mtcnn(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     from csrun.models.faces import FaceDetector
 
     return FaceDetector()
 
 
-def dcgan(data: DataSet, weights: Weights) -> BaseModel:
+def dcgan(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     from csrun.models.generators import load_face_generator
 
     return load_face_generator(weights_path(weights, "dcgan", "dcgan_faces64_generator.pth"))
 
 
-def biggan(data: DataSet, weights: Weights) -> BaseModel:
+def biggan(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     from csrun.models.generators import BIGGAN, load_biggan
 
     model = load_biggan(weights_path(weights, "biggan", BIGGAN) or BIGGAN)

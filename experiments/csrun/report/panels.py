@@ -103,7 +103,7 @@ def _save_panel(
     if not shown:
         return {}
     source = sources[shown[0]["cell"]]
-    name = key_of(shown[0]["certifier"], shown[0]["metric"])
+    name = key_of(shown[0]["certifier"], shown[0]["metric"], shown[0]["rule"])
     arrays = _arrays(source, name, [int(row["point"]) for row in shown], examples)
     if not arrays:
         return {}

@@ -98,7 +98,8 @@ def beside(rule: Mapping[str, str], present: Iterable[tuple[str, str]] = ()) -> 
             found.append(Beside(one, label, _OTHERS[look], _OTHERS_ATTACKED[look]))
             others += 1
         elif sharpest != rule["rule"]:
-            found.append(Beside(one, f"sharper ({sharpest})", _DOTTED))
+            how = "from draws" if rule["rule"] in entry_of(certifier).apart else "sharper"
+            found.append(Beside(one, f"{how} ({sharpest})", _DOTTED))
     return sorted(found, key=lambda one: bool(one.marker))
 
 

@@ -426,7 +426,7 @@ def titled(title: str, units: Mapping[str, str]) -> str:
 def _rules(lines: pd.DataFrame, drawn: tuple[str, ...]) -> list[tuple[str, ...]]:
     """The drawn rule, then the others present: those of the same smoothed model first, the registry's before users'."""
     present = list(dict.fromkeys(lines[list(RULE)].itertuples(index=False, name=None)))
-    known = [*((name, rule) for name, entry in CERTIFIERS.items() for rule in entry.rules), *present]
+    known = [*((name, rule) for name, entry in CERTIFIERS.items() for rule in entry.every_rule), *present]
     return [drawn, *sorted({*present} - {drawn}, key=lambda one: (one[0] != drawn[0], known.index(one)))]
 
 

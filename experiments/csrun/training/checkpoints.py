@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from centersmooth import RandomStream
+from centersmooth import Noise, RandomStream
 from csrun.config import TrainConfig, at_least
 from csrun.data import DataSet
 from csrun.errors import RunError
@@ -48,9 +48,10 @@ class Training:
         A name of `csrun.registry.METHODS`.
     epochs, images, batch_size : int
     noise : tuple of pairs
-        The law of the noise in training: its ``name`` and what it has beside its scale; empty without noise.
+        The smoothing law, its ``name`` and what it has beside its scale, where the method is noisy or the law changes
+        the shape of inputs; else empty.
     scale : float
-        Of that noise; 0 without.
+        Of that law; 0 without.
     seed : int
     device : str
     learning_rate : float
@@ -79,7 +80,12 @@ class Training:
     @property
     def label(self) -> str:
         """``<method>@<scale>``, or the method alone where it trains without noise: what rows say."""
-        return f"{self.method}@{self.scale!r}" if self.noise else self.method
+        return f"{self.method}@{self.scale!r}" if build_method(self.method).noisy else self.method
+
+    @property
+    def law(self) -> Noise | None:
+        """The smoothing law itself; None where the model does not depend on it."""
+        return noise_of(dict(self.noise), self.scale) if self.noise else None
 
     @property
     def steps(self) -> int:
@@ -107,7 +113,7 @@ def training_of(
     Parameters
     ----------
     noise : mapping
-        The smoothing law, its ``name`` and what it has beside its scale; only a noisy method uses it.
+        The smoothing law, its ``name`` and what it has beside its scale; used by a noisy method, or for its shape.
     scale : float
         Of that law.
 
@@ -123,7 +129,9 @@ def training_of(
     if kind.target == "labels":
         labels = data.targets(data.training_split, range(images))
         digest = digest_of({"examples": digest, "labels": labels.tolist()})
-    law, scale = (tuple(sorted(noise.items())), scale) if kind.noisy else ((), 0.0)
+    example = torch.zeros(data.shape)
+    shaped = noise_of(noise, scale).clean(example).shape != example.shape
+    law, scale = (tuple(sorted(noise.items())), scale) if kind.noisy or shaped else ((), 0.0)
     return Training(model, data.name, digest, method, epochs, images, batch_size, law, scale, seed, device)
 
 
@@ -171,10 +179,12 @@ def train(model: BaseModel, training: Training, data: DataSet, step_done: Callab
     The order of the images and their noise come from streams keyed by (seed, epoch, step).
     """
     device, method, used = torch.device(training.device), build_method(training.method), range(training.images)
-    noise = noise_of(dict(training.noise), training.scale) if method.noisy else None
+    noise = training.law if method.noisy else None
     images = data.images(data.training_split, used).to(device)
     targets = data.targets(data.training_split, used).to(device) if method.target == "labels" else images
     inputs = torch.cat([model.inputs(part) for part in images.split(1000)])
+    if noise is None and training.law is not None:
+        inputs = torch.stack(list(map(training.law.clean, inputs)))
     optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
     model.train()
     losses: list[Tensor] = []
@@ -199,7 +209,7 @@ def train(model: BaseModel, training: Training, data: DataSet, step_done: Callab
 def _fresh_model(training: Training, spec: ModelSpec, data: DataSet) -> BaseModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
-        return spec.build(data, {}).to(training.device)
+        return spec.build(data, {}, training.law).to(training.device)
 
 
 def train_checkpoint(
