@@ -78,11 +78,11 @@ class _Probe(NamedTuple):
     pass_seconds: float
     centers_seconds: float
     center_seconds: dict[str, float]
-    support: int
     input_bytes: int
     output_bytes: int
     feature_bytes: int
     model_bytes: int
+    support: int = 0
 
 
 def estimate(plan: Plan) -> list[Cost]:
@@ -170,7 +170,7 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     apart = any(entry_of(name).apart for name in config.certifiers)
     support = law.support_size() if apart and isinstance(law, Enumerable) else 0
     sizes = (x.nbytes, output.nbytes, feature_bytes, model_bytes)
-    return _Probe(pass_seconds, sum(centers.values()), asked, support, *sizes)
+    return _Probe(pass_seconds, sum(centers.values()), asked, *sizes, support)
 
 
 def _draws(sampler: Sampler, x: Tensor) -> tuple[Tensor, float]:
