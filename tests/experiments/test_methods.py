@@ -12,6 +12,7 @@ from torch import nn
 
 from centersmooth import Noise, RandomStream
 from centersmooth.draws import Draws
+from centersmooth.noise import L2Ball
 from csrun import registry
 from csrun.config import TrainConfig
 from csrun.data import DataSet, load_data
@@ -74,6 +75,7 @@ class OneShift(Noise):
     """A law whose draws move all coordinates of an input together."""
 
     scale = 1.0
+    threat = L2Ball()
 
     def sample(self, x, count, draws):
         return x + draws.normal((count,) + (1,) * x.ndim)
