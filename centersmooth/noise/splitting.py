@@ -122,6 +122,10 @@ class EightBitL1(L1Ball):
         """As `start`, one step at least."""
         return self.start(x, max(eps, 1 / _LEVELS), draws)
 
+    def perturbed(self, x: Tensor, shift: Tensor, eps: float) -> Tensor:
+        """The image in whole steps, counted without rounding."""
+        return self.apply(x, self.project(shift, eps))
+
 
 @dataclass(frozen=True)
 class EnumeratedSplitting(TotalVariationNoise):
