@@ -30,7 +30,7 @@ class BrightnessContrast(Threat):
 
     @property
     def unit(self) -> str:
-        return "log contrast" + (f", brightness {self.ratio:g} of it")
+        return "log contrast and brightness" if self.ratio == 1 else f"log contrast, {self.ratio:g} of it in brightness"
 
     def start(self, x: Tensor, eps: float, draws: Draws) -> Tensor:
         """A random corner."""

@@ -277,7 +277,7 @@ NOISES = {
     "brightness_contrast": NoiseEntry(
         "centersmooth.noise:BrightnessContrastNoise",
         "both; noise.ratio is brightness for a unit of log contrast",
-        threat="log contrast, brightness 1 of it",
+        threat="log contrast and brightness",
         size="standard deviation of its logarithm",
         symbol="σ",
     ),
