@@ -22,7 +22,17 @@ from centersmooth.metrics import (
     SquaredL2,
     TotalVariation,
 )
-from centersmooth.noise import AblationNoise, EnumeratedSplitting, GaussianNoise, Noise, PatchNoise, SplittingNoise
+from centersmooth.noise import (
+    AblationNoise,
+    EllipsoidNoise,
+    EnumeratedSplitting,
+    GaussianNoise,
+    LaplaceNoise,
+    Noise,
+    PatchNoise,
+    SplittingNoise,
+    UniformNoise,
+)
 from centersmooth.sampling import RandomStream
 from centersmooth.smoother import CenterSmoother, MeanSmoother, Smoother
 from centersmooth.version import __version__
@@ -43,11 +53,13 @@ __all__ = [
     "Cosine",
     "Direction",
     "DistanceFunction",
+    "EllipsoidNoise",
     "EnumeratedSplitting",
     "GaussianNoise",
     "InfeasibleError",
     "Jaccard",
     "Label",
+    "LaplaceNoise",
     "Mean",
     "MeanSmoother",
     "Metric",
@@ -63,5 +75,6 @@ __all__ = [
     "SplittingNoise",
     "SquaredL2",
     "TotalVariation",
+    "UniformNoise",
     "__version__",
 ]

@@ -67,6 +67,14 @@ class Draws:
             return torch.from_numpy(self._host.integers(high, size=shape))
         return torch.randint(high, shape, generator=self._on_device, device=self._device)
 
+    def exponential(self, shape: tuple[int, ...]) -> Tensor:
+        """Independent exponential numbers of mean 1, ``shape``."""
+        numbers = torch.empty(shape, dtype=self.dtype, device=self._device)
+        if self._device.type == "cpu":
+            self._host.standard_exponential(dtype=self._numpy_dtype, out=numbers.numpy())
+            return numbers
+        return numbers.exponential_(generator=self._on_device)
+
     def permutation(self, count: int) -> Tensor:
         """The numbers 0 to ``count - 1`` in a random order, int64, shape ``(count,)``."""
         if self._device.type == "cpu":

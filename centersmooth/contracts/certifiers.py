@@ -103,6 +103,7 @@ def check_certifier(
     >>> from centersmooth import L2, Center, GaussianNoise
     >>> check_certifier(Center(L2()), (torch.zeros(2), torch.ones(2)), GaussianNoise(1.0), eps=1.5)
     """
+    noise = noise.at(_X)
     request = _Request(certifier, Setting(noise, budget, output_range, forward_block=32))
     _check_problems(request, eps)
     if exact is None and any(certifier.about(rule) == "map" for rule in certifier.rules):

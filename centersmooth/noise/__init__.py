@@ -1,25 +1,31 @@
 """Smoothing laws: how to draw the noise, and how far a perturbation can shift probability mass under it."""
 
 from centersmooth.noise.ablation import AblationNoise, PatchNoise
+from centersmooth.noise.balls import Ball, Ellipsoid, L1Ball, L2Ball, LInfBall, LpBall, ball
 from centersmooth.noise.base import DrawsTogether, Enumerable, GaussianShift, Noise
 from centersmooth.noise.brightness_contrast import BrightnessContrastNoise
-from centersmooth.noise.gaussian import GaussianNoise
+from centersmooth.noise.gaussian import EllipsoidNoise, GaussianNoise
+from centersmooth.noise.laplace import LaplaceNoise
 from centersmooth.noise.onesided import ExponentialNoise, FoldedNormalNoise, UpperUniformNoise
 from centersmooth.noise.pixels import Patch, Pixels
 from centersmooth.noise.rayleigh import RayleighNoise
 from centersmooth.noise.splitting import EightBitL1, EnumeratedSplitting, SplittingNoise
-from centersmooth.noise.threat import L1Ball, L2Ball, Threat
+from centersmooth.noise.threat import Threat
 from centersmooth.noise.transformed import Transformed
 from centersmooth.noise.transforms import Blur, Brightness, Contrast, Gamma, Transform, Translation
+from centersmooth.noise.uniform import UniformNoise
 
 __all__ = [
     "AblationNoise",
+    "Ball",
     "Blur",
     "Brightness",
     "BrightnessContrastNoise",
     "Contrast",
     "DrawsTogether",
     "EightBitL1",
+    "Ellipsoid",
+    "EllipsoidNoise",
     "Enumerable",
     "EnumeratedSplitting",
     "ExponentialNoise",
@@ -29,6 +35,9 @@ __all__ = [
     "GaussianShift",
     "L1Ball",
     "L2Ball",
+    "LInfBall",
+    "LaplaceNoise",
+    "LpBall",
     "Noise",
     "Patch",
     "PatchNoise",
@@ -39,5 +48,7 @@ __all__ = [
     "Transform",
     "Transformed",
     "Translation",
+    "UniformNoise",
     "UpperUniformNoise",
+    "ball",
 ]

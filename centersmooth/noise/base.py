@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import ClassVar, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from centersmooth.draws import Draws
+from centersmooth.errors import RequestError
 from centersmooth.noise.threat import Threat
 from centersmooth.outputs import brief_repr
 
@@ -26,6 +28,8 @@ class Noise(ABC):
 
     Attributes
     ----------
+    scale : float
+        The size of the law, which grids vary.
     coordinatewise : bool
         Whether noisy copies have the shape of the input and independent coordinates, so that one draw around a batch is
         a draw around each of its inputs.
@@ -36,15 +40,15 @@ class Noise(ABC):
     coordinatewise: ClassVar[bool] = False
     local: ClassVar[bool] = False
 
+    if TYPE_CHECKING:  # a property of the class would leave dataclasses no field of this name
+
+        @property
+        def scale(self) -> float: ...
+
     @property
     @abstractmethod
     def threat(self) -> Threat:
         """The perturbations it answers; says what ``eps`` measures."""
-
-    @property
-    @abstractmethod
-    def scale(self) -> float:
-        """The size of the law, which grids vary."""
 
     def clean(self, x: Tensor) -> Tensor:
         """The base model's input at ``x`` without noise, ``(*in) -> (*noised)``; by default ``x`` itself."""
@@ -155,6 +159,32 @@ class GaussianShift(Protocol):
             ``eps`` is not a size of perturbations.
         """
         ...
+
+
+def require_visible(name: str, scale: float, draws: Draws) -> None:
+    """Refuse a scale at which noise of the type of the draws would be 0.
+
+    Raises
+    ------
+    RequestError
+    """
+    if scale < torch.finfo(draws.dtype).tiny:
+        raise RequestError(
+            f"{name} is {scale:g}, which {draws.dtype} cannot tell from 0: rescale the input, or use float64"
+        )
+
+
+def require_size(noise: Noise, size: int | None) -> int:
+    """The number of input coordinates, on which the bound of a law depends.
+
+    Raises
+    ------
+    RequestError
+        It is not known.
+    """
+    if size is None:
+        raise RequestError(f"the bound of {noise} depends on the size of the input: use noise.at(x)")
+    return size
 
 
 def _largest(holds: Callable[[float], bool], high: float) -> float:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from centersmooth.checks import a_number
 from centersmooth.draws import Draws
+from centersmooth.noise.balls import L2Ball
 from centersmooth.noise.base import ROUND_UP, Noise
-from centersmooth.noise.threat import L2Ball, Threat
+from centersmooth.noise.threat import Threat
 from centersmooth.noise.transformed import Moves, transformed
 from centersmooth.noise.transforms import Gamma
 

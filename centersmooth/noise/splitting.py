@@ -17,7 +17,8 @@ from torch import Tensor
 from centersmooth.checks import a_number
 from centersmooth.draws import Draws
 from centersmooth.errors import RequestError
-from centersmooth.noise.threat import L1Ball, Threat
+from centersmooth.noise.balls import L1Ball
+from centersmooth.noise.threat import Threat
 from centersmooth.noise.total_variation import TotalVariationNoise
 
 _LEVELS: Final = 255

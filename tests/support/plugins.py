@@ -21,10 +21,12 @@ from centersmooth import (
     Center,
     Cosine,
     Direction,
+    EllipsoidNoise,
     EnumeratedSplitting,
     GaussianNoise,
     Jaccard,
     Label,
+    LaplaceNoise,
     Mean,
     Metric,
     Nearest,
@@ -33,6 +35,7 @@ from centersmooth import (
     SplittingNoise,
     SquaredL2,
     TotalVariation,
+    UniformNoise,
 )
 from centersmooth.certifiers import Certifier
 from centersmooth.noise import (
@@ -78,6 +81,20 @@ NOISES = {
         NoiseRow(GaussianNoise(0.5), 0.5, (0.0, 0.5)),
         NoiseRow(GaussianNoise(1.0), 2.0, (0.0, 1.0)),
         NoiseRow(GaussianNoise(2.0), 0.1, (0.0, 2.0)),
+        NoiseRow(GaussianNoise(0.5, p=1), 0.5, (0.0, 0.5)),
+        NoiseRow(GaussianNoise(0.5, p=math.inf), 0.5, (0.0, 0.5)),
+    ],
+    "ellipsoid": [NoiseRow(EllipsoidNoise(0.5, torch.ones(1)), 0.5, (0.0, 0.5))],
+    "laplace": [
+        NoiseRow(LaplaceNoise(0.5), 0.5, (0.0, 0.5 * 2**0.5)),
+        NoiseRow(LaplaceNoise(1.0), 0.25, (0.0, 2**0.5)),
+        NoiseRow(LaplaceNoise(0.25), 0.75, (0.0, 0.25 * 2**0.5)),
+    ],
+    "uniform": [
+        NoiseRow(UniformNoise(0.5), 0.3, (0.0, 0.5 / 3**0.5)),
+        NoiseRow(UniformNoise(1.0), 1.9, (0.0, 1 / 3**0.5)),
+        NoiseRow(UniformNoise(0.5, p=2), 0.3, (0.0, 0.5 / 3**0.5)),
+        NoiseRow(UniformNoise(0.5, p=math.inf), 0.7, (0.0, 0.5 / 3**0.5)),
     ],
     "brightness": [NoiseRow(Transformed(Brightness(), GaussianNoise(0.2)), 0.2, (0.0, 0.2), torch.zeros(1).double())],
     "contrast": [NoiseRow(Transformed(Contrast(), GaussianNoise(0.2)), 0.2, _LOG_NORMAL, torch.ones(1).double())],
