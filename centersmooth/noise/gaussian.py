@@ -123,7 +123,7 @@ class GaussianNoise(ShiftedNormal):
         for ``p <= 2``, and ``d^(1/2 - 1/p) eps``, with all coordinates equal, for ``p > 2`` (Hölder).
         """
         self.threat.require(eps)
-        if not self.local:
+        if self.p <= 2:
             return eps / self.sigma
         longest = eps * math.pow(require_size(self, self.size), 0.5 - 1 / self.p)
         return longest / self.sigma * ROUND_UP

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -239,8 +240,28 @@ def resolve(raw: Any, cuda: bool) -> Config:
     except OmegaConfBaseException as error:
         raise RunError(str(error).splitlines()[0]) from error
     _require_known_names(resolved)
+    resolved.noise = _plain_noise(resolved.noise)
     resolved.title = _title(resolved)
     return _validated(resolved)
+
+
+def _plain_noise(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A request for a law in one form: what is the default left out, whole numbers as such, infinity as a word.
+
+    So that a default that was set is the cell of one that was not, and manifests are plain JSON.
+
+    >>> _plain_noise({"name": "gaussian", "p": 2.0}), _plain_noise({"name": "gaussian", "p": math.inf})
+    ({'name': 'gaussian'}, {'name': 'gaussian', 'p': 'inf'})
+    """
+    defaults = NOISES[asked["name"]].parameters
+    plain = {key: _plain(value) for key, value in asked.items()}
+    return {key: value for key, value in plain.items() if key not in defaults or value != defaults[key].default}
+
+
+def _plain(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return int(value) if value.is_integer() else "inf" if value == math.inf else value
 
 
 def _title(config: Config) -> str:

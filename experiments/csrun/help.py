@@ -161,6 +161,8 @@ def _noise() -> list[str]:
         grid = f"grid.h = eps/{entry.symbol}, or grid.scale" if entry.ratio else "grid.scale, no grid.h"
         lines += [f"  {name:<14} {entry.help}"]
         lines += [f"  {'':<14}   scale {entry.symbol}: {entry.size}; eps: {entry.threat}; grid: {grid}"]
+        for key, one in entry.parameters.items():
+            lines += [f"  {'':<14}   noise.{key}={one.default:g} by default; {one.help}"]
     return lines
 
 

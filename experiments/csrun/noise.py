@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -51,13 +52,13 @@ def noise_of(asked: Mapping[str, Any], scale: float) -> Noise:
     RunError
         The law has no such parameter, or refuses its value.
     """
-    parameters = {key: value for key, value in asked.items() if key != "name"}
+    parameters = {key: math.inf if value == "inf" else value for key, value in asked.items() if key != "name"}
     entry = NOISES[asked["name"]]
-    law = entry.load()
     try:
-        noise: Noise = law(scale, *entry.arguments, **parameters)
+        noise: Noise = entry.load()(scale, *entry.arguments, **parameters)
     except TypeError:
-        raise RunError(f"noise has {', '.join(parameters)}: {asked['name']} noise has no such parameter") from None
+        unknown = ", ".join(parameters.keys() - entry.parameters.keys())
+        raise RunError(f"noise has {unknown}: {asked['name']} noise has no such parameter") from None
     except RequestError as error:
         raise RunError(str(error)) from error
     return noise

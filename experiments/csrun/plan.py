@@ -117,6 +117,16 @@ class Plan:
         return Path(self.config.out)
 
     @property
+    def threat(self) -> str:
+        """What ``eps`` measures."""
+        return self.cells[0].noise.threat.unit
+
+    @property
+    def has_noise_of_the_paper(self) -> bool:
+        """Whether the noise is Gaussian against l2, which what the paper compares with rests on."""
+        return dict(self.config.noise) == {"name": "gaussian"}
+
+    @property
     def leading(self) -> dict[str, str]:
         """The certifier and rule that table and figures lead with."""
         return _leading(self.config, self.certifiers)

@@ -260,7 +260,7 @@ def _table(plan: Plan, chosen: Sequence[tuple[str, str, Option]]) -> Table:
         least[key] = min(option.radius, least.get(key, math.inf))
     columns = ("", "model", "metric", "eps", "scale", "h", "n", "m", "delta")
     outcome = ("radius", "error", "answers", "a point", f"{len(plan.points)} points")
-    table = Table(*columns, *outcome, title=titled(f"Recommended for {plan.config.name}", plan.units))
+    table = Table(*columns, *outcome, title=titled(f"Recommended for {plan.config.name}", plan.threat, plan.units))
     for model, metric, option in sorted(chosen, key=lambda one: (*one[:2], one[2].pair.eps, one[2].pair.h)):
         pair, budget = option.pair, option.budget
         table.add_row(

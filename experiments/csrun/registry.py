@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
@@ -117,13 +117,21 @@ class CertifierEntry(Entry):
 
 
 @dataclass(frozen=True)
+class Parameter:
+    """A parameter of a smoothing law beside its scale."""
+
+    default: float
+    help: str
+
+
+@dataclass(frozen=True)
 class NoiseEntry(Entry):
     """A smoothing law, built from its scale and whatever else it has.
 
     Attributes
     ----------
     threat : str
-        The unit of ``eps``: `Threat.unit`.
+        The unit of ``eps``, `Threat.unit`, unless a parameter says otherwise.
     size : str
         What its scale is.
     symbol : str
@@ -132,6 +140,8 @@ class NoiseEntry(Entry):
         Whether certificates depend on ``h = eps/scale`` alone, so that grids may be in ``h``.
     additive : bool
         Whether ``eps`` and scale are in the input's unit, as they are of noise that is added to it.
+    parameters : mapping of str to Parameter
+        What the law has beside its scale.
     """
 
     threat: str = ""
@@ -139,6 +149,7 @@ class NoiseEntry(Entry):
     symbol: str = "scale"
     ratio: bool = False
     additive: bool = False
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
 
 _IMAGE_METRICS = ("tv", "l1", "l2", "sql2", "cosine", "angular")
@@ -255,6 +266,26 @@ NOISES = {
         symbol="σ",
         ratio=True,
         additive=True,
+        parameters={"p": Parameter(2, "eps in l_p: 1, 2, inf or any number from 1")},
+    ),
+    "laplace": NoiseEntry(
+        "centersmooth:LaplaceNoise",
+        "independent Laplace noise in every coordinate",
+        threat="l1",
+        size="mean absolute value",
+        symbol="λ",
+        ratio=True,
+        additive=True,
+    ),
+    "uniform": NoiseEntry(
+        "centersmooth:UniformNoise",
+        "independent uniform noise in every coordinate",
+        threat="l1",
+        size="half of the width",
+        symbol="λ",
+        ratio=True,
+        additive=True,
+        parameters={"p": Parameter(1, "eps in l_p: 1, 2 or inf")},
     ),
     "brightness": NoiseEntry(
         "csrun.noise:transformed",

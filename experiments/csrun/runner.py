@@ -126,6 +126,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
         "curve": _curve(config),
         "rule": rule,
         "noise": config.noise,
+        "threat": plan.threat,
         "budget": config.budget,
         "reduced": is_reduced(paper, cells, len(plan.points)),
         "paper": paper,
@@ -174,7 +175,7 @@ def _cell_entry(plan: Plan, cell_plan: CellPlan, done: DoneCell) -> dict[str, An
 
 def _write_unit_slip(plan: Plan, folder: Path, leading: list[DoneCell]) -> str:
     """The table of what is no certificate, where the experiment asks for it; its note."""
-    if not plan.config.unit_slip:
+    if not (plan.config.unit_slip and plan.has_noise_of_the_paper):
         (folder / SLIP_FILE).unlink(missing_ok=True)
         return ""
     lines = [line for cell in leading for line in slip_lines(cell.store, cell.metrics, cell.rows)]
@@ -203,7 +204,8 @@ def _save_panels(plan: Plan, folder: Path, leading: list[DoneCell]) -> list[dict
 
 def _baselines(plan: Plan) -> list[dict[str, Any]]:
     """Figure 6's lines, for models with outputs in [0, 1]; they output images of the size of the data."""
-    if "l2" not in plan.config.metrics or not all(cell.spec.trained for cell in plan.cells):
+    served = plan.has_noise_of_the_paper and all(cell.spec.trained for cell in plan.cells)
+    if "l2" not in plan.config.metrics or not served:
         return []
     return l2_baselines(math.prod(plan.data.shape), (pair.h for cell in plan.cells for pair in cell.pairs))
 
@@ -239,7 +241,7 @@ def dry_run(config: Config, display: Display) -> None:
     with threads(threads_of(config)):
         costs = estimate(plan)
     missing = plan.to_train()
-    title = titled(config.title, plan.units)
+    title = titled(config.title, plan.threat, plan.units)
     table = Table(Column("cell", no_wrap=True), "scale", "eps", "checkpoint", "forward passes", "time", title=title)
     for cell, cost in zip(plan.cells, costs, strict=True):
         eps = ", ".join(f"{pair.eps:g} (h {pair.h:g})" for pair in cell.pairs)

@@ -1,18 +1,35 @@
-"""The l2 ball: shifts have the size asked for, and none leaves the ball, rounding included."""
+"""Balls of additive threats: shifts have the size asked for, and none leaves the ball, rounding included."""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
 
-from centersmooth import RandomStream
+from centersmooth import RandomStream, RequestError
 from centersmooth.draws import Draws
-from centersmooth.noise import L2Ball
+from centersmooth.noise import Ball, Ellipsoid, L1Ball, L2Ball, LInfBall, LpBall, ball
 
 BALL = L2Ball()
-SHAPES = [(4,), (5, 7), (3, 5, 7)]
+BALLS = [L1Ball(), L2Ball(), LInfBall(), LpBall(1.5), LpBall(3)]
+UNEVEN = Ellipsoid(torch.tensor([0.5, 2.0, 1.0, 0.1, 1.0, 1.0, 3.0]))
+EVERY = [*BALLS, UNEVEN]
+ORDERS = {"l1": 1, "l2": 2, "l_inf": math.inf, "l1.5": 1.5, "l3": 3}
+SHAPES = [(7,), (5, 7), (3, 5, 7)]
 SIZES = [1e-7, 1e-3, 0.5, 40.0]
+
+
+def norm_of(of: Ball, shift: Tensor) -> float:
+    """The size of a shift, written without the library's own `Ball.norm`."""
+    shift = shift.double()
+    if isinstance(of, Ellipsoid):
+        return float((shift / of.shape.double()).square().sum().sqrt())
+    sizes, order = shift.abs().flatten(), ORDERS[of.unit]
+    return float(sizes.max() if order == math.inf else (sizes**order).sum() ** (1 / order))
 
 
 def draws_for(x: Tensor, seed: int = 0) -> Draws:
@@ -26,18 +43,19 @@ def random(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("eps", [0.0, *SIZES])
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("drawn", [BALL.start, BALL.propose], ids=["start", "propose"])
+@pytest.mark.parametrize("of", EVERY, ids=lambda of: of.unit)
+@pytest.mark.parametrize("name", ["start", "propose"])
 def test_random_shifts_have_the_size_and_the_type_of_the_input(
-    drawn, shape: tuple[int, ...], eps: float, dtype: torch.dtype
+    name: str, of: Ball, shape: tuple[int, ...], eps: float, dtype: torch.dtype
 ) -> None:
     """Of full size, another at each call."""
     x = random(shape, dtype)
-    draws = draws_for(x)
-    first, second = drawn(x, eps, draws), drawn(x, eps, draws)
-    for shift in (first, second):
+    draws, drawn = draws_for(x), getattr(of, name)
+    shifts = [drawn(x, eps, draws) for _ in range(5)]
+    for shift in shifts:
         assert (shift.shape, shift.dtype) == (x.shape, x.dtype)
-        assert float(shift.double().norm()) == pytest.approx(eps, rel=1e-5)
-    assert eps == 0 or not torch.equal(first, second)
+        assert norm_of(of, shift) == pytest.approx(eps, rel=1e-5)
+    assert eps == 0 or any(not torch.equal(shifts[0], shift) for shift in shifts)
 
 
 def test_a_random_direction_is_not_drawn_coordinate_by_coordinate() -> None:
@@ -99,15 +117,18 @@ def test_a_shift_is_applied_by_adding_it() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("offset", [0.0, 1.0, 100.0])
 @pytest.mark.parametrize("eps", SIZES)
-def test_a_perturbed_input_is_within_eps_in_float64(eps: float, offset: float, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("of", EVERY, ids=lambda of: of.unit)
+def test_a_perturbed_input_is_within_eps_in_float64(of: Ball, eps: float, offset: float, dtype: torch.dtype) -> None:
     """After all rounding, at the surface where the numbers allow; the same input where they do not."""
     left = 0
     for seed in range(20):
-        x = (offset + 50 * random((6, 5))).to(dtype)
-        shift = BALL.start(x, eps, draws_for(x, seed))
-        left += float((x + shift).double().sub(x.double()).norm()) > eps
-        moved = float((BALL.perturbed(x, shift, eps).double() - x.double()).norm())
-        assert moved <= eps
+        x = (offset + 50 * random((6, 7))).to(dtype)
+        shift = of.start(x, eps, draws_for(x, seed))
+        left += norm_of(of, (x + shift).double() - x.double()) > eps
+        difference = of.perturbed(x, shift, eps).double() - x.double()
+        moved = norm_of(of, difference)
+        assert of.norm(difference) <= eps
+        assert moved <= eps * (1 + 1e-12)
         if eps >= 0.5 and dtype is not torch.float16:
             assert moved >= 0.99 * eps
     if (eps, dtype) == (1e-3, torch.float32):
@@ -121,6 +142,83 @@ def test_an_input_with_no_neighbour_within_eps_stays() -> None:
     assert perturbed is not x
 
 
+@pytest.mark.parametrize("of", EVERY, ids=lambda of: of.unit)
+@pytest.mark.parametrize("eps", [0.3, 2.0])
+def test_what_lies_within_is_left_and_what_lies_outside_comes_to_the_surface(of: Ball, eps: float) -> None:
+    shift = random((5, 7), torch.float64)
+    inside = shift * (0.9 * eps / norm_of(of, shift))
+    assert torch.equal(of.project(inside, eps), inside)
+    assert norm_of(of, of.project(1.7 * inside, eps)) == pytest.approx(eps, rel=1e-9)
+    assert torch.equal(of.project(inside, 0.0), torch.zeros_like(shift))
+    assert torch.equal(of.project(torch.zeros_like(shift), eps), torch.zeros_like(shift))
+
+
+@pytest.mark.parametrize("of", BALLS, ids=lambda of: of.unit)
+def test_a_projection_is_nearer_than_any_other_point_of_the_ball(of: Ball) -> None:
+    """The angle to every point of a convex set is obtuse at the nearest one, which no other point has."""
+    shift, eps = random((7,), torch.float64), 0.8
+    nearest = of.project(shift, eps)
+    x = torch.zeros(7, dtype=torch.float64)
+    draws = draws_for(x)
+    others = [of.start(x, eps, draws) for _ in range(500)] + [of.project(shift + of.start(x, 0.1, draws), eps)]
+    others += [eps * of.steepest(shift - nearest)]  # the farthest point of the ball in this direction
+    assert max(float((shift - nearest) @ (other - nearest)) for other in others) <= 1e-9
+
+
+def test_a_projection_onto_the_l1_ball_is_that_of_a_general_solver() -> None:
+    shift = random((5,), torch.float64)
+    found = L1Ball().project(shift, 1.0)
+    assert 0 < int((found == 0).sum()) < 5
+    target = shift.numpy()
+    solved = minimize(  # in positive and negative parts, where the ball is a simplex
+        lambda parts: ((parts[:5] - parts[5:] - target) ** 2).sum(),
+        np.full(10, 0.1),
+        bounds=[(0, None)] * 10,
+        constraints={"type": "ineq", "fun": lambda parts: 1 - parts.sum()},
+        tol=1e-12,
+    ).x
+    assert found.tolist() == pytest.approx((solved[:5] - solved[5:]).tolist(), abs=1e-5)
+
+
+def test_a_projection_onto_an_ellipsoid_is_nearest_in_its_own_distance() -> None:
+    """It keeps the direction, as a ball of l2 does in units of the shape."""
+    shift = random((7,), torch.float64)
+    projected = UNEVEN.project(shift, 0.25)
+    assert (projected / shift).tolist() == pytest.approx([0.25 / norm_of(UNEVEN, shift)] * 7)
+
+
+@pytest.mark.parametrize("of", EVERY, ids=lambda of: of.unit)
+def test_the_steepest_shift_has_size_1_and_the_largest_slope(of: Ball) -> None:
+    gradient = random((7,), torch.float64)
+    gradient[2] = 0
+    steepest = of.steepest(gradient)
+    assert norm_of(of, steepest) == pytest.approx(1, rel=1e-12)
+    x = torch.zeros(7, dtype=torch.float64)
+    draws = draws_for(x)
+    slopes = [float(of.start(x, 1.0, draws) @ gradient) for _ in range(500)]
+    near = [float(of.project(steepest + 0.1 * of.start(x, 1.0, draws), 1.0) @ gradient) for _ in range(500)]
+    slope = float(steepest @ gradient)
+    assert max(slopes + near) <= slope * (1 + 1e-12)
+    order = ORDERS.get(of.unit)
+    if order is not None:
+        dual = 1 if order == math.inf else math.inf if order == 1 else order / (order - 1)
+        assert slope == pytest.approx(float(torch.linalg.vector_norm(gradient, dual)), rel=1e-12)
+    assert torch.equal(of.steepest(torch.zeros(7)), torch.zeros(7))
+    assert of.steepest(gradient.float()).dtype is torch.float32
+
+
 def test_a_ball_says_what_eps_is() -> None:
     assert (BALL.unit, BALL.meaning) == ("l2", "an l2 radius of at least 0, in the unit of the model's input")
-    assert L2Ball() == BALL
+    assert ball(2) == BALL
+    assert ball(1) == L1Ball()
+    assert ball(math.inf) == LInfBall()
+    assert (LInfBall().unit, LpBall(3).unit, UNEVEN.unit) == ("l_inf", "l3", "mahalanobis")
+    for of in EVERY:
+        with pytest.raises(RequestError, match=rf"^eps is -1: expected an? ({of.unit}|Mahalanobis) radius of at least"):
+            of.require(-1)
+
+
+@pytest.mark.parametrize("shape", [torch.tensor([1.0, 0.0]), torch.tensor([math.inf]), torch.tensor([1, 2]), [1.0]])
+def test_an_ellipsoid_without_positive_half_axes_is_refused(shape) -> None:
+    with pytest.raises(RequestError, match=r"^shape is .*: expected a tensor of positive numbers, one a coordinate$"):
+        Ellipsoid(shape)

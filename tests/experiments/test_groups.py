@@ -51,7 +51,7 @@ def test_an_experiment_chooses_its_data_and_training(experiment, data, methods):
 
 REFUSED = {
     "experiment=tv_digit": "experiment is 'tv_digit': expected one of ablation_cifar10, .*; did you mean tv_digits?",
-    "noise=gausian": "noise is 'gausian': expected one of ablation, ",
+    "noise=gausian": "noise is 'gausian': expected .*; did you mean gaussian?",
     "data=mnsit": "data is 'mnsit': expected one of astronaut, .*; did you mean mnist?",
     "data=null": "data is 'null': expected one of",
     "experiment=0.05": "experiment is '0.05': expected one of",
@@ -62,13 +62,13 @@ REFUSED = {
     "+data=mnsit": "data is 'mnsit': expected one of",
     "train=ablaton": "train is 'ablaton': expected ablation, augment or none; did you mean ablation?",
     "train.method=[agument]": "train.method has 'agument': expected none or augment; did you mean augment?",
-    "noise='gausian'": "noise is 'gausian': expected one of ablation, ",
+    "noise='gausian'": "noise is 'gausian': expected .*; did you mean gaussian?",
     "certifiers=[centre]": "certifiers has 'centre': expected one of .*or package.module:factory; did you mean center?",
     "rule=local": "rule is 'local': expected one of paper, exact, measured, enumerated for the certifier center",
     "grid.esp=[0.1]": "'grid.esp' is not a setting: cs-run --help keys lists them; did you mean grid.eps?",
     "metricss=[tv]": "'metricss' is not a setting: cs-run --help keys lists them; did you mean metrics?",
     "+nope=3": "'nope' is not a setting: cs-run --help keys lists them",
-    "noise.p=3": "'noise.p' is not a setting: cs-run --help keys lists them",
+    "noise.q=3": "'noise.q' is not a setting: cs-run --help keys lists them",
 }
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import json
+import math
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 from support import SMALL, compose
 
-from centersmooth import GaussianNoise, RequestError
+from centersmooth import GaussianNoise, LaplaceNoise, RequestError, UniformNoise
 from csrun import registry
 from csrun.errors import RunError
-from csrun.noise import noise_of
+from csrun.noise import noise_label, noise_of
 from csrun.plan import make_plan
 from csrun.registry import NOISES, NoiseEntry
-from csrun.report.tables import read_manifest, read_rows
+from csrun.report.plots import layout_of
+from csrun.report.tables import read_manifest, read_rows, render, summarise
 
 
 def test_rows_and_manifest_say_which_noise_it_was(run_small):
@@ -44,7 +49,7 @@ def test_a_law_with_a_parameter_certifies_and_trains_by_it(run_small, monkeypatc
     """A law is registered by one line; another parameter is another cell and another checkpoint."""
     monkeypatch.setitem(registry.NOISES, "widened", NoiseEntry(f"{__name__}:Widened", "for tests", threat="l2"))
     plain = read_rows(run_small().folder)
-    widened = ("noise.name=widened", "grid.h=null", "grid.scale=[0.2]")
+    widened = ("noise.name=widened", "~noise.p", "grid.h=null", "grid.scale=[0.2]")
     rows = read_rows(run_small(*widened, "+noise.factor=2").folder)
     assert set(rows["noise"]) == {"widened[factor=2]"}
     assert set(rows["scale"]) == {0.2}
@@ -82,7 +87,7 @@ def test_a_bound_that_depends_on_the_input_is_that_of_each_point(run_small, monk
     scale = ("train=none", "points.count=4", "grid.h=null", "grid.scale=[0.4]")
     plain = read_rows(run_small(*scale, "grid.eps=[0.2,0.4]").folder)
     radii = plain.set_index(["point", "rule", "eps"])["radius"]
-    uneven = (*scale, "noise.name=uneven", "grid.eps=[0.2]")
+    uneven = (*scale, "noise.name=uneven", "~noise.p", "grid.eps=[0.2]")
     data = make_plan(compose(*SMALL, *uneven)).data
     bright = (data.images(data.test, range(4)).mean(dim=(1, 2, 3)) > 0.282).tolist()
     assert set(bright) == {True, False}
@@ -102,6 +107,62 @@ def test_every_law_is_a_file_of_the_configuration(name):
 def test_a_law_that_does_not_exist_is_refused():
     with pytest.raises(RunError, match=r"noise is 'gausian': expected .*; did you mean gaussian\?"):
         compose(*SMALL, "noise.name=gausian")
+
+
+@pytest.mark.parametrize(
+    ("asked", "law", "label"),
+    [
+        (["noise=gaussian"], GaussianNoise(0.4), "gaussian"),
+        (["noise=gaussian", "noise.p=2.0"], GaussianNoise(0.4), "gaussian"),
+        (["noise=gaussian", "noise.p=1"], GaussianNoise(0.4, p=1), "gaussian[p=1]"),
+        (["noise=gaussian", "noise.p=inf"], GaussianNoise(0.4, p=math.inf), "gaussian[p=inf]"),
+        (["noise=laplace"], LaplaceNoise(0.4), "laplace"),
+        (["noise=uniform", "noise.p=1"], UniformNoise(0.4), "uniform"),
+        (["noise=uniform", "noise.p=inf"], UniformNoise(0.4, p=math.inf), "uniform[p=inf]"),
+    ],
+)
+def test_a_parameter_that_is_the_default_is_as_if_it_were_not_set(asked, law, label):
+    """The same cell, and the same name in rows; infinity is one that JSON has."""
+    config = compose(*SMALL, *asked)
+    assert noise_of(config.noise, 0.4) == law
+    assert noise_label(config.noise) == label
+    assert json.loads(json.dumps(config.noise, allow_nan=False)) == config.noise
+
+
+def test_a_run_under_laplace_noise_says_l1(run_small, figures):
+    """From training to figure, with the exact bound of the law; a mean is refused in one line."""
+    folder = run_small("noise=laplace", "attack=search", "attacker.steps=5", "attacker.runs=1").folder
+    rows, manifest = read_rows(folder), read_manifest(folder)
+    assert set(rows["noise"]) == {"laplace"}
+    assert set(rows["threat"]) == {manifest["threat"]} == {"l1"}
+    assert set(rows["train"]) == {"augment@0.4"}
+    assert set(rows["outcome"]) == {"certified"}
+    assert manifest["baselines"] == []
+    assert layout_of(manifest, "l1").xlabel == "perturbation ε (l1)"
+    table = io.StringIO()
+    Console(file=table, width=100).print(render(summarise(rows), manifest))
+    assert "eps in l1" in table.getvalue()
+    assert list(folder.glob("radius_tv.png"))
+    with pytest.raises(RunError, match=r"^certifiers has mean, .*: noise is LaplaceNoise: .* needs Gaussian noise$"):
+        run_small("noise=laplace", "certifier=mean")
+
+
+def test_the_largest_change_of_a_pixel_is_certified_for_the_size_of_the_image(run_small):
+    """l_inf at eps on 64 pixels is l2 at 8 eps; the same once more, from the evidence alone."""
+    sizes = ("train=none", "grid.h=null", "grid.scale=[0.4]")
+    l2 = read_rows(run_small(*sizes, "grid.eps=[0.4]").folder)
+    for _ in range(2):
+        l_inf = read_rows(run_small(*sizes, "grid.eps=[0.05]", "noise=gaussian", "noise.p=inf").folder)
+        assert set(l_inf["threat"]) == {"l_inf"}
+        assert l_inf["outcome"].tolist() == l2["outcome"].tolist()
+        assert l_inf["radius"].tolist() == l2["radius"].tolist()
+
+
+def test_the_lines_of_the_paper_are_drawn_beside_its_own_noise_only(run_small):
+    """Figure 6's bounds of a mean are about Gaussian noise against l2."""
+    for noise, drawn in (("gaussian", True), ("laplace", False)):
+        folder = run_small("metrics=[l2]", "train=none", f"noise={noise}").folder
+        assert bool(read_manifest(folder)["baselines"]) == drawn
 
 
 def test_what_the_law_does_not_have_is_refused():

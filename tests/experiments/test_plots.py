@@ -511,5 +511,5 @@ def test_several_h_at_one_eps_are_drawn_against_h(tmp_path):
     figure = figure_of(write(tmp_path, rows, curve="eps"))
     assert legend_of(figure)[0] == "ε = 0.4"
     ax = figure.axes[0]
-    assert ax.get_xlabel() == "h = ε/σ, perturbation over noise"
+    assert ax.get_xlabel() == "h = ε/σ, perturbation (l2) over noise"
     assert [3.0, 2.0] in [list(line.get_xydata()[-1]) for line in ax.lines if len(line.get_xydata())]

@@ -228,6 +228,7 @@ def test_manifest_is_checked_and_completed(tmp_path):
         "baselines": [],
         "units": {},
         "noise": {"name": "gaussian"},
+        "threat": "l2",
     }
     for wrong in ({"curve": "nope"}, {"metrics": "tv"}, {"rule": {"certifier": "center"}}, {"title": None}):
         path.write_text(json.dumps({**MANIFEST, **wrong}))
@@ -264,7 +265,8 @@ def test_rendered_words_and_numbers(tmp_path):
     assert ["l2", "1", "0.5", "1235", "–", "2", "0/3", "2", "0.5"] in lines
     assert "reduced counts" in text
     assert "stand-in data: digits" in text
-    assert text.index(" tv ") < text.index(" l2 ")
+    assert text.index(" tv ") < text.rindex(" l2 ")
+    assert text.splitlines()[1].strip() == "eps in l2"
 
 
 def test_curves_stay_together_though_each_point_is_its_own_model(tmp_path):
@@ -285,7 +287,7 @@ def test_rendering_says_how_the_model_was_trained_and_what_failed(tmp_path):
 
 def test_the_scale_replaces_h(tmp_path):
     text = printed(rows_of([1.0]), tmp_path, curve="scale")
-    assert "scale" in text.splitlines()[2]
+    assert "scale" in text.splitlines()[3]
     assert " h " not in text
 
 

@@ -168,7 +168,7 @@ def layout_of(manifest: Mapping[str, Any], threat: str) -> Layout:
     """The layout of an experiment's figures, in the symbols of its noise and the unit of its threat."""
     noise, layout = NOISES[manifest["noise"]["name"]], LAYOUTS[manifest["curve"]]
     if layout.across == "h":
-        return layout._replace(xlabel=f"h = ε/{noise.symbol}, perturbation over noise")
+        return layout._replace(xlabel=f"h = ε/{noise.symbol}, perturbation ({threat}) over noise")
     symbol = noise.symbol if layout.symbol == "scale" else layout.symbol
     return layout._replace(xlabel=f"perturbation ε ({threat})", symbol=symbol)
 

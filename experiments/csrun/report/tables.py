@@ -205,6 +205,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         "baselines": [],
         "units": {},
         "noise": {"name": "gaussian"},
+        "threat": "l2",
         **manifest,
         **({"cells": list(current_cells(Path(folder)).values())} if is_published(Path(folder)) else {}),
     }
@@ -375,7 +376,8 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
     with_training = manifest["curve"] == "training" or (len(set(trainings)) > 1 and "" not in trainings)
     with_failed = bool(lines["failed"].sum())
 
-    title, caption = titled(manifest["title"], manifest["units"]), _caption(lines, manifest, len(rules) - len(shown))
+    title = titled(manifest["title"], manifest["threat"], manifest["units"])
+    caption = _caption(lines, manifest, len(rules) - len(shown))
     table = Table(title=title, caption=caption, box=box.SIMPLE)
     compact = len(shown) > 2 or with_training
     table.padding, table.pad_edge, table.show_edge = (0, 0 if compact else 1, 0, 0), False, False
@@ -407,20 +409,20 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
     return table
 
 
-def titled(title: str, units: Mapping[str, str]) -> str:
-    """A table's title with the unit of ``eps`` and the noise's scale, by model where it differs.
+def titled(title: str, threat: str, units: Mapping[str, str]) -> str:
+    """A table's title with what ``eps`` measures, its unit and that of the noise's scale, by model where it differs.
 
     Examples
     --------
-    >>> print(titled("Faces", {"mtcnn": "pixels in [0, 1]"}))
+    >>> print(titled("Faces", "l2", {"mtcnn": "pixels in [0, 1]"}))
     Faces
-    unit of eps and scale: pixels in [0, 1]
+    eps in l2; unit of eps and scale: pixels in [0, 1]
     """
     if not units:
-        return title
+        return f"{title}\neps in {threat}"
     one = len(set(units.values())) == 1
     names = dict.fromkeys(unit if one else f"{unit} ({model})" for model, unit in units.items())
-    return f"{title}\nunit of eps and scale: " + ";\n".join(names)
+    return f"{title}\neps in {threat}; unit of eps and scale: " + ";\n".join(names)
 
 
 def _rules(lines: pd.DataFrame, drawn: tuple[str, ...]) -> list[tuple[str, ...]]:
