@@ -14,6 +14,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import brentq
 from torch import Tensor
 
 from centersmooth.checks import is_number
@@ -165,22 +166,20 @@ class LpBall(Ball):
         return float(torch.linalg.vector_norm(shift.double(), self.p))
 
     def project(self, shift: Tensor, eps: float) -> Tensor:
-        """The nearest shift, by bisection.
+        """The nearest shift, by a search for its multiplier.
 
         With ``a = |shift|/eps`` its coordinates solve ``y + mu * y^(p-1) = a`` for the ``mu`` at which ``|y|_p = 1``
         (Lagrange). As ``y <= (a/mu)^(1/(p-1))``, that is at most the dual norm of ``a``.
         """
-        if self.norm(shift) <= eps:
+        norm = self.norm(shift)
+        if norm <= eps:
             return shift
-        if eps == 0:
-            return torch.zeros_like(shift)
+        if norm <= eps * (1 + 1e-9) or eps == 0:  # so near to the surface that rounding hides the multiplier
+            return self._scaled(shift, eps)
         sizes = shift.abs().double() / eps
-        low, high = 0.0, float(torch.linalg.vector_norm(sizes, self._dual))
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            outside = float(torch.linalg.vector_norm(self._shrunk(sizes, middle), self.p)) > 1
-            low, high = (middle, high) if outside else (low, middle)
-        return (eps * shift.sign() * self._shrunk(sizes, high)).to(shift.dtype)
+        largest = float(torch.linalg.vector_norm(sizes, self._dual))
+        mu = brentq(lambda mu: self.norm(self._shrunk(sizes, mu)) - 1, 0.0, 2 * largest)
+        return self._scaled(shift.sign() * self._shrunk(sizes, mu), eps).to(shift.dtype)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The direction whose slope is the dual norm of the gradient (Hölder)."""

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from plugins import NOISES, VECTORS
-from scipy.stats import binom, laplace, norm, uniform
+from scipy.stats import binom, laplace, uniform
 from torch import Tensor
 
 from centersmooth import (
@@ -71,7 +71,7 @@ def test_required_masses_of_four_draws(noise: DrawsTogether, eps: float, expecte
 
 
 @pytest.mark.parametrize("row", [row for name, rows in NOISES.items() for row in rows], ids=lambda row: str(row.noise))
-@given(mass=st.floats(0, 1), share=st.floats(0, 1), draws=st.integers(1, 40))
+@given(mass=st.floats(1e-12, 1), share=st.floats(0.01, 1), draws=st.integers(1, 40))
 def test_a_bound_rises_with_all_it_depends_on(row, mass: float, share: float, draws: int) -> None:
     noise, eps = row.noise.at(torch.zeros(3)), row.eps
     required, smaller = noise.required_mass(mass, eps), noise.required_mass(mass, share * eps)
@@ -90,7 +90,7 @@ def test_a_laplace_shift_is_that_of_the_distribution_function(mass: float, shift
 
 
 def least_of_draws(mass: float, shift: float, draws: int, cells: int = 2_000) -> float:
-    """What several Laplace draws require, from below: the product of the ratio's law, on a grid (Neyman and Pearson)."""
+    """What several Laplace draws require, from below: the product of the ratio's law on a grid (Neyman, Pearson)."""
     edges = np.linspace(0, shift, cells + 1)
     at_x = np.concatenate([[0.5], np.diff(laplace.cdf(edges)), [laplace.sf(shift)]])
     at_x_prime = at_x[::-1]
@@ -202,24 +202,46 @@ WORST = [
     (EllipsoidNoise(0.5, ONES * 1.0), 0.5, ONES / 3**0.5, beyond(ONES)),
     (LaplaceNoise(0.5), 0.5, AXIS, beyond(AXIS)),
     (UniformNoise(0.5), 0.3, AXIS, outside(0.3 * AXIS)),
-    (UniformNoise(0.5), 0.3, ONES / 3, None),
     (UniformNoise(0.5, p=2), 0.3, ONES / 3**0.5, outside(0.3 * ONES / 3**0.5)),
     (UniformNoise(0.5, p=math.inf), 0.1, ONES, outside(0.1 * ONES)),
 ]
 
 
+class WithoutSize(GaussianNoise):
+    """Takes a change of every coordinate for one in l2."""
+
+    def shift(self, eps: float) -> float:
+        return eps / self.sigma
+
+
+def measured(noise: Noise, eps: float, direction: Tensor, score) -> tuple[float, float]:
+    """Mass at ``X`` and at ``X`` moved by ``eps`` of the set of low scores, of 200,000 draws each."""
+    samples = [
+        noise.sample(x, 200_000, RandomStream(i).draws("worst", 0, x)) for i, x in enumerate((X, X + eps * direction))
+    ]
+    at_x, at_x_prime = (score(drawn, X) for drawn in samples)
+    limit = min(float(at_x.quantile(0.7)), 0.5 if set(at_x.tolist()) <= {0.0, 1.0} else math.inf)
+    return float((at_x <= limit).double().mean()), float((at_x_prime <= limit).double().mean())
+
+
 @pytest.mark.parametrize(("noise", "eps", "direction", "score"), WORST, ids=lambda value: str(value)[:40])
 def test_the_worst_set_in_three_coordinates_loses_what_is_said_and_no_more(noise, eps, direction, score) -> None:
-    """Of 200,000 draws each; margins of five standard errors."""
-    score, x_prime = score or outside(eps * direction), X + eps * direction
-    samples = [noise.sample(x, 200_000, RandomStream(i).draws("worst", 0, x)) for i, x in enumerate((X, x_prime))]
-    at_x, at_x_prime = (score(drawn, X) for drawn in samples)
-    limit = 0.5 if score(X[None], X).shape and set(at_x.tolist()) <= {0.0, 1.0} else float(at_x.quantile(0.7))
-    mass, kept = (float((one <= limit).double().mean()) for one in (at_x, at_x_prime))
-    required = noise.at(X).required_mass(kept, eps)
-    assert mass <= required + 0.006
-    if direction is not WORST[5][2]:
-        assert mass >= required - 0.006
+    """Margins of five standard errors."""
+    mass, kept = measured(noise, eps, direction, score)
+    assert mass == pytest.approx(noise.at(X).required_mass(kept, eps), abs=0.006)
+
+
+def test_shares_of_a_perturbation_do_no_more_than_all_of_it_in_one_coordinate() -> None:
+    direction = ONES / 3
+    mass, kept = measured(UniformNoise(0.5), 0.3, direction, outside(0.3 * direction))
+    assert kept == 0
+    assert 0.2 < mass < UniformNoise(0.5).required_mass(0.0, 0.3) - 0.02
+
+
+@pytest.mark.parametrize("broken", [WithoutSize(0.5, p=math.inf)])
+def test_a_bound_that_forgets_the_number_of_coordinates_is_caught(broken: Noise) -> None:
+    mass, kept = measured(broken, 0.3, ONES, beyond(ONES))
+    assert mass > broken.at(X).required_mass(kept, 0.3) + 0.05
 
 
 # --- Laws that are wrong --------------------------------------------------------------------------------------------
@@ -260,13 +282,6 @@ class Unclipped(UniformNoise):
         return min(1.0, mass + 1 - (1 - eps / (2 * self.scale)) ** draws)
 
 
-class WithoutSize(GaussianNoise):
-    """Takes a change of every coordinate for one in l2."""
-
-    def shift(self, eps: float) -> float:
-        return eps / self.sigma
-
-
 @pytest.mark.parametrize(
     ("broken", "eps", "words"),
     [
@@ -304,7 +319,7 @@ def test_certificates_cover_under_every_law(certifier, noise: Noise, eps: float)
 
 
 RUNS, ALPHA = 150, 0.1
-LAWS = {"laplace": laplace(0, 0.5), "uniform": uniform(-0.5, 1.0), "l_inf": norm(0, 0.5)}
+LAWS = {"laplace": laplace(0, 0.5), "uniform": uniform(-0.5, 1.0)}
 
 
 def failures(noise: Noise, law, required: float, eps: float) -> int:
@@ -337,7 +352,7 @@ def test_a_measured_radius_holds_the_mass_that_the_law_requires(noise, law, eps:
 
 
 LINEAR = LinearModel(torch.tensor([2.0, -1.0, 0.5, 0.0]))
-ATTACKS = [Attack("pgd", steps=10, restarts=2, draws=500), Attack("search", steps=200, restarts=2, draws=500)]
+ATTACKS = [Attack("pgd", steps=10, restarts=2, draws=500), Attack("search", steps=120, restarts=2, draws=500)]
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.kind)
@@ -383,12 +398,9 @@ def test_means_under_other_laws_are_refused_in_one_line(certifier, noise: Noise)
 def test_a_mean_is_certified_under_every_gaussian_law() -> None:
     """In l_inf as in l2 with the root of the number of coordinates."""
     x, budget = torch.zeros(4), Budget(n=500, m=1_000)
+    laws = [(GaussianNoise(0.5), 0.2), (GaussianNoise(0.5, p=math.inf), 0.1), (EllipsoidNoise(0.5, torch.ones(4)), 0.2)]
     radii = []
-    for noise, eps in (
-        (GaussianNoise(0.5), 0.2),
-        (GaussianNoise(0.5, p=math.inf), 0.1),
-        (EllipsoidNoise(0.5, torch.ones(4)), 0.2),
-    ):
+    for noise, eps in laws:
         smoother = Smoother(torch.sigmoid, noise, Mean(L2()), budget, output_range=(0.0, 1.0))
         radii.append(smoother.certify(x, eps, stream=RandomStream(0)).radius)
     assert radii[1:] == pytest.approx([radii[0]] * 2, rel=1e-9)
@@ -423,7 +435,7 @@ def test_what_is_no_law_is_refused(build, words: str) -> None:
 @pytest.mark.parametrize("noise", [LaplaceNoise(1e-40), UniformNoise(1e-40), EllipsoidNoise(1.0, torch.tensor(1e-40))])
 def test_noise_that_the_type_cannot_tell_from_0_is_refused(noise: Noise) -> None:
     x = torch.zeros(2)
-    with pytest.raises(RequestError, match=r"scale.* is 1e-40, which torch\.float32 cannot tell from 0"):
+    with pytest.raises(RequestError, match=r"scale.* is .*e-4., which torch\.float32 cannot tell from 0"):
         noise.sample(x, 1, RandomStream(0).draws("tiny", 0, x))
 
 
