@@ -1,7 +1,7 @@
 """Certified robustness for models with structured outputs, by center smoothing.
 
 Wrap a model and a distance in a `CenterSmoother`; `smooth(x)` is the output to ship, `certify(x, eps)` says how far
-it can move under any l2 perturbation of norm at most ``eps``.
+it can move under any perturbation of size at most ``eps``: an l2 norm under Gaussian noise, others under other laws.
 
 Method: Kumar and Goldstein, *Center Smoothing: Certified Robustness for Networks with Structured Outputs*, NeurIPS
 2021. The proof is in `centersmooth.certifiers.center.rules`, the statistics in `centersmooth.bounds`.

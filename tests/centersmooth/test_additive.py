@@ -126,6 +126,20 @@ def test_randomized_responses_are_a_binomial_test(mass: float, shift: float, dra
     assert _required_of_responses(mass, shift, draws) == pytest.approx(float(expected), rel=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("noise", "expected"),
+    [
+        (GaussianNoise(1.0, p=1), (0.253, 1.282, 2.326)),
+        (LaplaceNoise(0.5**0.5), (0.158, 1.138, 2.766)),
+        (UniformNoise(3**0.5), (0.346, 1.386, 1.697)),
+    ],
+    ids=str,
+)
+def test_how_far_a_class_reaches_in_l1_at_one_standard_deviation(noise: Noise, expected: tuple[float, ...]) -> None:
+    """As docs/which-noise.md says."""
+    assert [noise.reach(mass, kept=0.5) for mass in (0.6, 0.9, 0.99)] == pytest.approx(expected, abs=5e-4)
+
+
 def random_directions(p: float, d: int, count: int = 2_000) -> np.ndarray:
     """Vectors of ``l_p`` norm 1, in few coordinates or in many."""
     generator = np.random.default_rng(0)
