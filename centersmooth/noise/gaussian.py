@@ -129,7 +129,7 @@ class GaussianNoise(ShiftedNormal):
         return longest / self.sigma * ROUND_UP
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class EllipsoidNoise(ShiftedNormal):
     """Gaussian noise ``N(0, scale^2 diag(shape^2))`` against perturbations within an ellipsoid of the same shape.
 
@@ -159,6 +159,9 @@ class EllipsoidNoise(ShiftedNormal):
     def __post_init__(self) -> None:
         object.__setattr__(self, "scale", a_number("scale", self.scale, 0.0, math.inf, "a positive number"))
         object.__setattr__(self, "shape", Ellipsoid(self.shape).shape)
+
+    def __repr__(self) -> str:
+        return brief_repr(self, scale=self.scale, shape=self.shape)
 
     @property
     def threat(self) -> Ellipsoid:

@@ -25,11 +25,13 @@ from centersmooth import (
     Cosine,
     Direction,
     DistanceFunction,
+    EllipsoidNoise,
     EnumeratedSplitting,
     GaussianNoise,
     InfeasibleError,
     Jaccard,
     Label,
+    LaplaceNoise,
     Mean,
     MeanSmoother,
     Metric,
@@ -45,6 +47,7 @@ from centersmooth import (
     SplittingNoise,
     SquaredL2,
     TotalVariation,
+    UniformNoise,
 )
 from centersmooth.certificate import CenterCertificate
 from centersmooth.certifiers import Certifier
@@ -144,6 +147,12 @@ PUBLIC: dict[str, tuple[object, str]] = {
     "PatchNoise": (PatchNoise(8, (28, 28)), "PatchNoise(size=8)"),
     "SplittingNoise": (SplittingNoise(0.5), "SplittingNoise(half_width=0.5)"),
     "GaussianNoise": (NOISE, "GaussianNoise(sigma=0.5)"),
+    "EllipsoidNoise": (
+        EllipsoidNoise(0.5, torch.ones(3, 1, 1)),
+        "EllipsoidNoise(scale=0.5, shape=<Tensor (3, 1, 1), torch.float32>)",
+    ),
+    "LaplaceNoise": (LaplaceNoise(0.5), "LaplaceNoise(scale=0.5)"),
+    "UniformNoise": (UniformNoise(0.5, p=2), "UniformNoise(scale=0.5, p=2)"),
     "InfeasibleError": (InfeasibleError("why"), "InfeasibleError('why')"),
     "Jaccard": (Jaccard(), "Jaccard()"),
     "Label": (Label(), "Label()"),

@@ -417,12 +417,16 @@ def titled(title: str, threat: str, units: Mapping[str, str]) -> str:
     >>> print(titled("Faces", "l2", {"mtcnn": "pixels in [0, 1]"}))
     Faces
     eps in l2; unit of eps and scale: pixels in [0, 1]
+    >>> print(titled("Digits", "brightness", {"autoencoder": "brightness"}))
+    Digits
+    unit of eps and scale: brightness
     """
     if not units:
         return f"{title}\neps in {threat}"
     one = len(set(units.values())) == 1
     names = dict.fromkeys(unit if one else f"{unit} ({model})" for model, unit in units.items())
-    return f"{title}\neps in {threat}; unit of eps and scale: " + ";\n".join(names)
+    measure = "" if list(names) == [threat] else f"eps in {threat}; "
+    return f"{title}\n{measure}unit of eps and scale: " + ";\n".join(names)
 
 
 def _rules(lines: pd.DataFrame, drawn: tuple[str, ...]) -> list[tuple[str, ...]]:
