@@ -40,8 +40,6 @@ from csrun.system.locks import held
 from csrun.system.progress import Display
 from csrun.system.threads import threads
 
-pytestmark = pytest.mark.xdist_group("cores")  # one set of workers at a time
-
 
 def workers_of(process: int) -> list[int]:
     """Its worker processes, without those that loky keeps for cleaning up."""

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import pytest
 import torch
 from rich.console import Console
 from running import FRAGILE, TWO_CELLS, is_alive, rows_without_seconds, run_in
-from support import CODE, SMALL, compose, cs_run
+from support import CODE, SMALL, compose
 
 from csrun import cli, executors
 from csrun.errors import RunError
@@ -32,9 +33,8 @@ from csrun.models.precision import in_precision
 from csrun.runner import run
 from csrun.system.progress import Display
 
-# One cluster at a time. Ray leaves handles of processes it has killed without waiting for them.
+# Ray leaves handles of processes it has killed without waiting for them.
 pytestmark = [
-    pytest.mark.xdist_group("ray"),
     pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning"),
     # By which Ray looks for a free port; it is closed when collected, in whichever test that is.
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
@@ -48,14 +48,19 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from csrun.executors import on_ray as ray_executor  # noqa: E402
 
 ON_RAY = "executor=ray"
+QUICK_TO_NOTICE = {"RAY_health_check_period_ms": "200", "RAY_health_check_failure_threshold": "2"}
+"""A lost node is one after half a second instead of 15."""
 LISTENING = "0A"
 STORE = 80 * 2**20
 
 
-@pytest.fixture(autouse=True)
-def no_handle_outlives_its_test(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Collected here, where the warning of Ray's handles is ignored, and in no test of another file."""
-    yield
+@pytest.fixture(scope="module", autouse=True)
+def around_all_tests() -> Iterator[None]:
+    """Handles are collected here, where the warning of Ray's is ignored, and in no test of another file."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in QUICK_TO_NOTICE.items():
+            patch.setenv(name, value)
+        yield
     gc.collect()
 
 
@@ -166,35 +171,63 @@ def test_a_signal_ends_the_run_as_it_does_without_ray(cluster, tmp_path):
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.slow
-def test_a_sweep_whose_jobs_are_tasks_gives_the_rows_of_local_runs(cluster, tmp_path):
-    """`hydra/launcher=ray`: a job a seed, in workers of two nodes, and what its workers print is shown."""
+@pytest.fixture(scope="module")
+def sweeps(cluster, tmp_path_factory) -> dict[str, tuple[int, str, str, Path]]:
+    """How three sweeps on the cluster ended, what they said and where they were: side by side, as each waits for Ray.
+
+    One of two runs, one whose second job is refused, one whose jobs have no room.
+    """
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'centersmooth[ray-launcher]'")
-    launch = ["--multirun", "hydra/launcher=ray", f"ray.address={cluster.address}", "out=ray/${seed}"]
-    done = cs_run(*SMALL, *launch, "seed=0,1", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "certify autoencoder on digits, scale 0.4 ..." in done.stdout
+    launch = [*SMALL, "--multirun", "hydra/launcher=ray", f"ray.address={cluster.address}"]
+    requests = {
+        "runs": ["seed=0,1", "out=ray/${seed}"],
+        "refused": ["rule=paper,nope", "dry_run=true"],
+        "no room": ["ray.cpus=3", "dry_run=true"],
+    }
+    places = {name: tmp_path_factory.mktemp("sweep") for name in requests}
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", CODE, *launch, *request],
+            cwd=places[name],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name, request in requests.items()
+    }
+
+    def ended(name: str) -> tuple[int, str, str, Path]:
+        stdout, stderr = processes[name].communicate(timeout=120)
+        return processes[name].returncode, stdout, stderr, places[name]
+
+    return {name: ended(name) for name in processes}
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_jobs_are_tasks_gives_the_rows_of_local_runs(sweeps, tmp_path):
+    """`hydra/launcher=ray`: a job a seed, in workers of two nodes, and what its workers print is shown."""
+    code, stdout, stderr, place = sweeps["runs"]
+    assert code == 0, stderr
+    assert "certify autoencoder on digits, scale 0.4 ..." in stdout
     for seed in "01":
-        local = run_in(tmp_path / "local" / seed, f"seed={seed}")
-        assert rows_without_seconds(tmp_path / "ray" / seed / "tv_digits") == rows_without_seconds(local.folder)
+        local = run_in(tmp_path / seed, f"seed={seed}")
+        assert rows_without_seconds(place / "ray" / seed / "tv_digits") == rows_without_seconds(local.folder)
     assert not Path("ray").exists()  # where the workers are
 
 
 @pytest.mark.slow
-def test_a_sweep_on_ray_fails_in_one_line(cluster, tmp_path):
+def test_a_sweep_on_ray_fails_in_one_line(sweeps):
     """Of a job, whose error comes back from its worker, and of the sweep itself."""
-    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'centersmooth[ray-launcher]'")
-    launch = ["--multirun", "hydra/launcher=ray", f"ray.address={cluster.address}", "dry_run=true"]
-    job = cs_run(*SMALL, *launch, "rule=paper,nope", cwd=tmp_path)
-    assert job.returncode == 2
-    assert job.stdout.count("1 cells, ") == 1
+    code, stdout, stderr, _ = sweeps["refused"]
+    assert code == 2
+    assert stdout.count("1 cells, ") == 1
     assert (
-        job.stderr.splitlines()[-1]
+        stderr.splitlines()[-1]
         == "cs-run: rule is 'nope': expected paper, exact or measured for the certifier center, or null"
     )
-    sweep = cs_run(*SMALL, *launch, "ray.cpus=3", cwd=tmp_path)
-    assert (sweep.returncode, len(sweep.stderr.splitlines())) == (2, 1)
-    assert "no node of the Ray cluster has ray.cpus=3: ask for less" in sweep.stderr
+    code, _, stderr, _ = sweeps["no room"]
+    assert (code, len(stderr.splitlines())) == (2, 1)
+    assert "no node of the Ray cluster has ray.cpus=3: ask for less" in stderr
 
 
 @pytest.mark.slow
@@ -203,27 +236,37 @@ def test_tasks_no_node_has_room_for_are_refused(cluster, tmp_path):
         run_in(tmp_path, ON_RAY, "ray.cpus=3", f"ray.address={cluster.address}")
 
 
-@pytest.mark.slow
-def test_a_driver_that_dies_leaves_what_is_written_and_no_port_was_open_to_others(tmp_path, checkpoints):
-    shutil.copytree(checkpoints, tmp_path / "runs" / "checkpoints")
-    overrides = [*SMALL, "points.count=40", f"out={tmp_path / 'runs'}", "executor=ray"]
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
-    command = [sys.executable, "-c", CODE, *overrides]
-    driver = subprocess.Popen(command, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
+@contextmanager
+def begun(out: Path, checkpoints: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
+    """A run on Ray of 40 points, as a user starts it, with the first of them done; what it says is in ``out/said``."""
+    shutil.copytree(checkpoints, out / "checkpoints")
+    command = [sys.executable, "-c", CODE, *SMALL, "points.count=40", f"out={out}", ON_RAY, *overrides]
+    with open(out / "said", "w") as said:
+        user = subprocess.Popen(command, cwd=out.parent, stderr=said, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
-    while not (done := list((tmp_path / "runs").glob("*/evidence/center.tv-v1/*.npz"))):
-        assert driver.poll() is None, driver.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    addresses, run_itself = listening_on(driver.pid), descendants(driver.pid)[0]
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
-    driver.stderr.close()
+    try:
+        while not done_in(out):
+            assert user.poll() is None, (out / "said").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        yield user
+    finally:
+        user.wait(timeout=120)
+
+
+def done_in(out: Path) -> list[Path]:
+    return list(out.glob("*/evidence/center.tv-v1/*.npz"))
+
+
+@pytest.mark.slow
+def test_a_driver_that_dies_leaves_what_is_written(cluster, tmp_path, checkpoints):
+    with begun(tmp_path / "runs", checkpoints, f"ray.address={cluster.address}") as driver:
+        run_itself, done = descendants(driver.pid)[0], done_in(tmp_path / "runs")
+        driver.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 60
     while is_alive(run_itself):  # it dies with the process outside, and with it go its locks
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert addresses
-    assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
     before = {path: path.stat().st_mtime_ns for path in done}
     result = run_in(tmp_path / "runs", "points.count=4", "wait=true")  # its threads may hold locks a while
     local = run_in(tmp_path / "local", "points.count=4")
@@ -232,22 +275,31 @@ def test_a_driver_that_dies_leaves_what_is_written_and_no_port_was_open_to_other
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lost", ["raylet/raylet", "executor=ray"])
-def test_a_run_that_loses_its_cluster_or_its_process_says_how_to_go_on(tmp_path, checkpoints, lost):
-    """The second pattern is that of the process Ray ends, where it notices the loss first."""
-    shutil.copytree(checkpoints, tmp_path / "runs" / "checkpoints")
-    overrides = [*SMALL, "points.count=40", f"out={tmp_path / 'runs'}", "executor=ray"]
-    with open(tmp_path / "said", "w") as said:
-        user = subprocess.Popen([sys.executable, "-c", CODE, *overrides], cwd=tmp_path, stderr=said)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "runs").glob("*/evidence/center.tv-v1/*.npz")):
-        assert user.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    victims = [child for child in descendants(user.pid) if lost in command_of(child)]
-    os.kill(victims[0], signal.SIGKILL)
-    assert user.wait(timeout=120) == 2
-    assert re.search(r"what is finished is kept.*continue", (tmp_path / "said").read_text().splitlines()[-1])
+def test_a_run_that_loses_its_process_says_how_to_go_on(cluster, tmp_path, checkpoints):
+    """As where Ray ends it, because it notices first that the cluster is lost."""
+    with begun(tmp_path / "runs", checkpoints, f"ray.address={cluster.address}") as user:
+        os.kill(descendants(user.pid)[0], signal.SIGKILL)
+    assert user.returncode == 2
+    assert re.search(r"what is finished is kept.*continue", last_line(tmp_path / "runs" / "said"))
+
+
+@pytest.mark.slow
+def test_a_run_that_loses_a_cluster_of_its_own_says_how_to_go_on_and_no_port_was_open_to_others(
+    tmp_path, checkpoints, monkeypatch
+):
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
+    with begun(tmp_path / "runs", checkpoints) as user:
+        addresses = listening_on(user.pid)
+        (raylet,) = [one for one in descendants(user.pid) if "raylet/raylet" in command_of(one).partition(" ")[0]]
+        os.kill(raylet, signal.SIGKILL)
+    assert user.returncode == 2
+    assert re.search(r"what is finished is kept.*continue", last_line(tmp_path / "runs" / "said"))
+    assert addresses
+    assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+def last_line(file: Path) -> str:
+    return file.read_text().splitlines()[-1]
 
 
 def command_of(process: int) -> str:
