@@ -7,6 +7,9 @@ import torch
 from hypothesis import settings
 from plugins import TABLES
 
+LONGEST = ["test_ray.py", "test_experiments.py", "test_cores.py", "test_publishing.py", "test_examples.py"]
+"""Files of a minute or more, longest first; that of Ray mostly waits, and is best beside those that compute."""
+
 torch.set_num_threads(1)
 settings.register_profile("repository", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("repository")
@@ -24,7 +27,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the rows of the plug-in that was asked for."""
+    """Keep the rows of the plug-in that was asked for; of several processes, none ends long after the others."""
     for kind in TABLES:
         if name := config.getoption(kind):
             items[:] = [one for one in items if hasattr(one, "callspec") and one.callspec.params.get(kind) == name]
+    if hasattr(config, "workerinput"):  # of pytest-xdist, which hands out files in this order
+        items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))

@@ -1,7 +1,8 @@
 """An experiment's rows, one line a grid point: medians in which an abstention counts as +infinity.
 
 Reads `certificates.csv` and `manifest.json` of an experiment's folder, or the cells published there. Needs neither
-torch nor the library, so that tables and figures can be made again anywhere, and fast.
+torch nor the library, so that tables and figures can be made again anywhere, and fast. Workers need the columns alone:
+pandas, which costs each of them a third of a second, is imported where a table is read.
 
 Every quantile is an order statistic, never an interpolation: of ``N`` values the ``ceil(q N)``-th smallest. Where the
 ``q``-quantile is not unique (``q N`` an integer) and the next value is an abstention, it counts as an abstention: with
@@ -17,12 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from csrun.registry import CERTIFIERS, default_rules
 from csrun.report.published import current_cells, is_published, tables
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
 ROWS_FILE = "certificates.csv"
@@ -99,6 +100,8 @@ def read_rows(folder: str | Path) -> pd.DataFrame:
         The file is not one of ours (a column, an outcome or a number is missing or wrong, a point occurs twice); one
         line that names the file, what was expected and what came.
     """
+    import pandas as pd
+
     paths = tables(Path(folder), ROWS_FILE)
     if not paths:
         raise FileNotFoundError(f"{Path(folder) / ROWS_FILE}: no such file; cs-run writes it")
@@ -106,6 +109,8 @@ def read_rows(folder: str | Path) -> pd.DataFrame:
 
 
 def _read_rows(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
     try:
         header = pd.read_csv(path, nrows=0, dtype=str).columns
         missing = [name for name in COLUMNS if name not in header]
@@ -119,6 +124,8 @@ def _read_rows(path: Path) -> pd.DataFrame:
 
 
 def _parse(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
     rows = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")
     for name in rows.columns.intersection([*_FLOATS, *DETAILS]):
         rows[name] = np.array([_parsed(name, text, float, math.nan) for text in rows[name]], dtype=float)
@@ -220,6 +227,8 @@ def read_unit_slip(folder: str | Path) -> pd.DataFrame:
         ``model, dataset, metric, point, h, scale, eps`` and `SLIP_NUMBER`: +infinity where the paper's rule abstains,
         so that medians count it as they do elsewhere.
     """
+    import pandas as pd
+
     columns = ["model", "dataset", "metric", "point", "h", "scale", "eps", SLIP_NUMBER]
     found = [pd.read_csv(path, usecols=columns) for path in tables(Path(folder), SLIP_FILE)]
     if not found:
@@ -235,6 +244,8 @@ def read_attacks(folder: str | Path) -> pd.DataFrame:
     DataFrame
         `KEYS`, ``point`` and ``movement``, the largest of the runs at one attacked input that answered.
     """
+    import pandas as pd
+
     columns, empty = [*KEYS, "point", "movement"], {"movement": "", "h": ""}
     paths = tables(Path(folder), ATTACK_FILE)
     if not paths:
@@ -278,6 +289,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
         counting as +infinity; the error's over the `error_points` points that have a center. `status` is "ok",
         "abstains" (the median radius is +infinity) or "infeasible" (all rows are; then there are no medians).
     """
+    import pandas as pd
+
     lines = [
         dict(zip(KEYS, key, strict=True)) | _summary_of(group)
         for key, group in rows.groupby(list(KEYS), dropna=False, sort=True)
