@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import os
 import re
 import signal
@@ -58,6 +59,33 @@ def cs_run(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
         text=True,
         timeout=120,
     )
+
+
+HEAVY = {"torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib", "sklearn", "lpips", "facenet_pytorch"}
+"""Packages that take a command's first tenths of a second, or its first seconds."""
+
+_EACH = """
+import json, sys
+from csrun.cli import main
+requests, heavy = map(json.loads, sys.argv[1:])
+for arguments in requests:
+    try:
+        main(arguments)
+    except SystemExit as ended:
+        print(json.dumps([ended.code or 0, sorted(set(heavy) & set(sys.modules))]), file=sys.stderr)
+"""
+
+
+def imported_by_requests(requests: list[list[str]]) -> list[tuple[int, set[str]]]:
+    """How `cs-run` ends for each request, one after the other in one fresh process, and what is imported by then.
+
+    Of `HEAVY` packages: the first request to import one is the first to show it.
+    """
+    command = [sys.executable, "-c", _EACH, json.dumps(requests), json.dumps(sorted(HEAVY))]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stderr
+    answers = [json.loads(line) for line in said.splitlines() if line.startswith("[")]
+    assert len(answers) == len(requests), said
+    return [(code, set(heavy)) for code, heavy in answers]
 
 
 class Answer(NamedTuple):
