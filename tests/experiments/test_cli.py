@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
+import threading
 import time
 
 import pytest
-from support import CODE, SMALL, ask, cs_run
+from support import SMALL, ask, cs_run
 
 from csrun.help import config_folder
-
-INTERRUPTIBLE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-"""Shells start background jobs, and all these start, with interrupts ignored."""
 
 
 def test_version(tmp_path):
@@ -116,37 +113,32 @@ def test_settings_may_stand_on_both_sides_of_a_flag(tmp_path):
     assert "name: tv_mnist" in done.stdout
 
 
-def test_from_any_folder_with_spaces_and_other_letters(tmp_path):
-    folder = tmp_path / "Größe 1,5 ε"
-    folder.mkdir()
-    done = cs_run(*SMALL, cwd=folder)
-    assert done.returncode == 0, done.stderr
-    assert (folder / "runs" / "tv_digits" / "radius_tv.png").stat().st_size > 1000
-    assert [path.name for path in folder.iterdir()] == ["runs"]  # no log files dropped
-    assert "certified" in (folder / "runs" / "tv_digits" / "certificates.csv").read_text()
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_says_how_to_continue(tmp_path, checkpoints, number, code):
+    """In this process; `test_cores` has it of a run with workers."""
     shutil.copytree(checkpoints, tmp_path / "runs" / "checkpoints")
-    process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTIBLE + CODE, *SMALL, "points.count=200", "metrics=[tv,l2]"],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 90
-    while not list(tmp_path.glob("runs/*/evidence/center.tv-v1/[0-9]*.npz")):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
-    assert "To continue: cs-run" in errors
-    assert errors.endswith("'metrics=[tv,l2]'\n")
-    assert len(errors.strip().splitlines()) == 1
+    over = threading.Event()
+
+    def interrupt() -> None:
+        while not over.is_set():
+            if list(tmp_path.glob("runs/*/evidence/center.tv-v1/[0-9]*.npz")):
+                os.kill(os.getpid(), number)
+                return
+            time.sleep(0.01)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    other = threading.Thread(target=interrupt)
+    other.start()
+    try:
+        done = ask(*SMALL, "points.count=200", "metrics=[tv,l2]", cwd=tmp_path)
+    finally:
+        over.set()
+        other.join()
+        signal.signal(signal.SIGINT, before)
+    assert done.returncode == code, done.stderr
+    assert "To continue: cs-run" in done.stderr
+    assert done.stderr.endswith("'metrics=[tv,l2]'\n")
+    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_configs_are_found_where_they_are_installed():

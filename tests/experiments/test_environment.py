@@ -52,6 +52,7 @@ def rows(out: Path) -> list[str]:
     table = out / "tv_digits" / "certificates.csv"
     header, *lines = [line.split(",") for line in table.read_text().splitlines()]
     assert len(lines) > 1
+    assert "certified" in {line[header.index("outcome")] for line in lines}
     return [",".join(v for k, v in zip(header, line, strict=False) if k != "seconds") for line in lines]
 
 
@@ -63,11 +64,17 @@ def usual(tmp_path_factory):
     return rows(out)
 
 
-def test_neither_a_network_nor_a_home_that_can_be_written(tmp_path, usual):
-    """A file in place of the home: even root makes no folder below it."""
+def test_no_network_no_home_no_letters_beyond_ascii_and_a_folder_with_some(tmp_path, usual):
+    """A file in place of the home: even root makes no folder below it. POSIX is the C library's other name for C."""
     (tmp_path / "home").write_text("")
     environment = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(tmp_path / "home"))
-    assert run_as_process(tmp_path, before=NO_NETWORK, **environment) == usual
+    environment |= {"LC_ALL": "POSIX", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    folder = tmp_path / "Größe 1,5 ε (neu)"
+    folder.mkdir()
+    out = folder / "日本 1,5"
+    assert run_as_process(folder, f"out='{out}'", out=out, before=NO_NETWORK, **environment) == usual
+    assert (out / "tv_digits" / "radius_tv.png").stat().st_size > 1000
+    assert [path.name for path in folder.iterdir()] == [out.name]  # no log files dropped
 
 
 def test_the_network_would_have_been_missed(tmp_path):
@@ -133,10 +140,3 @@ def test_a_locale_with_decimal_commas(tmp_path, usual):
         pytest.skip(f"none of {', '.join(DECIMAL_COMMA)} is installed")
     before = "import locale; locale.setlocale(locale.LC_ALL, '')\n"
     assert run_as_process(tmp_path, before=before, LC_ALL=name, LANG=name) == usual
-
-
-def test_a_locale_without_letters_beyond_ascii_and_a_folder_with_some(tmp_path, usual):
-    """POSIX is the C library's other name for C."""
-    out = tmp_path / "Größe 1,5 ε (neu)" / "日本"
-    ascii_only = {"LC_ALL": "POSIX", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    assert run_as_process(tmp_path, f"out='{out}'", out=out, **ascii_only) == usual

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
 import os
 import re
 import shutil
@@ -12,15 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from rich.console import Console
-from running import FRAGILE, TWO_CELLS, is_alive, rows_without_seconds, run_in
+from running import FRAGILE, TWO_CELLS, Watched, is_alive, rows_without_seconds, run_in
 from support import CODE, SMALL, compose
 
 from csrun import cli, executors
@@ -31,7 +29,6 @@ from csrun.models import Custom
 from csrun.models.autoencoder import Autoencoder
 from csrun.models.precision import in_precision
 from csrun.runner import run
-from csrun.system.progress import Display
 
 # Ray leaves handles of processes it has killed without waiting for them.
 pytestmark = [
@@ -73,18 +70,6 @@ def cluster() -> Iterator[Cluster]:
         made.add_node(num_cpus=1, object_store_memory=STORE)
     yield made
     made.shutdown()
-
-
-class Watched(Display):
-    """A display without a screen that calls a function whenever work was done."""
-
-    def __init__(self, look: Callable[[], None] = lambda: None) -> None:
-        super().__init__(Console(file=io.StringIO()))
-        self.look = look
-
-    def advance(self, units: float) -> None:
-        super().advance(units)
-        self.look()
 
 
 @pytest.mark.slow

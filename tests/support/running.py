@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +12,19 @@ from support import SMALL, compose
 
 from csrun.runner import RunResult, run
 from csrun.system.progress import Display
+
+
+class Watched(Display):
+    """A display without a screen that calls a function whenever work was done."""
+
+    def __init__(self, look: Callable[[], None] = lambda: None) -> None:
+        super().__init__(Console(file=io.StringIO()))
+        self.look = look
+
+    def advance(self, units: float) -> None:
+        super().advance(units)
+        self.look()
+
 
 EVERYTHING = ("metrics=[tv,l2]", "certifiers=[center_free,center,mean]")
 """Every kind of smoothed model, and more than one metric."""
