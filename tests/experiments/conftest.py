@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,18 @@ def two_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a finished small run: to be copied."""
+    return run_in(tmp_path_factory.mktemp("small")).folder.parent
+
+
+@pytest.fixture(scope="session")
+def checkpoints(small_run: Path) -> Path:
     """The checkpoints of a small run, for processes that are to be past their training: to be copied."""
-    return run_in(tmp_path_factory.mktemp("trained"), "points.count=1").folder.parent / "checkpoints"
+    return small_run / "checkpoints"
+
+
+@pytest.fixture
+def done(small_run: Path, tmp_path: Path) -> Path:
+    """The experiment's folder of a small run that has been done, where `run_small` goes on with it."""
+    return Path(shutil.copytree(small_run, tmp_path / "runs")) / "tv_digits"

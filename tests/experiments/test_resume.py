@@ -24,33 +24,30 @@ def only_cell(out: Path) -> Path:
     return cell
 
 
-def test_batch_size_changes_no_row(run_small, tmp_path):
-    folders = [run_small(f"batch_size={size}", f"out={tmp_path / str(size)}").folder for size in (7, 256)]
-    first, second = map(rows_without_seconds, folders)
-    assert first == second
-    assert only_cell(tmp_path / "7").name == only_cell(tmp_path / "256").name
+def test_batch_size_changes_no_row(run_small, done, tmp_path):
+    folder = run_small("batch_size=7", f"out={tmp_path / '7'}").folder
+    assert rows_without_seconds(folder) == rows_without_seconds(done)
+    assert only_cell(tmp_path / "7").name == only_cell(tmp_path / "runs").name
 
 
-def test_forward_block_and_counts_make_another_cell(run_small, tmp_path):
-    run_small()
+def test_forward_block_and_counts_make_another_cell(run_small, done, tmp_path):
     run_small("forward_block=64")
     run_small("m=260")
     assert len(list((tmp_path / "runs").glob("autoencoder-digits-*"))) == 3
 
 
-def test_nothing_is_computed_twice(run_small, tmp_path):
-    folder = run_small().folder
+def test_nothing_is_computed_twice(run_small, done, tmp_path):
     kept = (tmp_path / "runs").glob("*/evidence/center.tv-v1/*.npz")
     evidence = {path: path.stat().st_mtime_ns for path in kept}
-    before = (folder / "certificates.csv").read_bytes()
+    before = (done / "certificates.csv").read_bytes()
     run_small()
-    assert (folder / "certificates.csv").read_bytes() == before
+    assert (done / "certificates.csv").read_bytes() == before
     assert evidence == {path: path.stat().st_mtime_ns for path in evidence}
     assert len(evidence) == 2
 
 
-def test_more_points_and_more_eps_extend_a_cell(run_small, tmp_path):
-    short = rows_without_seconds(run_small().folder)
+def test_more_points_and_more_eps_extend_a_cell(run_small, done, tmp_path):
+    short = rows_without_seconds(done)
     longer = rows_without_seconds(run_small("points.count=3").folder)
     assert [row for row in longer if row["point"] != "2"] == short
     wider = rows_without_seconds(run_small("grid.eps=[0.4,0.2]", "grid.h=null", "grid.scale=[0.4]").folder)
@@ -60,24 +57,21 @@ def test_more_points_and_more_eps_extend_a_cell(run_small, tmp_path):
     assert len(runs) == 1  # the same cell throughout
 
 
-def test_a_wider_grid_equals_one_asked_for_at_once(run_small, tmp_path):
+def test_a_wider_grid_equals_one_asked_for_at_once(run_small, done, tmp_path):
     grid = ("grid.eps=[0.2,0.4]", "grid.h=null", "grid.scale=[0.4]")
     at_once = rows_without_seconds(run_small(*grid, f"out={tmp_path / 'at-once'}").folder)
-    run_small()
     assert rows_without_seconds(run_small(*grid).folder) == at_once
 
 
-def test_another_experiment_of_the_same_model_finds_its_cells_done(run_small, tmp_path):
-    run_small()
+def test_another_experiment_of_the_same_model_finds_its_cells_done(run_small, done, tmp_path):
     folder = run_small("metrics=[l2,angular]", "name=l2_digits").folder
     assert {row["metric"] for row in rows_without_seconds(folder)} == {"l2", "angular"}
     assert len(list((tmp_path / "runs").glob("*/evidence/center.tv-v1/*.npz"))) == 2
 
 
 @pytest.mark.parametrize("damage", ["torn table", "edited table", "cut evidence", "no evidence"])
-def test_damage_is_repaired_by_the_same_command(run_small, tmp_path, damage):
-    folder = run_small().folder
-    expected = rows_without_seconds(folder)
+def test_damage_is_repaired_by_the_same_command(run_small, done, tmp_path, damage):
+    expected = rows_without_seconds(done)
     cell = only_cell(tmp_path / "runs")
     table, evidence = cell / "certificates.csv", cell / "evidence" / "center.tv-v1" / "00001.npz"
     if damage == "torn table":
@@ -111,8 +105,8 @@ def test_sigkill_in_the_middle_then_the_same_command(run_small, tmp_path, checkp
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stderr.close()
-    done = len(list((tmp_path / "killed").glob("*/evidence/center.tv-v1/[0-9]*.npz")))
-    assert done < 6, "the run was over before it could be killed"
+    finished = len(list((tmp_path / "killed").glob("*/evidence/center.tv-v1/[0-9]*.npz")))
+    assert finished < 6, "the run was over before it could be killed"
 
     killed = rows_without_seconds(run_small("points.count=6", f"out={tmp_path / 'killed'}").folder)
     whole = rows_without_seconds(run_small("points.count=6", f"out={tmp_path / 'whole'}").folder)
@@ -120,8 +114,7 @@ def test_sigkill_in_the_middle_then_the_same_command(run_small, tmp_path, checkp
     assert sorted({int(row["point"]) for row in killed}) == list(range(6))
 
 
-def test_answers_are_kept_for_audits(run_small, tmp_path):
-    run_small()
+def test_answers_are_kept_for_audits(done, tmp_path):
     with np.load(only_cell(tmp_path / "runs") / "answers.npz") as arrays:
         assert arrays["points"].tolist() == arrays["center.tv.points"].tolist() == [0, 1]
         assert arrays["center.tv"].shape == arrays["base"].shape == (2, 1, 8, 8)
@@ -169,9 +162,9 @@ def test_evidence_survives_the_store_to_the_last_digit(run_small, tmp_path):
         assert (np.diff(arrays["candidates.values"], axis=1) >= 0).all()
 
 
-def test_a_measured_rule_can_lead(run_small):
+def test_a_measured_rule_can_lead(run_small, done):
     """``rule=measured``: the same cells, the same rows, another rule drawn."""
-    before = rows_without_seconds(run_small().folder)
+    before = rows_without_seconds(done)
     ours = run_small("rule=measured").folder
     assert rows_without_seconds(ours) == before
     assert json.loads((ours / "manifest.json").read_text())["rule"] == {"certifier": "center", "rule": "measured"}

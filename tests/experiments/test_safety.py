@@ -7,15 +7,19 @@ import io
 import json
 import os
 import re
+import resource
+import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from running import rows_without_seconds
-from support import CODE, SMALL, compose
+from support import SMALL, ask, compose
 
 from csrun.cli import _one_line
 from csrun.errors import RunError
@@ -45,6 +49,20 @@ def said_by_run(out: Path, *overrides: str, said: io.StringIO | None = None) -> 
     return said.getvalue()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """The output folder of a finished run, which had nothing to repair: to be copied."""
+    out = tmp_path_factory.mktemp("whole")
+    assert "evidence" not in said_by_run(out)
+    return out
+
+
+@pytest.fixture
+def out(whole, tmp_path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(whole, tmp_path / "runs"))
+
+
 def cell_of(out: Path) -> Path:
     (cell,) = out.glob("autoencoder-digits-*")
     return cell
@@ -62,11 +80,10 @@ def test_the_second_learns_who_holds_a_lock(tmp_path):
         pass
 
 
-def test_who_waits_says_for_whom_and_goes_on_once_it_is_free(tmp_path):
+def test_who_waits_says_for_whom_and_goes_on_once_it_is_free(out):
     """Of a checkpoint, a cell and the experiment's folder, which is always waited for: nothing is done twice."""
-    said_by_run(tmp_path)
-    (checkpoint,) = (tmp_path / "checkpoints").glob("*.safetensors")
-    places = [checkpoint.with_suffix(".lock"), cell_of(tmp_path) / ".lock", tmp_path / "tv_digits" / ".lock"]
+    (checkpoint,) = (out / "checkpoints").glob("*.safetensors")
+    places = [checkpoint.with_suffix(".lock"), cell_of(out) / ".lock", out / "tv_digits" / ".lock"]
     for lock in places:
         holds, screen = threading.Event(), Screen()
 
@@ -78,7 +95,7 @@ def test_who_waits_says_for_whom_and_goes_on_once_it_is_free(tmp_path):
         other = threading.Thread(target=hold)
         other.start()
         holds.wait()
-        said = said_by_run(tmp_path, "wait=true", said=screen)
+        said = said_by_run(out, "wait=true", said=screen)
         other.join()
         assert len(re.findall(rf"is being worked on by process {os.getpid()} .*: waiting", said)) == 1
 
@@ -94,27 +111,24 @@ def test_a_lock_of_a_killed_process_holds_nothing(tmp_path):
         assert json.loads((tmp_path / "lock.holder").read_text())["process"] == os.getpid()
 
 
-def test_a_run_on_a_cell_in_work_stops_before_it_touches_it(tmp_path):
-    said_by_run(tmp_path)
-    cell = cell_of(tmp_path)
+def test_a_run_on_a_cell_in_work_stops_before_it_touches_it(out):
+    cell = cell_of(out)
     before = {path: path.stat().st_mtime_ns for path in cell.rglob("*") if path.is_file()}
     with held(cell / ".lock", "the cell"), pytest.raises(RunError, match="being worked on by process"):
-        said_by_run(tmp_path, "points.count=3")
+        said_by_run(out, "points.count=3")
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
-def test_a_training_in_work_is_not_done_twice(tmp_path):
-    said_by_run(tmp_path / "a")
-    (checkpoint,) = (tmp_path / "a" / "checkpoints").glob("*.safetensors")
+def test_a_training_in_work_is_not_done_twice(whole, tmp_path):
+    (checkpoint,) = (whole / "checkpoints").glob("*.safetensors")
     lock = tmp_path / "b" / "checkpoints" / checkpoint.with_suffix(".lock").name
     with held(lock, "the checkpoint"), pytest.raises(RunError, match=r"the checkpoint .* is being worked on"):
         said_by_run(tmp_path / "b")
 
 
 @pytest.mark.parametrize("damage", ["torn", "edited", "unreadable evidence"])
-def test_what_is_repaired_is_said(tmp_path, damage):
-    assert "evidence" not in said_by_run(tmp_path)
-    cell = cell_of(tmp_path)
+def test_what_is_repaired_is_said(out, damage):
+    cell = cell_of(out)
     table = cell / "certificates.csv"
     whole = table.read_bytes()
     if damage == "torn":
@@ -124,22 +138,21 @@ def test_what_is_repaired_is_said(tmp_path, damage):
         table.write_text("\n".join([lines[0], lines[1].replace("certified", "bad_center"), *lines[2:]]) + "\n")
     else:
         (cell / "evidence" / "center.tv-v1" / "00001.npz").write_bytes(b"PK")
-    said = said_by_run(tmp_path)
+    said = said_by_run(out)
     if damage == "unreadable evidence":
         assert "00001.npz: unreadable, removed; the point is certified again" in said
     else:
         assert "certificates.csv: 1 lines that no evidence bears out, written anew" in said
         assert table.read_bytes() == whole
-    assert "bears out" not in said_by_run(tmp_path)
+    assert "bears out" not in said_by_run(out)
 
 
-def test_files_a_killed_process_was_writing_are_removed(tmp_path):
-    said_by_run(tmp_path)
-    cell = cell_of(tmp_path)
+def test_files_a_killed_process_was_writing_are_removed(out):
+    cell = cell_of(out)
     leftovers = [cell / "evidence" / "center.tv-v1" / ".00007.npz.x1.unfinished", cell / ".run.json.x2.unfinished"]
     for path in leftovers:
         path.write_bytes(b"half")
-    said_by_run(tmp_path)
+    said_by_run(out)
     assert not any(path.exists() for path in leftovers)
 
 
@@ -158,12 +171,21 @@ def test_whatever_leaves_no_room_to_write_is_said_in_one_line_that_says_how_to_g
     assert ("ulimit -f" in said) == (number == errno.EFBIG)
 
 
-def test_a_limit_on_the_size_of_files_loses_nothing_that_is_finished(tmp_path):
+@contextmanager
+def limited_files(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_limit_on_the_size_of_files_loses_nothing_that_is_finished(tmp_path, whole):
     """First the checkpoint is beyond it, then, once that is there, the evidence of a larger sample."""
-    command = [sys.executable, "-c", CODE, *SMALL, f"out={tmp_path / 'limited'}"]
-    limited = ["bash", "-c", 'ulimit -f 300; exec "$@"', "bash", *command]
     for request in ([], ["m=60000", "train.epochs=1"]):
-        done = subprocess.run([*limited, *request], capture_output=True, text=True, timeout=120)
+        with limited_files(300 * 2**10):
+            done = ask(*SMALL, f"out={tmp_path / 'limited'}", *request, cwd=tmp_path)
         assert done.returncode == 2, done.stderr
         assert done.stderr == (
             "cs-run: File too large; what is finished is kept: raise the limit on the size of a file (ulimit -f), and "
@@ -171,14 +193,11 @@ def test_a_limit_on_the_size_of_files_loses_nothing_that_is_finished(tmp_path):
         )
         assert not list(tmp_path.rglob("*.unfinished"))
         said_by_run(tmp_path / "limited")
-    said_by_run(tmp_path / "whole")
-    assert rows_without_seconds(tmp_path / "limited" / "tv_digits") == rows_without_seconds(
-        tmp_path / "whole" / "tv_digits"
-    )
+    assert rows_without_seconds(tmp_path / "limited" / "tv_digits") == rows_without_seconds(whole / "tv_digits")
 
 
 @pytest.mark.parametrize("calls", [1, 2, 3, 5, 8])
-def test_a_full_disk_loses_nothing_that_is_finished(tmp_path, monkeypatch, calls):
+def test_a_full_disk_loses_nothing_that_is_finished(tmp_path, whole, monkeypatch, calls):
     fsync, left = os.fsync, [calls]
 
     def full(handle):
@@ -190,10 +209,7 @@ def test_a_full_disk_loses_nothing_that_is_finished(tmp_path, monkeypatch, calls
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", full)
         with pytest.raises((OSError, RunError), match="space"):
-            said_by_run(tmp_path / "full")
-    said_by_run(tmp_path / "full")
-    said_by_run(tmp_path / "whole")
-    assert rows_without_seconds(tmp_path / "full" / "tv_digits") == rows_without_seconds(
-        tmp_path / "whole" / "tv_digits"
-    )
+            said_by_run(tmp_path)
+    said_by_run(tmp_path)
+    assert rows_without_seconds(tmp_path / "tv_digits") == rows_without_seconds(whole / "tv_digits")
     assert not list(tmp_path.rglob("*.unfinished"))
