@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from hypothesis import settings
@@ -11,6 +13,7 @@ LONGEST = ["test_ray.py", "test_experiments.py", "test_cores.py", "test_publishi
 """Files of a minute or more, longest first; that of Ray mostly waits, and is best beside those that compute."""
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: threads that wait for a busy core burn the other
 settings.register_profile("repository", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("repository")
 

@@ -49,8 +49,11 @@ def workers_of(process: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_rows_and_checkpoints_do_not_depend_on_workers_or_threads_nor_on_a_worker_that_is_killed(tmp_path, two_cells):
+def test_rows_and_checkpoints_do_not_depend_on_workers_or_threads_nor_on_a_worker_that_is_killed(
+    tmp_path, two_cells, monkeypatch
+):
     """Byte for byte; both processes were given two threads. The worker is killed with the first of 8 points done."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     killed: list[int] = []
 
     def kill() -> None:
@@ -183,8 +186,9 @@ def ended_one_by_one(workers: Workers, tasks: list) -> None:
 
 
 @pytest.mark.slow
-def test_the_task_that_kills_its_workers_is_found_and_given_up(tmp_path):
+def test_the_task_that_kills_its_workers_is_found_and_given_up(tmp_path, monkeypatch):
     """Each attempt leaves a line: four of the one to blame; the others, lost with the pool, are never given up."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # workers have one thread whatever the driver has
     marks = tmp_path / "marks"
 
     def deadly() -> None:

@@ -37,7 +37,7 @@ def run_as_process(
     done = subprocess.run(
         [sys.executable, "-c", before + CODE, *SMALL, *arguments],
         cwd=folder,
-        env=os.environ | environment,
+        env={name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | environment,
         capture_output=True,
         text=True,
         timeout=240,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -89,10 +88,8 @@ def test_damage_is_repaired_by_the_same_command(run_small, done, tmp_path, damag
 def test_sigkill_in_the_middle_then_the_same_command(run_small, tmp_path, checkpoints):
     shutil.copytree(checkpoints, tmp_path / "killed" / "checkpoints")
     overrides = [*SMALL, "points.count=6", f"out={tmp_path / 'killed'}"]
-    environment = dict(os.environ, OMP_NUM_THREADS="1")  # as many threads as this process
     process = subprocess.Popen(
         [sys.executable, "-c", CODE, *overrides],
-        env=environment,
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
