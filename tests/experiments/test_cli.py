@@ -39,7 +39,7 @@ def test_version(tmp_path):
         (["rule=local"], "rule is 'local': expected paper, exact or measured for the certifier center, or null"),
         (["certifiers=[mean,center]", "rule=paper"], "expected global, local or spectral for the certifier mean"),
         (["noise=gausian"], "did you mean gaussian?"),
-        (["noise=null"], "noise is 'null': expected gaussian"),
+        (["noise=null"], "noise is 'null': expected one of ablation, "),
         (["noise.unknown=1"], "'noise.unknown' is not a setting"),
         (["+noise.unknown=1"], "noise has unknown: gaussian noise has no such parameter"),
         (["grid.h=[0]"], "positive"),

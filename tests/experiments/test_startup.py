@@ -41,13 +41,9 @@ def test_plots_need_no_torch():
     assert "torch" not in imported_by("from csrun.report import plots, tables, plot_cli")
 
 
-def test_the_library_and_the_runner_import_no_optional_package():
-    heavy = imported_by("import centersmooth, csrun.models, csrun.metrics")
-    assert heavy <= {"torch", "numpy", "scipy"}
-
-
-def test_a_worker_imports_no_more_than_it_computes_with():
-    assert imported_by("import csrun.executors.on_cores") <= {"torch", "numpy", "scipy"}
+def test_the_library_the_runner_and_its_workers_import_no_optional_package():
+    code = "import centersmooth, csrun.models, csrun.metrics, csrun.executors.on_cores"
+    assert imported_by(code) <= {"torch", "numpy", "scipy"}
 
 
 def test_a_misspelt_name_is_refused_before_anything_heavy_is_imported():
