@@ -36,7 +36,10 @@ def test_version(tmp_path):
         (["metrics=[foo]"], "expected one of tv, l1"),
         (["certifiers=[foo]"], "certifiers has 'foo': expected one of center, "),
         (["certifiers=[]"], "certifiers is empty: expected at least one name"),
-        (["rule=local"], "rule is 'local': expected paper, exact or measured for the certifier center, or null"),
+        (
+            ["rule=local"],
+            "rule is 'local': expected one of paper, exact, measured, enumerated for the certifier center, or null",
+        ),
         (["certifiers=[mean,center]", "rule=paper"], "expected global, local or spectral for the certifier mean"),
         (["noise=gausian"], "did you mean gaussian?"),
         (["noise=null"], "noise is 'null': expected one of ablation, "),
@@ -154,7 +157,7 @@ def test_a_job_in_a_process_of_its_own_reports_how_it_ended(tmp_path):
     assert done.returncode == 2
     assert (
         done.stderr.splitlines()[-1]
-        == "cs-run: rule is 'nope': expected paper, exact or measured for the certifier center, or null"
+        == "cs-run: rule is 'nope': expected one of paper, exact, measured, enumerated for the certifier center, or null"
     )
     logs = [log.read_text() for log in (tmp_path / "jobs").glob("*/*_0_log.out")]
     assert sum("cells, " in log for log in logs) == 1

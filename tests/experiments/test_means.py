@@ -145,7 +145,10 @@ def test_the_end_table_and_the_estimate_count_it(kept, run_small):
         (["certifiers=[]"], r"certifiers is empty: expected at least one name, or certifier="),
         (["certifiers=[center,median]"], r"certifiers has 'median': expected one of center, .*; did you mean mean"),
         (["certifier=mean", "rule=paper"], r"rule is 'paper': expected global, local or spectral for"),
-        ([MEAN, "rule=local"], r"rule is 'local': expected paper, exact or measured for the certifier center"),
+        (
+            [MEAN, "rule=local"],
+            r"rule is 'local': expected one of paper, exact, measured, enumerated for the certifier center",
+        ),
     ],
 )
 def test_a_wrong_request_is_one_line(overrides, expected):

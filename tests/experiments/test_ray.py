@@ -209,7 +209,7 @@ def test_a_sweep_on_ray_fails_in_one_line(sweeps):
     assert stdout.count("1 cells, ") == 1
     assert (
         stderr.splitlines()[-1]
-        == "cs-run: rule is 'nope': expected paper, exact or measured for the certifier center, or null"
+        == "cs-run: rule is 'nope': expected one of paper, exact, measured, enumerated for the certifier center, or null"
     )
     code, _, stderr, _ = sweeps["no room"]
     assert (code, len(stderr.splitlines())) == (2, 1)
