@@ -37,8 +37,8 @@ LEAST_PILOT: Final = 100
 class PilotCollector(Collector, Protocol):
     """A collector whose draws of the stage ``center`` tell what fresh ones are going to show."""
 
-    def foresee(self) -> Callable[[int], Any]:
-        """The evidence expected of ``m`` fresh draws, as a function of ``m``; after the stage ``center``."""
+    def foresee(self) -> Callable[[Budget], Any]:
+        """The evidence expected under a budget of any counts, as a function of it; after the stage ``center``."""
         ...
 
     def shorten(self, m: int) -> None:
@@ -103,11 +103,12 @@ class WithinTolerance:
         """The certifier's own collector, shortened once the center is there."""
         return ShortenedCollector(self, self.certifier.collector(setting, shared, radius=radius), setting)
 
-    def least_m(self, foreseen: Callable[[int], Any], setting: Setting) -> int:
+    def least_m(self, foreseen: Callable[[Budget], Any], setting: Setting) -> int:
         """The least of `counts` whose radii are expected within the tolerance; the last one always is."""
 
         def expected(m: int) -> list[Certificate]:
-            shortened, evidence = with_draws(setting, m), foreseen(m)
+            shortened = with_draws(setting, m)
+            evidence = foreseen(shortened.budget)
             return [self.certifier.certificate(evidence, eps, self.rule, shortened) for eps in self.eps]
 
         limits = expected(setting.budget.m)

@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from centersmooth.certificate import Certificate, Smoothed
+from centersmooth.certificate import Budget, Certificate, Smoothed
 from centersmooth.certifiers.base import Certifier
 from centersmooth.certifiers.mean import MEAN_RULES, Mean, MeanEvidence
 from centersmooth.checks import an_integer
@@ -154,12 +154,12 @@ class DirectionCollector:
         center = _output(found.center, self._lengths / self._count, self._setting.output_range).reshape(base.shape)
         return DirectionEvidence(center, base, between(self._metric, base.double(), center), found)
 
-    def foresee(self) -> Callable[[int], DirectionEvidence]:
-        """The evidence expected of ``m`` fresh draws, with the reference for a center."""
+    def foresee(self) -> Callable[[Budget], DirectionEvidence]:
+        """The evidence expected under a budget of any counts, with the reference for a center."""
         directions = self._mean.foresee()
 
-        def evidence(m: int) -> DirectionEvidence:
-            found = self._with_reach(directions(m))
+        def evidence(budget: Budget) -> DirectionEvidence:
+            found = self._with_reach(directions(budget))
             return DirectionEvidence(found.center, found.base, found.error, found)
 
         return evidence

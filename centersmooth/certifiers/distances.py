@@ -57,11 +57,13 @@ class DistanceSample:
         return cls(len(distances), ranks, np.sort(distances)[ranks - 1])
 
     @classmethod
-    def foreseen(cls, pilot: NDArray[np.float64], count: int, ranks: NDArray[np.int64]) -> DistanceSample:
+    def foreseen(
+        cls, pilot: NDArray[np.float64], count: int, ranks: NDArray[np.int64], limit: float = np.inf
+    ) -> DistanceSample:
         """Order statistics expected of ``count`` distances, from at least 50 of the same law.
 
-        Quantiles of the pilot, and beyond its largest fiftieth those of an exponential tail of the same mean. An
-        estimate, on which no certificate may rest.
+        Quantiles of the pilot, and beyond its largest fiftieth those of an exponential tail of the same mean, up to a
+        limit that no distance exceeds. An estimate, on which no certificate may rest.
 
         >>> DistanceSample.foreseen(np.arange(100.0), 10, np.array([1, 5, 10])).values.round(1).tolist()
         [4.0, 44.0, 94.0]
@@ -71,7 +73,8 @@ class DistanceSample:
         threshold = ordered[-tail - 1]
         extrapolated = threshold + (ordered[-tail:] - threshold).mean() * np.log(tail / size / beyond)
         quantiles = ordered[np.ceil((1 - beyond) * size - 1e-6).astype(np.int64) - 1]
-        return cls(count, ranks, np.where(beyond < tail / size, extrapolated, quantiles))
+        values = np.where(beyond < tail / size, extrapolated, quantiles)
+        return cls(count, ranks, np.minimum(values, limit))
 
     def at_rank(self, rank: int) -> float:
         """The ``rank``-th smallest distance, or the next larger one that was kept. Never interpolated."""

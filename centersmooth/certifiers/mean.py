@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from centersmooth.certificate import Certificate, Smoothed
+from centersmooth.certificate import Budget, Certificate, Smoothed
 from centersmooth.certifiers.ball import Ball
 from centersmooth.certifiers.base import Certifier
 from centersmooth.certifiers.center.rules import ROUNDING
@@ -30,7 +30,6 @@ from centersmooth.certifiers.spectral import (
     Directions,
     DirectionsCollector,
     expected_square,
-    foreseen_directions,
     spectral_movement,
 )
 from centersmooth.checks import an_integer
@@ -251,19 +250,23 @@ class MeanCollector:
             directions=self._directions.compute(self._metric, _range(self._setting)) if self._directions else None,
         )
 
-    def foresee(self) -> Callable[[int], MeanEvidence]:
-        """The evidence expected of ``m`` fresh draws, from distances and directions of the first of the reference's."""
+    def foresee(self) -> Callable[[Budget], MeanEvidence]:
+        """The evidence expected under a budget of any ``m``, from the first draws of the reference.
+
+        Of the ``n`` draws of an answer it is told by the setting of a certificate.
+        """
         metric, output_range = self._metric, _range(self._setting)
         reference, pilot = self._to_reference(), torch.cat(self._pilot)
         features = features_of(metric, reference[None])
         distances = to_numpy(metric, metric.pairwise(pilot, features)[:, 0])
         farthest = self._reach(reference)
-        directions = foreseen_directions(metric, pilot, features, output_range)
+        seen = DirectionsCollector(metric, pilot, features, len(pilot))
+        seen.update(pilot, metric.pairwise(pilot, features)[:, 0])
+        directions = seen.foresee(metric, output_range)
 
-        def evidence(m: int) -> MeanEvidence:
-            sample = DistanceSample.foreseen(distances, m, band_ranks(m))
-            sample = replace(sample, values=np.minimum(sample.values, farthest))
-            return MeanEvidence(self.reference, self.reference, 0.0, sample, farthest, directions(m))
+        def evidence(budget: Budget) -> MeanEvidence:
+            sample = DistanceSample.foreseen(distances, budget.m, band_ranks(budget.m), farthest)
+            return MeanEvidence(self.reference, self.reference, 0.0, sample, farthest, directions(budget.m))
 
         return evidence
 

@@ -177,10 +177,22 @@ class DirectionsCollector:
         reach = float(_weighted(farthest[None], self._weights))
         return Directions(self._truncation, top, self.count, WeightedNorms(sample, float(self._weights.sum()), reach))
 
-    @property
-    def norms(self) -> Tensor:
-        """Weighted norms of the draws seen; none for l2."""
-        return torch.zeros(0) if self._norms is None else self._norms.values
+    def foresee(self, metric: Metric, output_range: tuple[float, float]) -> Callable[[int], Directions]:
+        """The directions expected of ``m`` fresh draws, as a function of ``m``, where those seen are a pilot.
+
+        The second moments are those of the pilot; only the number of draws behind them is that of the fresh ones.
+        """
+        seen, features = self.compute(metric, output_range), len(self._reference)
+        norms = None if self._norms is None else to_numpy(metric, self._norms.values)
+
+        def directions(m: int) -> Directions:
+            expected = replace(seen, count=_draws_used(features, m))
+            if seen.weighted is None or norms is None:
+                return expected
+            sample = DistanceSample.foreseen(norms, m, band_ranks(m), seen.weighted.reach)
+            return replace(expected, weighted=replace(seen.weighted, norms=sample))
+
+        return directions
 
     def _take(self, block: Tensor) -> None:
         """Add a block of draws, ``(b, features)``, as shares of the truncation."""
@@ -193,33 +205,6 @@ class DirectionsCollector:
         else:
             block = block / self._weights.sqrt()
             self._sum_of_tops += top_eigenvalue(block @ block.T) * float(self._weights.sum())
-
-
-def foreseen_directions(
-    metric: Metric, pilot: Tensor, reference: Tensor, output_range: tuple[float, float]
-) -> Callable[[int], Directions]:
-    """The directions expected of ``m`` fresh draws, as a function of ``m``.
-
-    The second moments are those of the pilot; only the number of draws behind them is that of the fresh ones.
-
-    Parameters
-    ----------
-    pilot, reference : Tensor
-        As for `DirectionsCollector`.
-    """
-    collector = DirectionsCollector(metric, pilot, reference, len(pilot))
-    collector.update(pilot, metric.pairwise(pilot, reference)[:, 0])
-    seen, norms = collector.compute(metric, output_range), to_numpy(metric, collector.norms)
-
-    def directions(m: int) -> Directions:
-        expected = replace(seen, count=_draws_used(reference.numel(), m))
-        if seen.weighted is None:
-            return expected
-        sample = DistanceSample.foreseen(norms, m, band_ranks(m))
-        sample = replace(sample, values=np.minimum(sample.values, seen.weighted.reach))
-        return replace(expected, weighted=replace(seen.weighted, norms=sample))
-
-    return directions
 
 
 def _rows_together(features: int, draws: int) -> int:

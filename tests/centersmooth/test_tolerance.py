@@ -25,6 +25,7 @@ from centersmooth import (
     Jaccard,
     Label,
     Mean,
+    Nearest,
     RandomStream,
     RequestError,
     Smoother,
@@ -35,7 +36,9 @@ from centersmooth.certifiers.distances import DistanceSample
 from centersmooth.certifiers.spectral import MATRIX
 from centersmooth.contracts import LinearModel
 from centersmooth.draws import Draws
-from centersmooth.tolerance import counts
+from centersmooth.gathering import Setting, Shared, gather_one
+from centersmooth.sampling import Sampler
+from centersmooth.tolerance import PilotCollector, counts
 
 STREAM = RandomStream(0)
 X = torch.zeros(3)
@@ -69,6 +72,8 @@ CASES = {
     "mean in l1": (Mean(L1()), "spectral", BUDGET),
     "mean of more draws": (Mean(L2(), 1_500), "spectral", BUDGET),
     "direction": (Direction(Angular()), "spectral", BUDGET),
+    "nearest": (Nearest(L2()), "nearest", BUDGET),
+    "nearest direction": (Nearest(Angular()), "nearest", BUDGET),
 }
 
 of_all = pytest.mark.parametrize("case", CASES)
@@ -237,6 +242,26 @@ def test_half_normal_distances_need_a_fiftieth_of_the_papers_draws(h: float, rul
     chosen = one.certify(torch.zeros(1), h, tolerance=0.05, stream=STREAM)
     assert chosen.m <= 20_000
     assert chosen.radius <= 1.05 * one.certify(torch.zeros(1), h, stream=STREAM).radius
+
+
+@of_all
+@pytest.mark.parametrize("counts_asked", [(1_000, 4_000), (2_000, 2_000), (8_000, 20_000)])
+def test_radii_are_foreseen_at_other_counts(case: str, counts_asked: tuple[int, int]) -> None:
+    """Of an answer as of a radius: at half the draws of the pilot, as many, and four times as many."""
+    certifier, rule, budget = CASES[case]
+    pilot = dataclasses.replace(budget, n=2_000)
+    asked = dataclasses.replace(budget, n=counts_asked[0], m=counts_asked[1])
+    sampler = Sampler(model, GaussianNoise(0.5), 400, 400, (0.0, 1.0))
+    collector = certifier.collector(Setting.of(sampler, pilot), shared := Shared(), radius=True)
+    for stage in ("candidates", "center"):
+        for outputs in sampler.draw(X, collector.wants(stage), STREAM, stage) if collector.wants(stage) else ():
+            shared.forget()
+            collector.update(stage, outputs)
+    assert isinstance(collector, PilotCollector)
+    expected = certifier.certificate(collector.foresee()(asked), 0.3, rule, Setting.of(sampler, asked))
+    found = gather_one(sampler, certifier, asked, X, RandomStream(7))
+    certified = certifier.certificate(found, 0.3, rule, Setting.of(sampler, asked))
+    assert expected.radius == pytest.approx(certified.radius, rel=0.08)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.87, 0.9865, 0.99995])

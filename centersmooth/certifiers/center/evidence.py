@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from centersmooth.bounds import EXACT, half_count
+from centersmooth.certificate import Budget
+from centersmooth.certifiers.center.measured import candidates_and_others
 from centersmooth.certifiers.center.quantiles import QuantileTable
 from centersmooth.certifiers.center.search import (
+    BLOCK,
     BestCenter,
     CenterKind,
     best_candidate,
@@ -111,11 +114,22 @@ class CenterCollector:
             far=DistanceSample.of(self._own(distances[:m])) if measured else None,
         )
 
-    def foresee(self) -> Callable[[int], CenterEvidence]:
-        """The evidence expected of ``m`` fresh draws around an accepted center, from distances of the sample to it."""
+    def foresee(self) -> Callable[[Budget], CenterEvidence]:
+        """The evidence expected under a budget of any counts around an accepted center, from the sample's distances."""
         pilot = self._own(to_numpy(self._source, self._pilot))
         evidence = self._evidence(_found(self._center).output, error=0.0, inside=self._budget.n, far=None)
-        return lambda m: replace(evidence, far=DistanceSample.foreseen(pilot, m, kept_ranks(m)))
+
+        def expected(budget: Budget) -> CenterEvidence:
+            blocks = evidence.blocks
+            return replace(
+                evidence,
+                inside=budget.n,
+                far=DistanceSample.foreseen(pilot, budget.m, kept_ranks(budget.m)),
+                candidates=evidence.candidates.foreseen(*candidates_and_others(budget)),
+                blocks=None if blocks is None else blocks.foreseen(*candidates_and_others(budget, BLOCK)),
+            )
+
+        return expected
 
     def shorten(self, m: int) -> None:
         """Want the fresh draws of a budget with this ``m``."""

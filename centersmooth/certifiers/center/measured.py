@@ -160,7 +160,7 @@ def masses_of_a_run(budget: Budget, block: int = 1) -> tuple[float, float]:
 
     ``(1 - p_s)**C = 3/8 alpha1``; ``delta`` is ``1/8 alpha1``, divided by ``C p_s`` in Smooth.
     """
-    candidates, others = _counts(budget, block)
+    candidates, others = candidates_and_others(budget, block)
     candidate_mass = -math.expm1(math.log(0.375 * budget.alpha1) / candidates) * _ROUND_UP
     failing = 0.125 * budget.alpha1 / (1 if budget.n0 else candidates * candidate_mass)
     own = 1 if block == 1 and not budget.n0 else 0
@@ -169,7 +169,7 @@ def masses_of_a_run(budget: Budget, block: int = 1) -> tuple[float, float]:
     return min(1.0, candidate_mass), min(1.0, near_mass)
 
 
-def _counts(budget: Budget, block: int) -> tuple[int, int]:
+def candidates_and_others(budget: Budget, block: int = 1) -> tuple[int, int]:
     """``(C, M)``: candidates, and the outputs each of them is compared with."""
     return (budget.n0, budget.n) if budget.n0 else (budget.n // block, budget.n - block)
 
@@ -179,7 +179,7 @@ def _far_ranks(
     budget: Budget, block: int, share: float, candidate_mass: float, near_mass: float, center_mass: float
 ) -> FarRanks | None:
     """The pair of ranks of least `_cost`, over ``b`` in powers of two."""
-    candidates, others = _counts(budget, block)
+    candidates, others = candidates_and_others(budget, block)
     radius = EXACT.upper_rank(budget.m, center_mass, budget.alpha2 / 2)
     spent = budget.alpha2 / 4 * share
     first = EXACT.upper_rank(candidates, candidate_mass, spent)

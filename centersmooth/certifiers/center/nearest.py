@@ -39,7 +39,7 @@ from centersmooth.certifiers.center.quantiles import place_ranks
 from centersmooth.certifiers.center.rules import ROUNDING
 from centersmooth.certifiers.distances import DistanceBuffer, DistanceSample, to_numpy
 from centersmooth.certifiers.expectation import Band, band_ranks, estimation_error, global_movement
-from centersmooth.certifiers.spectral import Directions, DirectionsCollector, spectral_movement
+from centersmooth.certifiers.spectral import PILOT, Directions, DirectionsCollector, spectral_movement
 from centersmooth.contracts.metrics import check_hilbertian, check_own_metric
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
@@ -47,7 +47,7 @@ from centersmooth.metrics import L2
 from centersmooth.metrics.base import Hilbertian, Metric, between, features_of, require_metric
 from centersmooth.noise import GaussianShift, Noise
 
-_L2 = L2()
+_L2, _UNLIMITED = L2(), (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,8 @@ class Nearest(Certifier):
     """The output nearest to the mean feature of the noisy outputs, one of a sample.
 
     Features of the sample are computed twice, first for their mean and then for the distances to it, so that only the
-    outputs are kept. The budget's ``delta`` and ``n0`` play no part.
+    outputs are kept; those of up to 1,000 draws once more where a number of fresh draws is chosen by them. The budget's
+    ``delta`` and ``n0`` play no part.
 
     Parameters
     ----------
@@ -209,6 +210,7 @@ class NearestCollector:
         self._sums: dict[str, Tensor] = {}
         self._center: Tensor | None = None
         self._r_center = math.inf
+        self._of_sample, self._farthest = np.zeros(0), torch.zeros(0)
         self._distances = DistanceBuffer(self._m)
         self._directions: DirectionsCollector | None = None
 
@@ -224,7 +226,9 @@ class NearestCollector:
             self._outputs.append(outputs)
             if not self._left[stage]:
                 self._choose()
-        elif self._directions is not None:
+        else:
+            if self._directions is None:
+                self._directions, self._outputs = self._second_moments(self._m), []
             distances = _distances(features, self._mean)
             self._distances.add(distances)
             self._directions.update(features, distances)
@@ -236,17 +240,46 @@ class NearestCollector:
         fresh = None if "fresh" not in self._sums else self._of_fresh()
         return NearestEvidence(self._center, base, error, self._r_center, fresh)
 
+    def foresee(self) -> Callable[[Budget], NearestEvidence]:
+        """The evidence expected under a budget of any counts, from distances and directions of the sample."""
+        center, mean, distances = self._center, self._mean, self._of_sample
+        if center is None:
+            raise ValueError("there is no center yet: expected all draws of the stages before")
+        farthest = self._metric.feature_reach(mean, self._setting.output_range)
+        square = float(np.square(distances).mean())
+        directions = self._directions_of_sample()
+
+        def evidence(budget: Budget) -> NearestEvidence:
+            n, m = budget.n, budget.m
+            fresh = FreshDraws(
+                offset=math.sqrt(square / n + square / m),
+                reach=farthest,
+                distances=DistanceSample.foreseen(distances, m, band_ranks(m), farthest),
+                near=DistanceSample.foreseen(distances, m, place_ranks(m), farthest),
+                directions=directions(m),
+            )
+            r_center = DistanceSample.foreseen(distances, n, np.array([1])).at_rank(1)
+            return NearestEvidence(center, center, 0.0, r_center, fresh)
+
+        return evidence
+
+    def shorten(self, m: int) -> None:
+        """Want ``m`` fresh draws."""
+        self._m = self._left["fresh"] = m
+        self._distances = DistanceBuffer(m)
+
     @property
     def _mean(self) -> Tensor:
         """The mean feature of the sample, ``(features,)``."""
         return self._sums["center"] / self._n
 
     def _choose(self) -> None:
-        """A second look at the sample: the output nearest to the mean feature, and the largest distance to it.
+        """A second look at the sample: the output nearest to the mean feature, and the features farthest from it.
 
-        The latter truncates second moments, for which it has to be chosen before the fresh draws.
+        Their distance truncates second moments, for which it has to be chosen before the fresh draws.
         """
-        farthest, truncation = self._mean, 0.0
+        seen: list[np.ndarray] = []
+        self._farthest, truncation = self._mean, 0.0
         for outputs in self._outputs:
             features = features_of(self._metric.source, outputs)
             distances = to_numpy(self._metric, _distances(features, self._mean))
@@ -254,10 +287,25 @@ class NearestCollector:
             if distances[nearest] < self._r_center:
                 self._center, self._r_center = outputs[nearest].clone(), float(distances[nearest])
             if distances[last] > truncation:
-                farthest, truncation = features[last].clone(), float(distances[last])
-        self._outputs = []
-        if self._left["fresh"]:
-            self._directions = DirectionsCollector(_L2, farthest[None].double(), self._mean[None], self._m)
+                self._farthest, truncation = features[last].clone(), float(distances[last])
+            seen.append(distances)
+        self._of_sample = np.concatenate(seen)
+
+    def _second_moments(self, draws: int) -> DirectionsCollector:
+        """A collector of second moments of so many draws around the mean feature."""
+        return DirectionsCollector(_L2, self._farthest[None].double(), self._mean[None], draws)
+
+    def _directions_of_sample(self) -> Callable[[int], Directions]:
+        """The directions expected of ``m`` fresh draws, from a third look at the first draws of the sample."""
+        left = min(PILOT, self._n)
+        moments = self._second_moments(left)
+        for outputs in self._outputs:
+            if not left:
+                break
+            features = features_of(self._metric.source, outputs[:left])
+            moments.update(features, _distances(features, self._mean))
+            left -= len(features)
+        return moments.foresee(_L2, _UNLIMITED)
 
     def _of_fresh(self) -> FreshDraws:
         if self._directions is None:
@@ -269,7 +317,7 @@ class NearestCollector:
             reach=self._metric.feature_reach(mean, self._setting.output_range),
             distances=band,
             near=near,
-            directions=self._directions.compute(_L2, (-math.inf, math.inf)),
+            directions=self._directions.compute(_L2, _UNLIMITED),
         )
 
 

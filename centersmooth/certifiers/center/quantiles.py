@@ -84,6 +84,17 @@ class QuantileTable:
         column = np.searchsorted(place_ranks(self.candidates), place)
         return float(self.values[row, column])
 
+    def foreseen(self, candidates: int, others: int) -> QuantileTable:
+        """The table expected of other counts: values of this one at the same shares of its counts.
+
+        An estimate, on which no certificate may rest. Beyond the largest distance of this table it is that one.
+        """
+        near = np.ceil(near_ranks(others) / others * self.others - 1e-6)
+        place = np.ceil(place_ranks(candidates) / candidates * self.candidates - 1e-6)
+        rows = np.searchsorted(near_ranks(self.others), near)
+        columns = np.searchsorted(place_ranks(self.candidates), place)
+        return QuantileTable(candidates, others, self.values[np.ix_(rows, columns)])
+
 
 def smallest(rows: Tensor, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
     """The order statistics of these ranks of each row: ``(b, n) -> (b, len(ranks))``.
