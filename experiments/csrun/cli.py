@@ -137,7 +137,7 @@ def _run(arguments: list[str], command: str) -> int:
         try:
             if os.getpid() != here:
                 _enter(folder)
-            codes.append(_task(raw, _console(), _without_paths(command)))
+            codes.append(_task(raw, _console(), command))
         except Exception as error:
             failures.append(error)
         if os.getpid() != here:  # a launcher brought it to another one: only an error finds its way back
@@ -185,6 +185,14 @@ def _end_job(codes: Sequence[int], failures: Sequence[Exception]) -> None:
         raise failures[0]
     if any(codes):
         raise _JobEnded(max(codes))
+
+
+def _settings_of_job(command: str) -> list[str]:
+    """The settings on the command line; of a job of a sweep, its own."""
+    from hydra.core.hydra_config import HydraConfig
+
+    given = shlex.split(command)[1:]
+    return list(HydraConfig.get().overrides.task) if "--multirun" in given else given
 
 
 def _without_paths(command: str) -> str:
@@ -330,10 +338,10 @@ def _task(raw: Any, console: Console, command: str) -> int:
         from csrun.recommend import recommend
 
         with threads(threads_of(config)):
-            recommend(config, display)
+            recommend(config, display, _settings_of_job(command))
         return 0
     started = time.monotonic()
-    result = run(config, display, command)
+    result = run(config, display, _without_paths(command))
     console.print(f"{config.name}, budget {config.budget}, done in {duration(time.monotonic() - started)}:")
     for path in result.files:
         console.print(f"  {path}", highlight=False, soft_wrap=True)

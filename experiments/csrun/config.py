@@ -173,7 +173,7 @@ KEYS = {
     "attack": "pgd or search: move certified outputs as far as possible, beside the certificates in table and figure",
     "attacker.points, .steps, .restarts, .draws": "first points; gradient steps or queries, starts, draws of each",
     "attacker.runs": "runs of the smoothed model, on fresh draws, that judge an attacked input",
-    "recommend": "true: which scale, n, m and delta to ask for, from a small pilot on points outside the request",
+    "recommend": "true: which certifier, rule, scale and counts to ask for, from a pilot on points outside the request",
     "train.epochs, .images, .batch_size, .method": 'training schedule; "train.method=[augment,none]" for the ablation',
     "model, metric, certifier": "lists of one; your own: package.module:factory (experiment=custom; docs/custom.md)",
     "data.name": "data set, as data=NAME",
@@ -406,8 +406,8 @@ def _validated(config: Config) -> Config:
         raise RunError(f"name is '{config.name}': expected letters, digits, - and _, for it names the results' folder")
     if config.precision == "tf32" and config.device == "cpu":
         raise RunError("precision is 'tf32' with device=cpu, which has none: expected float32 or bfloat16")
-    if config.recommend and (config.certifiers, config.attack) != (["center"], "none"):
-        raise RunError("recommend is true, which is about centers of the sample: leave out certifiers and attack")
+    if config.recommend and (config.certifiers, config.rule, config.attack) != (["center"], None, "none"):
+        raise RunError("recommend is true, which chooses certifier and rule: leave out certifiers, rule and attack")
     if config.wait and config.executor == "ray":
         raise RunError("wait is true with executor=ray, which holds all its cells at once: expected wait=false")
     for names in (config.models, config.metrics, config.certifiers):

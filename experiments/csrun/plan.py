@@ -270,7 +270,8 @@ def make_plan(config: Config) -> Plan:
         name: build_certifiers(name, {one: metrics[one] for one in config.metrics}) for name in config.certifiers
     }
     settings = {scale: Setting(noise, budget, (0.0, 1.0), config.forward_block) for scale, noise in noises.items()}
-    _require_feasible(config, certifiers, pairs, settings)
+    if not config.recommend:  # which looks for counts that are enough
+        _require_feasible(config, certifiers, pairs, settings)
     _require_suited(certifiers, settings[pairs[0].scale])
     data = load_data(config.data.name, config.data.path, config.seed)
     points = range(config.points.start, config.points.start + at_least(1, "points.count", config.points.count))
@@ -286,7 +287,7 @@ def make_plan(config: Config) -> Plan:
             own = tuple(pair for pair in pairs if pair.scale == scale)
             for training in _trainings(config, name, spec, data, scale):
                 cells.append(CellPlan(name, spec, noises[scale], own, training))
-    problems = [_infeasible(certifiers, settings[cell.scale], cell.pairs) for cell in cells]
+    problems = ["" if config.recommend else _infeasible(certifiers, settings[c.scale], c.pairs) for c in cells]
     feasible = tuple(cell for cell, problem in zip(cells, problems, strict=True) if not problem)
     skipped = dict.fromkeys(
         f"scale {cell.scale:.4g} left out: {problem}" for cell, problem in zip(cells, problems, strict=True) if problem

@@ -1,43 +1,49 @@
-"""Recommendation of noise level, counts and slack, from a small pilot on points that are then not certified.
+"""Recommendation of certifier, rule, noise level and counts, from a small pilot on points that are then not certified.
 
-The pilot draws a few thousand outputs at each noise level of the grid. What a budget would certify is read off their
-distances: an order statistic of ``m`` draws at rank ``j`` is about the pilot's at the same share ``j/m``, and the same
-for the ranks behind the measured far radius. These are estimates, and no certificate rests on them: the budget is
-fixed before any point is drawn that it certifies, as the guarantee asks, for the pilot's points are others.
+The pilot draws a few thousand outputs at each noise level of the grid. From those of its stage ``center`` every
+certifier foresees the evidence of other counts, by the mechanism that `centersmooth.tolerance` chooses counts with, and
+from that evidence its own rules tell the radius. These are estimates, and no certificate rests on them: certifier, rule
+and budget are fixed before any point is drawn that they certify, as the guarantee asks, so the choice costs no alpha.
 """
 
 from __future__ import annotations
 
-import math
+import shlex
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from statistics import fmean, median
+from typing import Any
 
 from rich.table import Table
 from scipy.special import bdtrc
+from torch import Tensor
 
-from centersmooth import Budget, Center, Metric, Noise, RandomStream
-from centersmooth.bounds import EXACT
-from centersmooth.certifiers.center import CenterEvidence
-from centersmooth.certifiers.center.measured import far_ranks
-from centersmooth.certifiers.center.rules import Radii, center_problem
-from centersmooth.gathering import gather
+from centersmooth import Budget, Center, RandomStream
+from centersmooth.bounds import Bounds
+from centersmooth.certifiers import Certifier
+from centersmooth.certifiers.center.rules import BOUNDS_OF
+from centersmooth.gathering import Setting, Shared, gather, passes
 from centersmooth.sampling import Sampler, evaluating
+from centersmooth.tolerance import LEAST_PILOT, PilotCollector
+from csrun.cells.certify import OF_THE_POINT
 from csrun.cells.run import obtain_model
 from csrun.config import Config, GridPoint
 from csrun.errors import RunError
-from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, make_plan
+from csrun.models.base import BaseModel
+from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, check, make_plan
+from csrun.registry import names_of
 from csrun.report.tables import number, titled
 from csrun.system.progress import Display, duration
 
-PILOT_POINTS = 5
-PILOT_DRAWS, PILOT_FRESH_DRAWS = 1_000, 4_000
-"""At most; never more than the request has for the center and for the radius."""
+PILOT_POINTS, PILOT_DRAWS = 5, 2_000
+"""At most: points, and draws for the center, after which as many test it. No more than the request has."""
 
 SIZES = (1_000, 2_000, 4_000, 10_000, 20_000, 50_000, 100_000)
 DELTAS = (0.02, 0.03, 0.05, 0.08, 0.1, 0.15)
-"""Counts that are tried: draws for the center up to 10,000, for the radius, and slack."""
+"""Counts that are tried: draws for the answer up to 10,000, for the radius, and, of centers, slack."""
 
 WITHIN = 1.05
 """The cheapest budget is recommended whose radius is at most this many times the smallest one."""
@@ -45,61 +51,137 @@ WITHIN = 1.05
 ANSWERS = 0.99
 """Least share of runs that is expected not to abstain."""
 
-_BEYOND = 5
-"""Ranks so near to the largest of the pilot's distances that they say nothing of a larger sample's."""
+CHOSEN = ("recommend", "certifier", "certifiers", "rule", "n", "m", "delta", "grid.eps")
+"""Settings of a request that a recommended command replaces."""
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """What the pilot tells about one point under one certifier.
+
+    Attributes
+    ----------
+    expected : callable
+        From a budget to the evidence expected under it.
+    evidence : object
+        Of the pilot itself.
+    """
+
+    expected: Callable[[Budget], Any]
+    evidence: Any
+
+
+@dataclass(frozen=True)
+class Foreseeing:
+    """A certifier whose evidence is a `Foreseen`."""
+
+    certifier: Certifier
+
+    def collector(self, setting: Setting, shared: Shared, *, radius: bool) -> ForeseeingCollector:
+        collector = self.certifier.collector(setting, shared, radius=radius)
+        if not isinstance(collector, PilotCollector):
+            raise TypeError(f"{self.certifier.name} foresees no radius: expected a PilotCollector")
+        return ForeseeingCollector(collector)
+
+
+class ForeseeingCollector:
+    """A collector that keeps what the draws of the stage ``center`` foresee."""
+
+    def __init__(self, collector: PilotCollector) -> None:
+        self._collector = collector
+        self._expected: Callable[[Budget], Any] | None = None
+
+    def wants(self, stage: str) -> int:
+        return self._collector.wants(stage)
+
+    def update(self, stage: str, outputs: Tensor) -> None:
+        self._collector.update(stage, outputs)
+        if stage == "center" and not self.wants("center"):
+            self._expected = self._collector.foresee()
+
+    def compute(self, base: Tensor) -> Foreseen:
+        if self._expected is None:
+            raise ValueError("nothing is foreseen yet: expected all draws of the stage center")
+        return Foreseen(self._expected, self._collector.compute(base))
 
 
 @dataclass(frozen=True)
 class Pilot:
-    """Evidence of the pilot at one noise level, for each metric and pilot point.
+    """Evidence of the pilot at one noise level.
 
     Attributes
     ----------
     cell : CellPlan
-    budget : Budget
-        Of the pilot.
-    metrics : dict of str to Metric
-    laws : list of Noise
-        Bound to the inputs of the pilot points.
-    evidence : list of dict of str to CenterEvidence
+    setting : Setting
+        Of the pilot, its own counts included.
+    certifiers : dict of str to Certifier
+        By key.
+    points : list of dict of str to Foreseen
+        By pilot point and key.
     seconds : float
-        For one pass, everything included.
+        For one pass, the work of all certifiers included.
     """
 
     cell: CellPlan
-    budget: Budget
-    metrics: dict[str, Metric]
-    laws: list[Noise]
-    evidence: list[dict[str, CenterEvidence]]
+    setting: Setting
+    certifiers: dict[str, Certifier]
+    points: list[dict[str, Foreseen]]
     seconds: float
 
 
 @dataclass(frozen=True)
 class Option:
-    """One budget at one noise level, with what it is expected to give.
+    """One certifier with a rule and a budget at one noise level, and what it is expected to give.
 
     Attributes
     ----------
+    model : str
+    key : str
+        Of the certifier and its metric.
+    rule : str
     pair : GridPoint
     budget : Budget
     radius, error : float
         Medians over the pilot's points.
     answers : float
-        Share of runs whose center passes its test.
+        Share of runs that do not abstain.
+    passes : int
     seconds : float
         For one point.
     """
 
+    model: str
+    key: str
+    rule: str
     pair: GridPoint
     budget: Budget
     radius: float
     error: float
     answers: float
+    passes: int
     seconds: float
 
+    @property
+    def certifier(self) -> str:
+        return names_of(self.key)[0]
 
-def recommend(config: Config, display: Display) -> None:
+    @property
+    def metric(self) -> str:
+        return names_of(self.key)[1]
+
+    @property
+    def is_center(self) -> bool:
+        """True if its test has a slack."""
+        return self.certifier in ("center", "center_free")
+
+
+def recommend(config: Config, display: Display, settings: Sequence[str]) -> None:
     """Draw the pilot and print what it recommends for each model, metric and eps.
+
+    Parameters
+    ----------
+    settings : sequence of str
+        Those given on the command line, on which recommended commands are built.
 
     Raises
     ------
@@ -112,14 +194,19 @@ def recommend(config: Config, display: Display) -> None:
     training = sum(TRAINING_WEIGHT * one.epochs * one.images for one in plan.to_train())
     with display.running(len(plan.cells) * len(points) * budget.passes + training):
         pilots = [_draw(plan, cell, budget, points, display) for cell in plan.cells]
-    chosen = list(_choices(plan, pilots))
+    chosen = [option for pilot in pilots for option in choices(pilot, plan.budget)]
     if not chosen:
-        raise RunError(f"no budget tried certifies any eps at h = {_several(plan.config.grid.h)}: lower grid.h")
-    display.console.print(_table(plan, chosen))
+        raise RunError(f"no budget tried certifies any eps at h = {_several(config.grid.h)}: lower grid.h")
+    best = {_question(options[0]): sharpest(options) for options in _grouped(chosen, _question)}
+    for options in _grouped(chosen, lambda option: (option.model, option.metric)):
+        display.console.print(_table(plan, options, best))
+    for command in commands(config, settings, best.values()):
+        display.console.print(command, highlight=False, soft_wrap=True)
     named = ", ".join(str(point) for point in points)
     display.console.print(
         f"from a pilot of {budget.n:,} + {budget.fresh_draws:,} draws at each of the test points {named}, which are "
-        "not among those to be certified; rule: measured. Estimates, no certificates.",
+        "not among those to be certified. Estimates, no certificates; as certificates make draws of their own, the "
+        "choice costs no alpha.",
         highlight=False,
     )
 
@@ -138,143 +225,201 @@ def pilot_points(plan: Plan) -> list[int]:
 
 def pilot_budget(asked: Budget) -> Budget:
     """The pilot's own counts; its slack accepts any center, as its test is no matter here."""
-    return Budget(min(asked.n, PILOT_DRAWS), min(asked.m, PILOT_FRESH_DRAWS), 0.49, 0.4, 0.4, asked.n0)
+    n = max(LEAST_PILOT, min(asked.n, PILOT_DRAWS))
+    return Budget(n, n, 0.49, 0.4, 0.4, asked.n0)
 
 
 def _draw(plan: Plan, cell: CellPlan, budget: Budget, points: Sequence[int], display: Display) -> Pilot:
     model, _ = obtain_model(plan, cell, display)
-    config = plan.config
-    metrics = {name: plan.metrics[name] for name in config.metrics}
+    config, certifiers = plan.config, _suited(plan, cell, model)
     display.stage(f"pilot of {cell.model}, scale {cell.scale:.3g}", len(points) * budget.passes)
-    sampler = Sampler(model, cell.noise, config.forward_block, config.batch_size, model.output_range)
+    sampler = plan.sampler(cell, model)
+    found: list[dict[str, Foreseen]] = []
     started = time.perf_counter()
     with evaluating(model):
-        evidence = [
-            gather(
-                sampler,
-                {name: Center(metric) for name, metric in metrics.items()},
-                budget,
-                plan.input(model, point),
-                RandomStream(config.seed, point).named("pilot"),
-                progress=display.advance,
-            )
-            for point in points
-        ]
+        for point in points:
+            asked = {key: Foreseeing(one) for key, one in certifiers.items()}
+            x, stream = plan.input(model, point), RandomStream(config.seed, point).named("pilot")
+            found.append(_without_errors(gather(sampler, asked, budget, x, stream, progress=display.advance)))
     seconds = (time.perf_counter() - started) / (len(points) * budget.passes)
-    return Pilot(cell, budget, metrics, list(map(plan.laws(cell, model), points)), evidence, seconds)
+    return Pilot(cell, Setting.of(sampler, budget), certifiers, found, seconds)
 
 
-def _choices(plan: Plan, pilots: Iterable[Pilot]) -> Iterator[tuple[str, str, Option]]:
-    """The best budget of each model, metric, eps and noise level."""
-    for pilot in pilots:
-        for name in plan.config.metrics:
-            for pair in pilot.cell.pairs:
-                if (option := best(options(pilot, name, pair, plan.budget))) is not None:
-                    yield pilot.cell.model, name, option
+def _suited(plan: Plan, cell: CellPlan, model: BaseModel) -> dict[str, Certifier]:
+    """Certifiers that have a radius in the metrics asked for and can certify these outputs, by key.
+
+    Raises
+    ------
+    RunError
+        Not even centers of the sample can.
+    """
+    sampler, own = plan.sampler(cell, model), plan.certifiers_of(cell, model)
+    certifiers = {key: one for key, one in own.items() if names_of(key)[1] in plan.config.metrics}
+    check(plan, cell, model, certifiers)
+    with evaluating(model):
+        outputs = sampler.check_model(plan.input(model, plan.points[0]))
+    return {key: one for key, one in certifiers.items() if _certifies(one, sampler, plan.budget, outputs)}
 
 
-def options(pilot: Pilot, name: str, pair: GridPoint, asked: Budget) -> Iterator[Option]:
-    """Expected result of each budget tried at one noise level; those that certify nothing are left out."""
-    for n in (size for size in SIZES if size <= 10_000):
-        for m in SIZES:
-            for delta in DELTAS:
-                budget = Budget(n, m, delta, asked.alpha1, asked.alpha2, asked.n0)
-                if not center_problem(budget, EXACT) and (option := _expected(pilot, name, pair, budget)) is not None:
-                    yield option
+def _certifies(certifier: Certifier, sampler: Sampler, budget: Budget, outputs: Tensor) -> bool:
+    try:
+        certifier.check(Setting.of(sampler, budget), outputs)
+    except OF_THE_POINT:
+        return False
+    return True
 
 
-def best(tried: Iterable[Option]) -> Option | None:
+def _without_errors(found: Mapping[str, Any]) -> dict[str, Foreseen]:
+    for key, one in found.items():
+        if isinstance(one, Exception):
+            raise RunError(f"the pilot of {key} failed: {one}")
+    return dict(found)
+
+
+def choices(pilot: Pilot, asked: Budget) -> Iterator[Option]:
+    """The best budget of each certifier, rule and pair at one noise level."""
+    for key in pilot.certifiers:
+        for options in _grouped(tried(pilot, key, asked), lambda option: (option.rule, option.pair)):
+            yield cheapest(options)
+
+
+def tried(pilot: Pilot, key: str, asked: Budget) -> Iterator[Option]:
+    """Expected result of each budget tried, under each rule and for each pair; those that certify nothing left out.
+
+    Of centers under all rules, of others under their sharpest.
+    """
+    certifier = pilot.certifiers[key]
+    is_center = isinstance(certifier, Center)
+    rules, deltas = (certifier.rules, DELTAS) if is_center else (certifier.rules[-1:], (asked.delta,))
+    for n, m in product((size for size in SIZES if size <= 10_000), SIZES):
+        budget = replace(asked, n=n, m=m)
+        evidence = [point[key].expected(budget) for point in pilot.points]
+        for delta, rule, pair in product(deltas, rules, pilot.cell.pairs):
+            option = _expected(pilot, key, rule, pair, replace(budget, delta=delta), evidence)
+            if option is not None:
+                yield option
+
+
+def cheapest(options: Sequence[Option]) -> Option:
     """The cheapest that is nearly as sharp as any, among those that answer often enough, if some do."""
-    tried = list(tried)
-    if not tried:
-        return None
-    most = max(option.answers for option in tried)
-    usable = [option for option in tried if option.answers >= min(ANSWERS, most)]
+    usable = _answering(options)
     least = min(option.radius for option in usable)
     near = [option for option in usable if option.radius <= WITHIN * least]
-    return min(near, key=lambda option: (option.budget.passes, option.radius))
+    return min(near, key=lambda option: (option.passes, option.radius))
 
 
-def _expected(pilot: Pilot, name: str, pair: GridPoint, budget: Budget) -> Option | None:
-    metric, evidence = pilot.metrics[name], [found[name] for found in pilot.evidence]
-    radii = [
-        expected_radius(one, metric, law, pair.eps, budget, pilot.budget)
-        for one, law in zip(evidence, pilot.laws, strict=True)
-    ]
-    known = [radius for radius in radii if radius is not None]
-    if len(known) < len(radii):
+def sharpest(options: Sequence[Option]) -> Option:
+    """That of least radius, among those that answer often enough, if some do."""
+    return min(_answering(options), key=lambda option: (option.radius, option.passes))
+
+
+def _answering(options: Sequence[Option]) -> list[Option]:
+    most = max(option.answers for option in options)
+    return [option for option in options if option.answers >= min(ANSWERS, most)]
+
+
+def _expected(
+    pilot: Pilot, key: str, rule: str, pair: GridPoint, budget: Budget, evidence: Sequence[Any]
+) -> Option | None:
+    certifier, setting = pilot.certifiers[key], replace(pilot.setting, budget=budget)
+    if certifier.problem(setting, rule, pair.eps):
         return None
+    certificates = [certifier.certificate(one, pair.eps, rule, setting) for one in evidence]
+    radii = [one.radius for one in certificates if one.radius is not None and not one.vacuous]
+    if len(radii) < len(evidence):
+        return None
+    own = [point[key].evidence for point in pilot.points]
+    answers = 1.0
+    if isinstance(certifier, Center):
+        shares = [one.inside / pilot.setting.budget.n for one in own]
+        answers = fmean(expected_answers(share, budget, BOUNDS_OF[rule]) for share in shares)
+    made = passes([certifier], setting)
     return Option(
-        pair,
-        budget,
-        median(known),
-        median(one.error for one in evidence),
-        fmean(expected_answers(one.inside / pilot.budget.n, budget) for one in evidence),
-        pilot.seconds * budget.passes,
+        model=pilot.cell.model,
+        key=key,
+        rule=rule,
+        pair=pair,
+        budget=budget,
+        radius=median(radii),
+        error=median(one.error for one in own),
+        answers=answers,
+        passes=made,
+        seconds=pilot.seconds * made,
     )
 
 
-def expected_radius(
-    evidence: CenterEvidence, metric: Metric, noise: Noise, eps: float, budget: Budget, pilot: Budget
-) -> float | None:
-    """Radius that the rule ``measured`` would certify, estimated; None where it would not, or the pilot cannot say."""
-    ranks = far_ranks(budget, noise, eps)
-    doubled = EXACT.upper_rank(budget.m, noise.required_mass(0.5 + budget.delta, eps), budget.alpha2)
-    if doubled is None or evidence.far is None:
-        return None
-    rank = _scaled(ranks.radius if ranks else doubled, budget.m, pilot.m)
-    if rank is None:
-        return None
-    r_hat, beta = evidence.far.at_rank(rank), 2**metric.power
-    far = beta * r_hat
-    if ranks is not None:
-        seen = evidence.candidates
-        near = _scaled(ranks.near, budget.n if budget.n0 else budget.n - 1, seen.others)
-        place = math.ceil(ranks.place / (budget.n0 or budget.n) * seen.candidates)
-        if near is None:
-            return None
-        far = min(far, seen.at(near, place))
-    return Radii(r_hat, far, None).total(metric, EXACT)
-
-
-def _scaled(rank: int, count: int, pilot: int) -> int | None:
-    """The pilot's rank at the same share; None for the few largest, which depend on the size of the sample."""
-    scaled = math.ceil(rank / count * pilot)
-    return scaled if scaled <= pilot - _BEYOND else None
-
-
-def expected_answers(share: float, budget: Budget) -> float:
+def expected_answers(share: float, budget: Budget, bounds: Bounds) -> float:
     """Probability that a center passes its test whose ball holds this share of the mass."""
     low, high = 0, budget.n
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if budget.accepts_center(middle, EXACT) else (middle + 1, high)
+        low, high = (low, middle) if budget.accepts_center(middle, bounds) else (middle + 1, high)
     return 1.0 if low == 0 else float(bdtrc(low - 1, budget.n, share))
 
 
-def _table(plan: Plan, chosen: Sequence[tuple[str, str, Option]]) -> Table:
-    """A row a choice; a star at the noise level of least radius for each model, metric and eps."""
-    least: dict[tuple[str, str, float], float] = {}
-    for model, metric, option in chosen:
-        key = (model, metric, option.pair.eps)
-        least[key] = min(option.radius, least.get(key, math.inf))
-    columns = ("", "model", "metric", "eps", "scale", "h", "n", "m", "delta")
-    outcome = ("radius", "error", "answers", "a point", f"{len(plan.points)} points")
-    table = Table(*columns, *outcome, title=titled(f"Recommended for {plan.config.name}", plan.threat, plan.units))
-    for model, metric, option in sorted(chosen, key=lambda one: (*one[:2], one[2].pair.eps, one[2].pair.h)):
-        pair, budget = option.pair, option.budget
-        table.add_row(
-            "*" if option.radius == least[model, metric, pair.eps] else "",
-            model,
-            metric,
-            *(f"{value:.4g}" for value in (pair.eps, pair.scale, pair.h)),
-            *(str(value) for value in (budget.n, budget.m, budget.delta)),
-            number(option.radius),
-            number(option.error),
-            f"{100 * option.answers:.0f}%",
-            duration(option.seconds),
-            duration(option.seconds * len(plan.points)),
+def commands(config: Config, settings: Iterable[str], best: Iterable[Option]) -> list[str]:
+    """Command lines that certify these options, those together that differ in eps alone."""
+    level = "grid.h" if config.grid.h is not None else "grid.scale"
+    several = {"models": len(config.models) > 1, "metrics": len(config.metrics) > 1}
+    replaced = {*CHOSEN, level, *(name for key, more in several.items() if more for name in (key, key[:-1]))}
+    kept = [one for one in settings if one.lstrip("+").partition("=")[0] not in replaced and not one.startswith("-")]
+
+    def chosen(option: Option) -> tuple[str, ...]:
+        budget, noise = option.budget, option.pair.h if level == "grid.h" else option.pair.scale
+        return (
+            *([f"models=[{option.model}]"] if several["models"] else []),
+            *([f"metrics=[{option.metric}]"] if several["metrics"] else []),
+            f"certifiers=[{option.certifier}]",
+            f"rule={option.rule}",
+            f"n={budget.n}",
+            f"m={budget.m}",
+            *([f"delta={budget.delta}"] if option.is_center else []),
+            f"{level}=[{noise!r}]",
         )
+
+    lines = []
+    for options in _grouped(best, chosen):
+        eps = ",".join(repr(option.pair.eps) for option in options)
+        lines.append(shlex.join(["cs-run", *kept, *chosen(options[0]), f"grid.eps=[{eps}]"]))
+    return lines
+
+
+def _grouped(options: Iterable[Option], key: Callable[[Option], Any]) -> list[list[Option]]:
+    """Options by a key, in the order in which keys come."""
+    groups: dict[Any, list[Option]] = defaultdict(list)
+    for option in options:
+        groups[key(option)].append(option)
+    return list(groups.values())
+
+
+def _question(option: Option) -> tuple[str, str, float]:
+    """What is answered by one choice."""
+    return option.model, option.metric, option.pair.eps
+
+
+def _table(plan: Plan, options: Iterable[Option], best: Mapping[tuple[str, str, float], Option]) -> Table:
+    """Choices for one model and metric, a row each, by eps and radius; a star at the best of each eps."""
+    options = sorted(options, key=lambda option: (option.pair.eps, option.radius))
+    title = f"Recommended for {plan.config.name}: {options[0].model}, {options[0].metric}"
+    columns = ("", "eps", "scale", "h", "certifier", "rule", "n", "m", "delta", "radius", "error", "answers")
+    table = Table(*columns, f"{len(plan.points)} points", title=titled(title, plan.threat, plan.units))
+    for of_eps in _grouped(options, _question):
+        for option in of_eps:
+            pair, budget = option.pair, option.budget
+            table.add_row(
+                "*" if option is best[_question(option)] else "",
+                *(f"{value:.4g}" for value in (pair.eps, pair.scale, pair.h)),
+                option.certifier,
+                option.rule,
+                str(budget.n),
+                str(budget.m),
+                f"{budget.delta:g}" if option.is_center else "",
+                number(option.radius),
+                number(option.error),
+                f"{100 * option.answers:.0f}%",
+                duration(option.seconds * len(plan.points)),
+            )
+        table.add_section()
     return table
 
 
