@@ -13,12 +13,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import product
 from statistics import fmean, median
 from typing import Any
 
 from rich.table import Table
-from scipy.special import bdtrc
+from scipy.stats import betabinom
 from torch import Tensor
 
 from centersmooth import Budget, Center, RandomStream
@@ -201,7 +202,7 @@ def recommend(config: Config, display: Display, settings: Sequence[str]) -> None
     for options in _grouped(chosen, lambda option: (option.model, option.metric)):
         display.console.print(_table(plan, options, best))
     for command in commands(config, settings, best.values()):
-        display.console.print(command, highlight=False, soft_wrap=True)
+        display.console.print(command, markup=False, highlight=False, soft_wrap=True)
     named = ", ".join(str(point) for point in points)
     display.console.print(
         f"from a pilot of {budget.n:,} + {budget.fresh_draws:,} draws at each of the test points {named}, which are "
@@ -348,13 +349,18 @@ def _expected(
     )
 
 
+@lru_cache(maxsize=4096)
 def expected_answers(share: float, budget: Budget, bounds: Bounds) -> float:
-    """Probability that a center passes its test whose ball holds this share of the mass."""
+    """Probability that a center passes its test, where the pilot's center had this share of its fresh draws inside.
+
+    The mass of a center's ball varies with the sample about as that of a median's does, and the draws that test it
+    around that mass.
+    """
     low, high = 0, budget.n
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if budget.accepts_center(middle, bounds) else (middle + 1, high)
-    return 1.0 if low == 0 else float(bdtrc(low - 1, budget.n, share))
+    return float(betabinom.sf(low - 1, budget.n, share * budget.n + 1, (1 - share) * budget.n + 1))
 
 
 def commands(config: Config, settings: Iterable[str], best: Iterable[Option]) -> list[str]:
