@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import plain
@@ -23,9 +24,11 @@ from PIL import Image
 from timing import alternate
 from torch import Tensor, nn
 
-from centersmooth import L2, Budget, Center, GaussianNoise, Metric, RandomStream, TotalVariation
-from centersmooth.certifiers.center.search import least_median_center
-from centersmooth.gathering import features_in_blocks, gather
+from centersmooth import L2, Budget, Center, GaussianNoise, Mean, Metric, Nearest, RandomStream, TotalVariation
+from centersmooth.certifiers import mean
+from centersmooth.certifiers.center.search import free_center, least_median_center
+from centersmooth.gathering import Setting, Shared, features_in_blocks, gather, gather_one
+from centersmooth.metrics.base import Hilbertian
 from centersmooth.sampling import Sampler, evaluating
 from csrun.config import Config
 from csrun.metrics import build_metrics
@@ -75,6 +78,101 @@ def _search(metric: Metric, n: int, side: int) -> tuple[Tensor, Tensor, Callable
     outputs = torch.rand(n, 1, side, side, generator=torch.Generator().manual_seed(0))
     features = metric.features(outputs)
     return outputs, features, lambda: least_median_center(metric, outputs, features)
+
+
+def answers() -> Iterator[Row]:
+    """What the search for the center of 10^4 outputs, a free center, and the output nearest to the mean take."""
+    yield from _answers(TotalVariation(), plain.total_variation, lambda features: torch.pdist(features, p=1), "pdist")
+    yield from _answers(L2(), plain.l2, _product, "one matrix product in float64")
+
+
+def _answers(
+    metric: Metric, distance: plain.Distance, arithmetic: Callable[[Tensor], object], named: str
+) -> Iterator[Row]:
+    """All of one metric in turns, so that each ratio is of times from the same minutes."""
+    n = 10_000
+    outputs, features, search = _search(metric, n, 28)
+    sample, tried = least_median_center(metric, outputs, features), outputs[:25]
+    works: list[Callable[[], object]] = [
+        search,
+        lambda: plain.center(tried, outputs, distance),
+        lambda: arithmetic(features),
+        lambda: free_center(metric, outputs, features, sample, 128),
+    ]
+    if isinstance(metric, Hilbertian):
+        works.append(lambda: _nearest(metric, outputs))
+    seconds, loop, floor, more, *nearest = alternate(works, RUNS)
+    size, tiles = f"n={n} D={len(features[0])}", f"against its distances alone, {named}"
+    note = f"against the loop over {len(tried)} of its {n} candidates, times {n // len(tried)}"
+    yield row(f"center {metric.name}", size, "CPU s", seconds, loop * n / len(tried), None, note)
+    yield row(f"center {metric.name} arithmetic", size, "CPU s", seconds, floor, None, tiles)
+    beside = "against the center of the sample, which is part of it"
+    yield row(f"center_free {metric.name}", size, "CPU s", seconds + more, seconds, None, beside)
+    for one in nearest:
+        yield row(
+            f"center_nearest {metric.name}", size, "CPU s", one, seconds, None, "against the center of the sample"
+        )
+
+
+def _product(features: Tensor) -> None:
+    """All inner products, a tile of rows at a time."""
+    doubled = features.double()
+    for tile in doubled.split(1_000):
+        tile @ doubled.T
+
+
+def _nearest(metric: Metric, outputs: Tensor) -> None:
+    """The output nearest to the mean, from draws as they come."""
+    setting, shared = Setting(GaussianNoise(0.2), Budget(len(outputs), len(outputs), 0.45), (0.0, 1.0)), Shared()
+    collector = Nearest(metric).collector(setting, shared, radius=False)
+    for part in outputs.split(1_024):
+        shared.forget()
+        collector.update("center", part)
+
+
+def means() -> Iterator[Row]:
+    """What a mean takes beyond its bare passes, in percent of them, with and without second moments."""
+    model = Autoencoder(1, 28).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    yield from _mean(TotalVariation(), model)
+    yield from _mean(L2(), model)
+
+
+def _mean(metric: Metric, model: nn.Module) -> Iterator[Row]:
+    n, m, blocks = 10_000, 100_000, 8
+    x, inputs = torch.rand(1, 28, 28), torch.rand(128, 1, 28, 28)
+
+    def certify(rule: str) -> None:
+        """One pass over a point, whose model is called once, and the certificate."""
+        sampler = Sampler(_FirstCalls(model, 1), GaussianNoise(0.2), 128, 1_024, (0.0, 1.0))
+        certifier, budget = Mean(metric), Budget(n, m, 0.45)
+        evidence = gather_one(sampler, certifier, budget, x, RandomStream(0))
+        certifier.certificate(evidence, 0.2, rule, Setting.of(sampler, budget))
+
+    def local() -> None:
+        with patch.object(mean, "DirectionsCollector", _NoDirections):
+            certify("local")
+
+    def forward() -> None:
+        for _ in range(blocks):
+            model(inputs)
+
+    with torch.no_grad():
+        *beside, some = alternate([local, partial(certify, "spectral"), forward], RUNS)
+    bare = some / (blocks * len(inputs)) * (n + m)
+    notes = ("distances and sums, second moments left out", "with second moments, as gathered for any rule")
+    for rule, seconds, note in zip(("local", "spectral"), beside, notes, strict=True):
+        size = f"n={n} m={m}"
+        yield row(f"mean {metric.name} {rule}", size, "% of the passes", 100 * seconds / bare, None, None, note)
+
+
+class _NoDirections:
+    """A collector of second moments that takes none."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def update(self, *_: object) -> None: ...
+
+    def compute(self, *_: object) -> None: ...
 
 
 def faces() -> Iterator[Row]:
