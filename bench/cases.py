@@ -121,13 +121,15 @@ def _product(features: Tensor) -> None:
         tile @ doubled.T
 
 
-def _nearest(metric: Metric, outputs: Tensor) -> None:
+def _nearest(metric: Metric, outputs: Tensor) -> Tensor:
     """The output nearest to the mean, from draws as they come."""
     setting, shared = Setting(GaussianNoise(0.2), Budget(len(outputs), len(outputs), 0.45), (0.0, 1.0)), Shared()
     collector = Nearest(metric).collector(setting, shared, radius=False)
     for part in outputs.split(1_024):
         shared.forget()
         collector.update("center", part)
+    center: Tensor = collector.compute(outputs[0]).center
+    return center
 
 
 def means() -> Iterator[Row]:

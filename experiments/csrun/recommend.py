@@ -52,7 +52,7 @@ WITHIN = 1.05
 ANSWERS = 0.99
 """Least share of runs that is expected not to abstain."""
 
-CHOSEN = ("recommend", "certifier", "certifiers", "rule", "n", "m", "delta", "grid.eps")
+CHOSEN = ("recommend", "certifier", "certifiers", "rule", "n", "m", "delta", "grid.eps", "cells")
 """Settings of a request that a recommended command replaces."""
 
 

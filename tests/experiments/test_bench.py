@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
+import cases
 import plain
 import pytest
 import torch
 
-from centersmooth import L2, Metric, TotalVariation
+from centersmooth import L2, Budget, GaussianNoise, Mean, Metric, RandomStream, TotalVariation
+from centersmooth.certifiers import mean
 from centersmooth.certifiers.center.search import least_median_center
+from centersmooth.gathering import Setting, gather_one
+from centersmooth.sampling import Sampler
 
 
 @pytest.mark.parametrize(
@@ -32,3 +38,25 @@ def test_a_distance_through_a_network_is_called_on_one_pair_at_a_time():
     outputs = torch.arange(6.0).view(3, 2)
     assert plain.pair_by_pair(network)(outputs, outputs[0]).tolist() == [0.0, 8.0, 32.0]
     assert seen == [1, 1, 1]
+
+
+def test_a_mean_without_second_moments_has_the_same_local_certificate():
+    """What is left out to time the rule `local` alone is no part of it."""
+    sampler = Sampler(torch.sigmoid, GaussianNoise(0.5), 50, 50, (0.0, 1.0))
+    certifier, budget = Mean(L2()), Budget(200, 400)
+
+    def radius() -> tuple[float, bool]:
+        evidence = gather_one(sampler, certifier, budget, torch.zeros(3), RandomStream(0))
+        certificate = certifier.certificate(evidence, 0.2, "local", Setting.of(sampler, budget))
+        return certificate.radius, evidence.directions is None
+
+    whole = radius()
+    with patch.object(mean, "DirectionsCollector", cases._NoDirections):
+        assert radius() == (whole[0], True)
+    assert not whole[1]
+
+
+def test_batches_of_draws_give_the_nearest_output_that_is_timed():
+    outputs = torch.rand(3_000, 4, generator=torch.Generator().manual_seed(0))
+    nearest = (outputs - outputs.mean(0)).norm(dim=1).argmin()
+    assert torch.equal(cases._nearest(L2(), outputs), outputs[nearest])
