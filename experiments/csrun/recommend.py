@@ -23,7 +23,6 @@ from scipy.stats import betabinom
 from torch import Tensor
 
 from centersmooth import Budget, Center, RandomStream
-from centersmooth.bounds import Bounds
 from centersmooth.certifiers import Certifier
 from centersmooth.certifiers.center.rules import BOUNDS_OF
 from centersmooth.gathering import Setting, Shared, gather, passes
@@ -333,7 +332,7 @@ def _expected(
     answers = 1.0
     if isinstance(certifier, Center):
         shares = [one.inside / pilot.setting.budget.n for one in own]
-        answers = fmean(expected_answers(share, budget, BOUNDS_OF[rule]) for share in shares)
+        answers = fmean(expected_answers(share, budget, rule) for share in shares)
     made = passes([certifier], setting)
     return Option(
         model=pilot.cell.model,
@@ -350,7 +349,7 @@ def _expected(
 
 
 @lru_cache(maxsize=4096)
-def expected_answers(share: float, budget: Budget, bounds: Bounds) -> float:
+def expected_answers(share: float, budget: Budget, rule: str) -> float:
     """Probability that a center passes its test, where the pilot's center had this share of its fresh draws inside.
 
     The mass of a center's ball varies with the sample about as that of a median's does, and the draws that test it
@@ -359,7 +358,7 @@ def expected_answers(share: float, budget: Budget, bounds: Bounds) -> float:
     low, high = 0, budget.n
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if budget.accepts_center(middle, bounds) else (middle + 1, high)
+        low, high = (low, middle) if budget.accepts_center(middle, BOUNDS_OF[rule]) else (middle + 1, high)
     return float(betabinom.sf(low - 1, budget.n, share * budget.n + 1, (1 - share) * budget.n + 1))
 
 
