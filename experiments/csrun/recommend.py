@@ -112,8 +112,8 @@ class Pilot:
     Attributes
     ----------
     cell : CellPlan
-    setting : Setting
-        Of the pilot, its own counts included.
+    settings : list of Setting
+        By pilot point, with the law bound to its input; the counts are those of the pilot.
     certifiers : dict of str to Certifier
         By key.
     points : list of dict of str to Foreseen
@@ -123,7 +123,7 @@ class Pilot:
     """
 
     cell: CellPlan
-    setting: Setting
+    settings: list[Setting]
     certifiers: dict[str, Certifier]
     points: list[dict[str, Foreseen]]
     seconds: float
@@ -196,7 +196,8 @@ def recommend(config: Config, display: Display, settings: Sequence[str]) -> None
         pilots = [_draw(plan, cell, budget, points, display) for cell in plan.cells]
     chosen = [option for pilot in pilots for option in choices(pilot, plan.budget)]
     if not chosen:
-        raise RunError(f"no budget tried certifies any eps at h = {_several(config.grid.h)}: lower grid.h")
+        remedy = "raise grid.scale" if config.grid.h is None else "lower grid.h"
+        raise RunError(f"no budget tried certifies any eps of the grid at its noise levels: {remedy}")
     best = {_question(options[0]): sharpest(options) for options in _grouped(chosen, _question)}
     for options in _grouped(chosen, lambda option: (option.model, option.metric)):
         display.console.print(_table(plan, options, best))
@@ -233,16 +234,18 @@ def _draw(plan: Plan, cell: CellPlan, budget: Budget, points: Sequence[int], dis
     model, _ = obtain_model(plan, cell, display)
     config, certifiers = plan.config, _suited(plan, cell, model)
     display.stage(f"pilot of {cell.model}, scale {cell.scale:.3g}", len(points) * budget.passes)
-    sampler = plan.sampler(cell, model)
     found: list[dict[str, Foreseen]] = []
+    settings: list[Setting] = []
     started = time.perf_counter()
     with evaluating(model):
         for point in points:
             asked = {key: Foreseeing(one) for key, one in certifiers.items()}
             x, stream = plan.input(model, point), RandomStream(config.seed, point).named("pilot")
+            sampler = plan.sampler(cell, model).at(x)
+            settings.append(Setting.of(sampler, budget))
             found.append(_without_errors(gather(sampler, asked, budget, x, stream, progress=display.advance)))
     seconds = (time.perf_counter() - started) / (len(points) * budget.passes)
-    return Pilot(cell, Setting.of(sampler, budget), certifiers, found, seconds)
+    return Pilot(cell, settings, certifiers, found, seconds)
 
 
 def _suited(plan: Plan, cell: CellPlan, model: BaseModel) -> dict[str, Certifier]:
@@ -253,11 +256,12 @@ def _suited(plan: Plan, cell: CellPlan, model: BaseModel) -> dict[str, Certifier
     RunError
         Not even centers of the sample can.
     """
-    sampler, own = plan.sampler(cell, model), plan.certifiers_of(cell, model)
+    own, x = plan.certifiers_of(cell, model), plan.input(model, plan.points[0])
     certifiers = {key: one for key, one in own.items() if names_of(key)[1] in plan.config.metrics}
     check(plan, cell, model, certifiers)
+    sampler = plan.sampler(cell, model).at(x)
     with evaluating(model):
-        outputs = sampler.check_model(plan.input(model, plan.points[0]))
+        outputs = sampler.check_model(x)
     return {key: one for key, one in certifiers.items() if _certifies(one, sampler, plan.budget, outputs)}
 
 
@@ -321,19 +325,20 @@ def _answering(options: Sequence[Option]) -> list[Option]:
 def _expected(
     pilot: Pilot, key: str, rule: str, pair: GridPoint, budget: Budget, evidence: Sequence[Any]
 ) -> Option | None:
-    certifier, setting = pilot.certifiers[key], replace(pilot.setting, budget=budget)
-    if certifier.problem(setting, rule, pair.eps):
+    certifier, settings = pilot.certifiers[key], [replace(one, budget=budget) for one in pilot.settings]
+    if any(certifier.problem(setting, rule, pair.eps) for setting in settings):
         return None
-    certificates = [certifier.certificate(one, pair.eps, rule, setting) for one in evidence]
+    pairs = zip(evidence, settings, strict=True)
+    certificates = [certifier.certificate(one, pair.eps, rule, setting) for one, setting in pairs]
     radii = [one.radius for one in certificates if one.radius is not None and not one.vacuous]
     if len(radii) < len(evidence):
         return None
     own = [point[key].evidence for point in pilot.points]
     answers = 1.0
     if isinstance(certifier, Center):
-        shares = [one.inside / pilot.setting.budget.n for one in own]
+        shares = [one.inside / setting.budget.n for one, setting in zip(own, pilot.settings, strict=True)]
         answers = fmean(expected_answers(share, budget, rule) for share in shares)
-    made = passes([certifier], setting)
+    made = passes([certifier], settings[0])
     return Option(
         model=pilot.cell.model,
         key=key,
@@ -426,7 +431,3 @@ def _table(plan: Plan, options: Iterable[Option], best: Mapping[tuple[str, str, 
             )
         table.add_section()
     return table
-
-
-def _several(values: Sequence[float] | None) -> str:
-    return ", ".join(f"{value:g}" for value in values or []) or "these noise levels"

@@ -57,7 +57,7 @@ def pilot_of(*hs: float, n0: int = 0, asked: int = 10_000) -> Pilot:
     asked_for = {key: Foreseeing(one) for key, one in certifiers.items()}
     points = [gather(SAMPLER, asked_for, budget, x, RandomStream(i)) for i, x in enumerate(POINTS)]
     pairs = tuple(GridPoint(0.25 * h, h, 0.25) for h in hs)
-    return Pilot(CellPlan("model", None, NOISE, pairs, None), setting, certifiers, points, 1e-3)
+    return Pilot(CellPlan("model", None, NOISE, pairs, None), [setting] * len(points), certifiers, points, 1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -216,5 +216,7 @@ def test_what_it_chooses_itself_is_refused(other: str) -> None:
 def test_where_nothing_helps_one_line_says_so(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(recommending, "SIZES", (1_000,))
     config = compose(*SMALL, f"out={tmp_path}", "recommend=true", "metrics=[sql2]", "grid.h=[9]")
-    with pytest.raises(RunError, match=r"no budget tried certifies any eps at h = 9: lower grid.h"):
+    with pytest.raises(
+        RunError, match="no budget tried certifies any eps of the grid at its noise levels: lower grid.h"
+    ):
         recommend(config, Display(Console(file=io.StringIO())), [])
