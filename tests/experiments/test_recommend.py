@@ -216,7 +216,5 @@ def test_what_it_chooses_itself_is_refused(other: str) -> None:
 def test_where_nothing_helps_one_line_says_so(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(recommending, "SIZES", (1_000,))
     config = compose(*SMALL, f"out={tmp_path}", "recommend=true", "metrics=[sql2]", "grid.h=[9]")
-    with pytest.raises(
-        RunError, match="no budget tried certifies any eps of the grid at its noise levels: lower grid.h"
-    ):
+    with pytest.raises(RunError, match="no budget tried certifies any eps of the grid"):
         recommend(config, Display(Console(file=io.StringIO())), [])
