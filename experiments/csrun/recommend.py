@@ -25,7 +25,7 @@ from torch import Tensor
 from centersmooth import Budget, Center, RandomStream
 from centersmooth.certifiers import Certifier
 from centersmooth.certifiers.center.rules import BOUNDS_OF
-from centersmooth.gathering import Setting, Shared, gather, passes
+from centersmooth.gathering import Collector, Setting, Shared, gather, passes
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth.tolerance import LEAST_PILOT, PilotCollector
 from csrun.cells.certify import OF_THE_POINT
@@ -73,15 +73,13 @@ class Foreseen:
 
 @dataclass(frozen=True)
 class Foreseeing:
-    """A certifier whose evidence is a `Foreseen`."""
+    """A certifier whose evidence is a `Foreseen` where it comes from draws."""
 
     certifier: Certifier
 
-    def collector(self, setting: Setting, shared: Shared, *, radius: bool) -> ForeseeingCollector:
+    def collector(self, setting: Setting, shared: Shared, *, radius: bool) -> Collector:
         collector = self.certifier.collector(setting, shared, radius=radius)
-        if not isinstance(collector, PilotCollector):
-            raise TypeError(f"{self.certifier.name} foresees no radius: expected a PilotCollector")
-        return ForeseeingCollector(collector)
+        return ForeseeingCollector(collector) if isinstance(collector, PilotCollector) else collector
 
 
 class ForeseeingCollector:
@@ -145,6 +143,8 @@ class Option:
         Medians over the pilot's points.
     answers : float
         Share of runs that do not abstain.
+    sampled : bool
+        Whether the certificate is of draws, so that the budget's counts matter.
     passes : int
     seconds : float
         For one point.
@@ -158,6 +158,7 @@ class Option:
     radius: float
     error: float
     answers: float
+    sampled: bool
     passes: int
     seconds: float
 
@@ -170,9 +171,9 @@ class Option:
         return names_of(self.key)[1]
 
     @property
-    def is_center(self) -> bool:
-        """True if its test has a slack."""
-        return self.certifier in ("center", "center_free")
+    def has_slack(self) -> bool:
+        """True if the budget's ``delta`` matters: centers alone are tested."""
+        return self.sampled and self.certifier in ("center", "center_free")
 
 
 def recommend(config: Config, display: Display, settings: Sequence[str]) -> None:
@@ -233,7 +234,9 @@ def pilot_budget(asked: Budget) -> Budget:
 def _draw(plan: Plan, cell: CellPlan, budget: Budget, points: Sequence[int], display: Display) -> Pilot:
     model, _ = obtain_model(plan, cell, display)
     config, certifiers = plan.config, _suited(plan, cell, model)
-    display.stage(f"pilot of {cell.model}, scale {cell.scale:.3g}", len(points) * budget.passes)
+    first = plan.sampler(cell, model).at(plan.input(model, points[0]))
+    made = len(points) * passes(certifiers.values(), Setting.of(first, budget))
+    display.stage(f"pilot of {cell.model}, scale {cell.scale:.3g}", made)
     found: list[dict[str, Foreseen]] = []
     settings: list[Setting] = []
     started = time.perf_counter()
@@ -243,9 +246,9 @@ def _draw(plan: Plan, cell: CellPlan, budget: Budget, points: Sequence[int], dis
             x, stream = plan.input(model, point), RandomStream(config.seed, point).named("pilot")
             sampler = plan.sampler(cell, model).at(x)
             settings.append(Setting.of(sampler, budget))
-            found.append(_without_errors(gather(sampler, asked, budget, x, stream, progress=display.advance)))
-    seconds = (time.perf_counter() - started) / (len(points) * budget.passes)
-    return Pilot(cell, settings, certifiers, found, seconds)
+            evidence = gather(sampler, asked, budget, x, stream, progress=display.advance)
+            found.append({key: _foreseen(key, one) for key, one in evidence.items()})
+    return Pilot(cell, settings, certifiers, found, (time.perf_counter() - started) / made)
 
 
 def _suited(plan: Plan, cell: CellPlan, model: BaseModel) -> dict[str, Certifier]:
@@ -266,18 +269,20 @@ def _suited(plan: Plan, cell: CellPlan, model: BaseModel) -> dict[str, Certifier
 
 
 def _certifies(certifier: Certifier, sampler: Sampler, budget: Budget, outputs: Tensor) -> bool:
+    """True if these outputs can be certified, and a pilot tells how."""
+    setting = Setting.of(sampler, budget)
     try:
-        certifier.check(Setting.of(sampler, budget), outputs)
+        certifier.check(setting, outputs)
     except OF_THE_POINT:
         return False
-    return True
+    return not certifier.sampled or isinstance(certifier.collector(setting, Shared(), radius=True), PilotCollector)
 
 
-def _without_errors(found: Mapping[str, Any]) -> dict[str, Foreseen]:
-    for key, one in found.items():
-        if isinstance(one, Exception):
-            raise RunError(f"the pilot of {key} failed: {one}")
-    return dict(found)
+def _foreseen(key: str, found: Any) -> Foreseen:
+    """What the pilot tells under one certifier; evidence that is not of draws is the same under every budget."""
+    if isinstance(found, Exception):
+        raise RunError(f"the pilot of {key} failed: {found}")
+    return found if isinstance(found, Foreseen) else Foreseen(lambda _: found, found)
 
 
 def choices(pilot: Pilot, asked: Budget) -> Iterator[Option]:
@@ -295,7 +300,8 @@ def tried(pilot: Pilot, key: str, asked: Budget) -> Iterator[Option]:
     certifier = pilot.certifiers[key]
     is_center = isinstance(certifier, Center)
     rules, deltas = (certifier.rules, DELTAS) if is_center else (certifier.rules[-1:], (asked.delta,))
-    for n, m in product((size for size in SIZES if size <= 10_000), SIZES):
+    counts = product((size for size in SIZES if size <= 10_000), SIZES) if certifier.sampled else [(asked.n, asked.m)]
+    for n, m in counts:
         budget = replace(asked, n=n, m=m)
         evidence = [point[key].expected(budget) for point in pilot.points]
         for delta, rule, pair in product(deltas, rules, pilot.cell.pairs):
@@ -348,6 +354,7 @@ def _expected(
         radius=median(radii),
         error=median(one.error for one in own),
         answers=answers,
+        sampled=certifier.sampled,
         passes=made,
         seconds=pilot.seconds * made,
     )
@@ -381,9 +388,8 @@ def commands(config: Config, settings: Iterable[str], best: Iterable[Option]) ->
             *([f"metrics=[{option.metric}]"] if several["metrics"] else []),
             f"certifiers=[{option.certifier}]",
             f"rule={option.rule}",
-            f"n={budget.n}",
-            f"m={budget.m}",
-            *([f"delta={budget.delta}"] if option.is_center else []),
+            *([f"n={budget.n}", f"m={budget.m}"] if option.sampled else []),
+            *([f"delta={budget.delta}"] if option.has_slack else []),
             f"{level}=[{noise!r}]",
         )
 
@@ -421,9 +427,8 @@ def _table(plan: Plan, options: Iterable[Option], best: Mapping[tuple[str, str, 
                 *(f"{value:.4g}" for value in (pair.eps, pair.scale, pair.h)),
                 option.certifier,
                 option.rule,
-                str(budget.n),
-                str(budget.m),
-                f"{budget.delta:g}" if option.is_center else "",
+                *((str(budget.n), str(budget.m)) if option.sampled else ("", "")),
+                f"{budget.delta:g}" if option.has_slack else "",
                 number(option.radius),
                 number(option.error),
                 f"{100 * option.answers:.0f}%",

@@ -124,7 +124,14 @@ def test_expected_answers_are_how_often_centers_pass() -> None:
 def option(n: int, m: int, radius: float, answers: float = 1.0, **rest) -> Option:
     values = {"model": "autoencoder", "key": "center.tv", "rule": "measured", "pair": GridPoint(0.5, 1.0, 0.5)} | rest
     return Option(
-        **values, budget=Budget(n, m, 0.1), radius=radius, error=0.1, answers=answers, passes=n + m, seconds=1
+        **values,
+        budget=Budget(n, m, 0.1),
+        radius=radius,
+        error=0.1,
+        answers=answers,
+        sampled=True,
+        passes=n + m,
+        seconds=1,
     )
 
 
@@ -185,6 +192,26 @@ def test_nothing_is_certified_and_the_command_printed_certifies(tmp_path, monkey
     )
     rows = (tmp_path / "my runs" / "tv_digits" / "certificates.csv").read_text()
     assert f",{certifier.strip('[]')},l2,{rule}," in rows
+
+
+def test_a_law_whose_inputs_can_all_be_computed_is_certified_without_counts(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(recommending, "SIZES", (1_000, 2_000))
+    request = [
+        *SMALL,
+        f"out={tmp_path}",
+        "noise=patch",
+        "grid.h=null",
+        "grid.scale=[3]",
+        "grid.eps=[1]",
+        "points.count=2",
+    ]
+    said = ask("recommend=true", *request, cwd=tmp_path)
+    assert (said.returncode, said.stderr) == (0, "")
+    assert all(rule in said.stdout for rule in ("enumerated", "measured", "exact", "paper"))
+    [line] = [shlex.split(line)[1:] for line in said.stdout.splitlines() if line.startswith("cs-run ")]
+    assert "rule=enumerated" in line
+    assert not [one for one in line if one.startswith(("n=", "m=", "delta="))]
+    assert ask(*line, cwd=tmp_path).returncode == 0
 
 
 def test_counts_of_the_request_that_certify_nothing_are_no_obstacle(tmp_path, monkeypatch) -> None:
