@@ -9,7 +9,7 @@ Method: Kumar and Goldstein, *Center Smoothing: Certified Robustness for Network
 
 from centersmooth.attack import Attack, Attacked
 from centersmooth.certificate import Budget, Certificate, Outcome, Smoothed
-from centersmooth.certifiers import Ball, Center, Direction, Label, Mean, Nearest
+from centersmooth.certifiers import Center, Direction, Label, Mean, Nearest, OutputBall
 from centersmooth.errors import CenterSmoothError, InfeasibleError, ModelError, RequestError
 from centersmooth.metrics import (
     L1,
@@ -44,7 +44,6 @@ __all__ = [
     "Angular",
     "Attack",
     "Attacked",
-    "Ball",
     "Budget",
     "Center",
     "CenterSmoothError",
@@ -67,6 +66,7 @@ __all__ = [
     "Nearest",
     "Noise",
     "Outcome",
+    "OutputBall",
     "PatchNoise",
     "RandomStream",
     "RequestError",

@@ -8,7 +8,7 @@ The radii are a little above the largest distances of 3,000 outputs of the autoe
 
 from __future__ import annotations
 
-from centersmooth import Ball, Mean, Metric
+from centersmooth import Mean, Metric, OutputBall
 from csrun.data import load_data
 
 RADII = {"TotalVariation": 170.0, "L2": 11.5}
@@ -18,4 +18,4 @@ def mean_in_ball(metric: Metric) -> Mean:
     """The certifier in this metric."""
     data = load_data("mnist", None, 0)
     assert data.train is not None
-    return Mean(metric, ball=Ball(data.images(data.train, range(10_000)).mean(0), RADII[metric.name]))
+    return Mean(metric, ball=OutputBall(data.images(data.train, range(10_000)).mean(0), RADII[metric.name]))

@@ -1,10 +1,10 @@
 """Certifiers: kinds of smoothed models with their certificates, a file or folder each."""
 
-from centersmooth.certifiers.ball import Ball
+from centersmooth.certifiers.ball import OutputBall
 from centersmooth.certifiers.base import Certifier, pack, unpack
 from centersmooth.certifiers.center import Center, Nearest
 from centersmooth.certifiers.direction import Direction
 from centersmooth.certifiers.label import Label
 from centersmooth.certifiers.mean import Mean
 
-__all__ = ["Ball", "Center", "Certifier", "Direction", "Label", "Mean", "Nearest", "pack", "unpack"]
+__all__ = ["Center", "Certifier", "Direction", "Label", "Mean", "Nearest", "OutputBall", "pack", "unpack"]

@@ -18,7 +18,7 @@ _ROUND_UP = 1 + 1e-9
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Ball:
+class OutputBall:
     """A ball of outputs, in the norm of a metric: those beyond it are moved to it, on the line to its center.
 
     It belongs to the smoothed model, like the noise: chosen once, from training data say, and the same for every input.

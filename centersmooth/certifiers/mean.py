@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from centersmooth.certificate import Budget, Certificate, Smoothed
-from centersmooth.certifiers.ball import Ball
+from centersmooth.certifiers.ball import OutputBall
 from centersmooth.certifiers.base import Certifier
 from centersmooth.certifiers.center.rules import ROUNDING
 from centersmooth.certifiers.distances import DistanceBuffer, DistanceSample, to_numpy
@@ -84,14 +84,14 @@ class Mean(Certifier):
         l1, l2, total variation, or one of your own with a ``seminorm``.
     n : int, optional
         Draws of an answer; by default the budget's, which is meant for centers, whose search takes its square.
-    ball : Ball, optional
+    ball : OutputBall, optional
         Outputs are moved into it before their mean is taken: another smoothed model, with smaller certificates the
         smaller it is.
     """
 
     metric: Metric
     n: int | None = None
-    ball: Ball | None = None
+    ball: OutputBall | None = None
 
     name: ClassVar[str] = "mean"
     version: ClassVar[int] = 2
@@ -203,7 +203,7 @@ class MeanCollector:
     """
 
     def __init__(
-        self, metric: Metric, n: int, setting: Setting, shared: Shared, radius: bool, ball: Ball | None = None
+        self, metric: Metric, n: int, setting: Setting, shared: Shared, radius: bool, ball: OutputBall | None = None
     ) -> None:
         budget = setting.budget
         self._metric, self._n, self._setting, self._ball = metric, n, setting, ball

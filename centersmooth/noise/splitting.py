@@ -1,7 +1,7 @@
 """Splitting noise against l1 perturbations (Levine and Feizi 2021): each number is told up to a random cell.
 
-Split points lie ``2 * half_width`` apart from a random place on, so that a shift of a number by ``s`` moves it across
-one with probability at most ``s / (2 * half_width)``; where it crosses none, the noisy number is the same.
+Split points lie ``2 * scale`` apart from a random place on, so that a shift of a number by ``s`` moves it across
+one with probability at most ``s / (2 * scale)``; where it crosses none, the noisy number is the same.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class SplittingNoise(TotalVariationNoise):
 
     Parameters
     ----------
-    half_width : float
+    scale : float
         Half the distance between two split points, in the unit of the input; positive. That of uniform noise with the
         same bound.
 
@@ -46,23 +46,18 @@ class SplittingNoise(TotalVariationNoise):
     0.2
     """
 
-    half_width: float
+    scale: float
 
     coordinatewise: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         expected = "a positive number, in the unit of the model's input"
-        object.__setattr__(self, "half_width", a_number("half_width", self.half_width, 0.0, math.inf, expected))
+        object.__setattr__(self, "scale", a_number("scale", self.scale, 0.0, math.inf, expected))
 
     @property
     def threat(self) -> Threat:
         """The l1 ball."""
         return L1Ball()
-
-    @property
-    def scale(self) -> float:
-        """``half_width``."""
-        return self.half_width
 
     def at(self, x: Tensor) -> SplittingNoise:
         """The law itself.
@@ -80,16 +75,16 @@ class SplittingNoise(TotalVariationNoise):
 
         The input is first clipped to [0, 1], which shortens no perturbation's way across a cell.
         """
-        width = 2 * self.half_width
+        width = 2 * self.scale
         splits = draws.uniform((count, *x.shape)) * width
         cells = ((x.to(draws.dtype).clamp(0, 1) - splits) / width).floor()
         lower, upper = splits + width * cells, splits + width * (cells + 1)
         return ((lower.clamp(min=0) + upper.clamp(max=1)) / 2).to(x.dtype)
 
     def total_variation(self, eps: float) -> float:
-        """``eps / (2 * half_width)``: the sum of the probabilities of all numbers; attained where one number moves."""
+        """``eps / (2 * scale)``: the sum of the probabilities of all numbers; attained where one number moves."""
         self.threat.require(eps)
-        return min(1.0, eps / (2 * self.half_width))
+        return min(1.0, eps / (2 * self.scale))
 
 
 @dataclass(frozen=True)
@@ -132,13 +127,13 @@ class EightBitL1(L1Ball):
 class EnumeratedSplitting(TotalVariationNoise):
     """Splitting noise on 8-bit images, with few enough split points to compute every noisy input: `Enumerable`.
 
-    A number ``k/255`` has its split points half a step from such numbers: ``K = int(510 * half_width)`` places of the
+    A number ``k/255`` has its split points half a step from such numbers: ``K = int(510 * scale)`` places of the
     first, ``(t + j) mod K``, where the random ``t`` of each number is fixed once and for all, and one ``j`` serves all
     numbers. A perturbation by ``s`` steps in all changes at most ``s`` of the ``K`` noisy inputs.
 
     Parameters
     ----------
-    half_width : float
+    scale : float
         As for `SplittingNoise`, at least 1/510. The law is that of ``K/510``.
 
     Examples
@@ -148,22 +143,17 @@ class EnumeratedSplitting(TotalVariationNoise):
     (441, 3)
     """
 
-    half_width: float
+    scale: float
 
     def __post_init__(self) -> None:
         expected = "a number of at least 1/510, in the unit of the model's input"
         least = (1 - 1e-9) / (2 * _LEVELS)
-        object.__setattr__(self, "half_width", a_number("half_width", self.half_width, least, math.inf, expected))
+        object.__setattr__(self, "scale", a_number("scale", self.scale, least, math.inf, expected))
 
     @property
     def threat(self) -> Threat:
         """The l1 ball of 8-bit images."""
         return EightBitL1()
-
-    @property
-    def scale(self) -> float:
-        """``half_width``."""
-        return self.half_width
 
     def at(self, x: Tensor) -> EnumeratedSplitting:
         """The law itself.
@@ -191,7 +181,7 @@ class EnumeratedSplitting(TotalVariationNoise):
         return self.changed(eps) / self.support_size()
 
     def support_size(self) -> int:
-        return int(2 * _LEVELS * self.half_width + 1e-6)
+        return int(2 * _LEVELS * self.scale + 1e-6)
 
     def support(self, x: Tensor, block: int) -> Iterator[Tensor]:
         for indices in torch.arange(self.support_size(), device=x.device).split(block):

@@ -162,7 +162,7 @@ def _noise() -> list[str]:
         lines += [f"  {name:<14} {entry.help}"]
         lines += [f"  {'':<14}   scale {entry.symbol}: {entry.size}; eps: {entry.threat}; grid: {grid}"]
         for key, one in entry.parameters.items():
-            lines += [f"  {'':<14}   noise.{key}={one.default:g} by default; {one.help}"]
+            lines += [f"  {'':<14}   noise.{key}={one.default} by default; {one.help}"]
     return lines
 
 

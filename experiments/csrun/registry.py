@@ -120,7 +120,7 @@ class CertifierEntry(Entry):
 class Parameter:
     """A parameter of a smoothing law beside its scale."""
 
-    default: float
+    default: float | str
     help: str
 
 
@@ -307,10 +307,11 @@ NOISES = {
     ),
     "brightness_contrast": NoiseEntry(
         "centersmooth.noise:BrightnessContrastNoise",
-        "both; noise.ratio is brightness for a unit of log contrast",
+        "both",
         threat="log contrast and brightness",
-        size="standard deviation of its logarithm",
+        size="standard deviation of the factor's logarithm",
         symbol="σ",
+        parameters={"ratio": Parameter(1, "brightness for a unit of log contrast")},
     ),
     "gamma": NoiseEntry(
         "csrun.noise:transformed",
@@ -334,6 +335,7 @@ NOISES = {
         threat="blur variance",
         size="mean of the variance",
         ratio=True,
+        parameters={"law": Parameter("exponential", "of the variance: or folded_normal, uniform")},
     ),
     "translation": NoiseEntry(
         "csrun.noise:transformed",

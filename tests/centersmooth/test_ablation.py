@@ -98,12 +98,12 @@ def test_the_distance_of_patches_is_that_of_the_literature() -> None:
     assert noise.total_variation(0.5) == 0
 
 
-@pytest.mark.parametrize("half_width", [1 / 510, 0.1, 0.3, 0.5, 0.866, 2.0])
-def test_as_many_split_images_change_as_there_are_steps_at_most(half_width: float) -> None:
+@pytest.mark.parametrize("scale", [1 / 510, 0.1, 0.3, 0.5, 0.866, 2.0])
+def test_as_many_split_images_change_as_there_are_steps_at_most(scale: float) -> None:
     """As many where one number moves, however the steps are shared out; none where nothing moves."""
-    noise, generator = EnumeratedSplitting(half_width), torch.Generator().manual_seed(1)
+    noise, generator = EnumeratedSplitting(scale), torch.Generator().manual_seed(1)
     x = torch.randint(256, (3, 2), generator=generator) / 255
-    assert noise.support_size() == int(510 * half_width + 1e-6) == len(support_of(noise, x))
+    assert noise.support_size() == int(510 * scale + 1e-6) == len(support_of(noise, x))
     for steps in (0, 1, 2, 5, 40):
         shift = EightBitL1().start(x, steps / 255, draws_for(x, f"{steps}"))
         other = EightBitL1().apply(x, shift)
@@ -122,12 +122,12 @@ def test_split_images_are_those_of_the_published_formula() -> None:
         assert torch.allclose(column.sort().values, expected.sort().values)
 
 
-@pytest.mark.parametrize("half_width", [0.1, 0.25, 0.5, 1.3])
-def test_splitting_noise_is_the_midpoint_of_a_cell(half_width: float) -> None:
+@pytest.mark.parametrize("scale", [0.1, 0.25, 0.5, 1.3])
+def test_splitting_noise_is_the_midpoint_of_a_cell(scale: float) -> None:
     """Within half a cell of the number, one of few values for a given first split point, and the same for all of it."""
-    noise, x = SplittingNoise(half_width), torch.linspace(0, 1, 101, dtype=torch.float64)
+    noise, x = SplittingNoise(scale), torch.linspace(0, 1, 101, dtype=torch.float64)
     sample = noise.sample(x, 200, draws_for(x))
-    assert float((sample - x).abs().max()) <= min(half_width, 0.5) + 1e-12
+    assert float((sample - x).abs().max()) <= min(scale, 0.5) + 1e-12
     assert torch.equal(sample, sample.clamp(0, 1))
 
 
@@ -215,10 +215,10 @@ def test_dropped_pixels_are_zero_in_all_channels_and_told_in_one_more(noise: Abl
         (lambda: PatchNoise(2).at(torch.zeros(4, 4)), r"x has shape \(4, 4\): expected an image \(channels, height"),
         (lambda: AblationNoise(2, 9).total_variation(-1), r"eps is -1: expected a number of changed pixels"),
         (lambda: PatchNoise(2, (3, 3)).changed(math.nan), r"eps is nan: expected the side of a patch"),
-        (lambda: SplittingNoise(0), r"half_width is 0: expected a positive number"),
+        (lambda: SplittingNoise(0), r"scale is 0: expected a positive number"),
         (lambda: SplittingNoise(0.5).at(2 * torch.ones(3)), r"x has numbers from 2 to 2: expected \[0, 1\]"),
         (lambda: SplittingNoise(0.5).at(torch.tensor([-0.1])), r"x has numbers from -0.1 to -0.1: expected \[0, 1\]"),
-        (lambda: EnumeratedSplitting(0.001), r"half_width is 0.001: expected a number of at least 1/510"),
+        (lambda: EnumeratedSplitting(0.001), r"scale is 0.001: expected a number of at least 1/510"),
         (lambda: EnumeratedSplitting(0.5).at(torch.tensor([0.5])), r"0.002 away from every k/255.*\(255 \* x\).round"),
     ],
 )

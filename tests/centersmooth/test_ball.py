@@ -10,7 +10,7 @@ from plugins import METRICS, outputs_for
 from scipy.stats import binom
 from torch import Tensor
 
-from centersmooth import L1, L2, Attack, Ball, Budget, GaussianNoise, Mean, RandomStream, RequestError, Smoother
+from centersmooth import L1, L2, Attack, Budget, GaussianNoise, Mean, OutputBall, RandomStream, RequestError, Smoother
 from centersmooth.metrics import Metric, TotalVariation
 
 SEMINORMS = [metric for metric in METRICS.values() if metric.seminorm]
@@ -23,7 +23,7 @@ def test_clipped_outputs_are_in_the_ball_and_within_its_reach(
 ) -> None:
     """Of any other output too: the reach is the farthest that an output of the ball can be from it."""
     outputs = data.draw(outputs_for(metric))
-    ball, other = Ball(outputs[0], radius), outputs[-1]
+    ball, other = OutputBall(outputs[0], radius), outputs[-1]
     clipped = ball.clip(metric, outputs)
 
     def farthest_from(output: Tensor) -> float:
@@ -37,7 +37,7 @@ def test_clipped_outputs_are_in_the_ball_and_within_its_reach(
 
 def test_the_reach_is_attained() -> None:
     """On the far side of the center."""
-    ball, output = Ball(torch.zeros(3), 2.0), torch.tensor([3.0, 0.0, 0.0])
+    ball, output = OutputBall(torch.zeros(3), 2.0), torch.tensor([3.0, 0.0, 0.0])
     far = ball.clip(L2(), torch.tensor([[-9.0, 0.0, 0.0]]))
     assert torch.equal(far, torch.tensor([[-2.0, 0.0, 0.0]]).double())
     assert ball.reach(L2(), output) == pytest.approx(5.0, rel=2e-5)
@@ -49,11 +49,11 @@ def wild(inputs: Tensor) -> Tensor:
     return torch.where(inputs[:, :1] > 2.33, torch.ones_like(quiet), quiet)
 
 
-BALL = Ball(torch.full((40,), 0.5), 0.3)
+BALL = OutputBall(torch.full((40,), 0.5), 0.3)
 BUDGET = Budget(n=1_000, m=5_000)
 
 
-def smoother(ball: Ball | None, metric: Metric | None = None) -> Smoother:
+def smoother(ball: OutputBall | None, metric: Metric | None = None) -> Smoother:
     return Smoother(wild, GaussianNoise(1.0), Mean(metric or L2(), ball=ball), BUDGET, output_range=(0.0, 1.0))
 
 
@@ -62,7 +62,7 @@ def test_a_ball_makes_certificates_smaller_and_a_large_one_changes_nothing() -> 
     for metric in (L2(), L1()):
         plain, small, large = (
             smoother(ball, metric).certify(x, 0.5, stream=RandomStream(0))
-            for ball in (None, Ball(BALL.center, 0.3), Ball(BALL.center, 1e3))
+            for ball in (None, OutputBall(BALL.center, 0.3), OutputBall(BALL.center, 1e3))
         )
         assert large.radius == pytest.approx(plain.radius, rel=1e-6)
         assert small.radius < 0.6 * plain.radius
@@ -85,15 +85,15 @@ def test_certificates_cover_the_clipped_mean() -> None:
 
 def test_a_ball_around_the_answer_of_other_outputs_is_refused() -> None:
     for ball, expected in (
-        (Ball(torch.zeros(3), 1.0), r"center of the ball has the shape \(3,\): expected \(40,\)"),
-        (Ball(torch.full((40,), 2.0), 1.0), r"center of the ball leaves the output_range \(0.0, 1.0\)"),
+        (OutputBall(torch.zeros(3), 1.0), r"center of the ball has the shape \(3,\): expected \(40,\)"),
+        (OutputBall(torch.full((40,), 2.0), 1.0), r"center of the ball leaves the output_range \(0.0, 1.0\)"),
     ):
         with pytest.raises(RequestError, match=expected):
             smoother(ball).certify(torch.zeros(40), 0.5)
     with pytest.raises(RequestError, match="radius of the ball is 0: expected a positive number"):
-        Ball(torch.zeros(3), 0)
+        OutputBall(torch.zeros(3), 0)
     with pytest.raises(RequestError, match="center of the ball is "):
-        Ball([0.0, 0.0], 1.0)
+        OutputBall([0.0, 0.0], 1.0)
 
 
 def test_total_variation_of_images_is_clipped_as_a_whole() -> None:
@@ -101,4 +101,4 @@ def test_total_variation_of_images_is_clipped_as_a_whole() -> None:
     image = torch.arange(16.0).view(1, 1, 4, 4) / 16
     metric = TotalVariation()
     distance = float(metric.pairwise(metric.features(image), metric.features(torch.zeros_like(image))))
-    torch.testing.assert_close(Ball(torch.zeros(1, 4, 4), distance / 2).clip(metric, image), image.double() / 2)
+    torch.testing.assert_close(OutputBall(torch.zeros(1, 4, 4), distance / 2).clip(metric, image), image.double() / 2)

@@ -172,7 +172,7 @@ def test_a_measured_rule_can_lead(run_small, done):
     [
         (
             ["rule=measurd"],
-            "rule is 'measurd': expected one of paper, exact, measured, enumerated for the certifier center, or null; did you",
+            "rule is 'measurd': expected one of paper, exact, measured, enumerated for the certifier center, or null;",
         ),
         (["certifiers=[center_free,center]", "rule=exact"], "rule is 'exact': expected measured for the certifier"),
     ],
