@@ -122,14 +122,14 @@ def test_expected_answers_are_how_often_centers_pass() -> None:
 
 
 def option(n: int, m: int, radius: float, answers: float = 1.0, **rest) -> Option:
-    values = {"model": "autoencoder", "key": "center.tv", "rule": "measured", "pair": GridPoint(0.5, 1.0, 0.5)} | rest
+    values = {"model": "autoencoder", "key": "center.tv", "rule": "measured", "pair": GridPoint(0.5, 1.0, 0.5)}
+    values |= {"sampled": True} | rest
     return Option(
         **values,
         budget=Budget(n, m, 0.1),
         radius=radius,
         error=0.1,
         answers=answers,
-        sampled=True,
         passes=n + m,
         seconds=1,
     )
@@ -196,22 +196,19 @@ def test_nothing_is_certified_and_the_command_printed_certifies(tmp_path, monkey
 
 def test_a_law_whose_inputs_can_all_be_computed_is_certified_without_counts(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(recommending, "SIZES", (1_000, 2_000))
-    request = [
-        *SMALL,
-        f"out={tmp_path}",
-        "noise=patch",
-        "grid.h=null",
-        "grid.scale=[3]",
-        "grid.eps=[1]",
-        "points.count=2",
-    ]
-    said = ask("recommend=true", *request, cwd=tmp_path)
+    noise = ("noise=patch", "grid.h=null", "grid.scale=[3]", "grid.eps=[1]")
+    said = ask("recommend=true", *SMALL, *noise, f"out={tmp_path}", cwd=tmp_path)
     assert (said.returncode, said.stderr) == (0, "")
-    assert all(rule in said.stdout for rule in ("enumerated", "measured", "exact", "paper"))
-    [line] = [shlex.split(line)[1:] for line in said.stdout.splitlines() if line.startswith("cs-run ")]
-    assert "rule=enumerated" in line
-    assert not [one for one in line if one.startswith(("n=", "m=", "delta="))]
-    assert ask(*line, cwd=tmp_path).returncode == 0
+    rows = [[cell.strip() for cell in line.split("│")] for line in said.stdout.splitlines() if "center" in line]
+    counts = {row[6]: row[7:10] for row in rows if len(row) > 10}
+    assert set(counts) == {"paper", "exact", "measured", "enumerated"}
+    assert counts["enumerated"] == ["", "", ""]
+    chosen = option(1, 1, 1.0, rule="enumerated", sampled=False, pair=GridPoint(1.0, 1 / 3, 3.0))
+    given = [*(one for one in SMALL if not one.startswith("grid")), *noise, f"out={tmp_path}"]
+    [line] = commands(compose(*SMALL, *noise), given, [chosen])
+    settings = shlex.split(line)[1:]
+    assert not [one for one in settings if one.startswith(("n=", "m=", "delta="))]
+    assert ask(*settings, cwd=tmp_path).returncode == 0
 
 
 def test_counts_of_the_request_that_certify_nothing_are_no_obstacle(tmp_path, monkeypatch) -> None:
