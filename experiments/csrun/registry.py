@@ -309,7 +309,7 @@ NOISES = {
         "centersmooth.noise:BrightnessContrastNoise",
         "both",
         threat="log contrast and brightness",
-        size="standard deviation of the factor's logarithm",
+        size="standard deviation of its logarithm",
         symbol="σ",
         parameters={"ratio": Parameter(1, "brightness for a unit of log contrast")},
     ),
