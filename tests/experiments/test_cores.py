@@ -178,6 +178,29 @@ def test_a_signal_ends_all_workers_and_the_same_command_continues(tmp_path, chec
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+DRIVER = """
+from csrun.executors.on_cores import Workers
+with Workers.started(1) as workers:
+    workers.ended([workers.submit(int, "7")])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_worker_that_was_starting_when_its_driver_was_killed_ends():
+    """No signal tells it: the driver died before it could ask for one."""
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER])
+    deadline = time.monotonic() + 100
+    while not (workers := workers_of(driver.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    driver.kill()
+    driver.wait()
+    while any(map(is_alive, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def ended_one_by_one(workers: Workers, tasks: list) -> None:
     left = list(tasks)
     while left:

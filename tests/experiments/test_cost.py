@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import re
-import time
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,11 +20,18 @@ from csrun.runner import dry_run, run
 from csrun.system.progress import Display
 
 PAIR = 2e-4
-"""Seconds that a distance sleeps, beside which all else is little."""
+"""Seconds that a distance takes by the clock of these tests, on which all else takes none."""
+
+CLOCK = SimpleNamespace(now=0.0, perf_counter=lambda: CLOCK.now)
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    monkeypatch.setattr("csrun.cost.time", CLOCK)
 
 
 def sleepy(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    time.sleep(PAIR * len(a))
+    CLOCK.now += PAIR * len(a)
     return (a - b).double().abs().flatten(1).amax(1)
 
 
@@ -34,7 +42,7 @@ class Sleepy(Metric):
         return outputs
 
     def pairwise(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        time.sleep(PAIR * len(a) * len(b))
+        CLOCK.now += PAIR * len(a) * len(b)
         return (a[:, None] - b[None]).double().abs().amax(-1)
 
 
@@ -53,10 +61,10 @@ REPEATED = torch.arange(1_000).remainder(100).float()[:, None]
     ],
 )
 def test_the_center_takes_as_many_pairs_as_are_compared(metric, outputs, n, n0, pairs):
-    started = time.perf_counter()
+    started = CLOCK.now
     estimated = _center_seconds(metric, outputs, Budget(n, 1_000, 0.1, n0=n0))
     assert pairs * PAIR / 2 < estimated < pairs * PAIR * 2
-    assert time.perf_counter() - started < 5
+    assert CLOCK.now - started < 5
 
 
 def test_a_fresh_output_takes_one_distance_and_repeated_ones_none():
@@ -73,7 +81,7 @@ def test_outputs_that_are_yet_to_be_seen_are_counted_by_good_and_turing():
 
 
 MINE = """
-import time
+from test_cost_clock import CLOCK
 
 
 def identity():
@@ -82,7 +90,7 @@ def identity():
 
 def slow():
     def distance(a, b):
-        time.sleep(2e-5 * len(a))
+        CLOCK.now += 2e-5 * len(a)
         return (a - b).abs().amax(1)
     return distance
 """
@@ -91,6 +99,7 @@ def slow():
 def test_a_slow_metric_of_ones_own_is_estimated_within_a_factor_of_two(tmp_path, monkeypatch):
     """310^2 distances for the center of each of two points, and 2 x 350 of fresh draws: 4 s, and next to no model."""
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, "test_cost_clock", SimpleNamespace(CLOCK=CLOCK))
     (tmp_path / "sleeping.py").write_text(MINE)
     np.save(tmp_path / "inputs.npy", np.zeros((2, 4), np.float32))
     own = ["experiment=custom", "model=sleeping:identity", "metric=sleeping:slow", f"data.path={tmp_path}/inputs.npy"]
@@ -100,7 +109,7 @@ def test_a_slow_metric_of_ones_own_is_estimated_within_a_factor_of_two(tmp_path,
     dry_run(config, Display(Console(file=said, width=300)))
     assert re.search(r"about [2-9] s on cpu", said.getvalue())
     (cost,) = estimate(make_plan(config))
-    started = time.perf_counter()
+    started = CLOCK.now
     run(config, Display(Console(file=io.StringIO())), "cs-run (test)")
-    taken = time.perf_counter() - started
+    taken = CLOCK.now - started
     assert 2 * 310**2 * 2e-5 / 2 < cost.seconds < 2 * taken

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import os
 import pickle
 import signal
 import sys
@@ -155,7 +156,9 @@ class Workers:
         for task in suspects[:1] or list(self._waiting):
             try:
                 with _deaf_to_interrupts():
-                    self._pool = self._pool or ProcessPoolExecutor(self._count, initializer=_start, env=_ONE_THREAD)
+                    self._pool = self._pool or ProcessPoolExecutor(
+                        self._count, initializer=_start, initargs=(os.getpid(),), env=_ONE_THREAD
+                    )
                     task.future = self._pool.submit(_keep, task.kept, task.function, *task.arguments)
             except BrokenProcessPool:  # since the last look: `ended` sees what was under way and hands over again
                 self._end_pool()
@@ -210,11 +213,13 @@ def _deaf_to_interrupts() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _start() -> None:
+def _start(driver: int) -> None:
     """On a worker, once: see to it that it ends with the driver and only with it, on one thread."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+        if os.getppid() != driver:  # it died while this process was starting: no signal will come any more
+            os._exit(1)
     # Where psutil is installed, loky would take memory that is kept for the next point for a leak, and start anew.
     process_executor._USE_PSUTIL = False
     begin(threads=1)
