@@ -28,7 +28,7 @@ from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, make_plan
 from csrun.report.panels import PanelSource, draw_panels, save_panels
 from csrun.report.published import is_reduced, key_of
 from csrun.report.tables import ATTACK_FILE, SLIP_FILE, titled
-from csrun.system.files import write_atomically
+from csrun.system.files import remove_unfinished, write_atomically
 from csrun.system.locks import held
 from csrun.system.memory import keep_freed_memory
 from csrun.system.progress import Display, duration
@@ -88,6 +88,7 @@ def _run(config: Config, display: Display, command: str, figures: bool) -> RunRe
     wrong = broken([row for cell in done for row in cell.attacks], len(plan.attacked))
     # Tables and figures of one run, should others write there as well.
     with held(plan.out / config.name / ".lock", f"the folder {config.name}", display.say):
+        remove_unfinished(plan.out / config.name)
         folder = _write_experiment(plan, done, command, facts)
         files = _report(folder, display) if figures else []
         return RunResult(folder, files, sum(cell.failed for cell in done), wrong)

@@ -31,7 +31,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from csrun.cli import main as cs_run
-from csrun.registry import CERTIFIERS, MODELS, NOISES
+from csrun.registry import CERTIFIERS, MODELS
 from csrun.report.tables import ATTACK_FILE, read_rows
 
 SMALL = ["budget=smoke", "forward_block=64", "workers=1", "executor=local", "train.epochs=1", "train.images=100"]
@@ -46,6 +46,9 @@ _SUITS: dict[str, tuple[str, ...]] = {
     "label": (),
 }
 """Metrics in which each certifier certifies images."""
+
+_NOISES = ("gaussian", "brightness", "contrast", "gamma", "translation")
+"""Laws in which all certifiers have certificates at these counts, in ``h`` as well as at a scale."""
 
 _METHODS = {"augment": ("augment",), "none": ("none",), "ablation": ("augment", "none")}
 _FOLDER = "tv_digits"
@@ -120,7 +123,7 @@ def right_requests(draw: st.DrawFn) -> Request:
     in_h = draw(st.booleans())
     start = draw(st.integers(0, 40))
     return Request(
-        noise=draw(st.sampled_from([name for name, law in NOISES.items() if law.ratio])),
+        noise=draw(st.sampled_from(_NOISES)),
         metrics=tuple(metrics),
         certifiers=certifiers,
         rule=draw(st.sampled_from((None, *CERTIFIERS[certifiers[0]].rules))),

@@ -44,15 +44,16 @@ def rows_of(
         evidence, failure = result.evidence.get(key), result.failures.get(key)
         if evidence is None and failure is None:
             continue
+        details = entry_of(names_of(key)[0]).details
         for pair in sorted(pairs):
             for rule in certifier.rules:
                 row = _common(result, cell, setting, key, pair)
-                row |= {"rule": rule, "about": certifier.about(rule)} | _counts(cell.budget, certifier)
+                row |= {"rule": rule, "about": certifier.about(rule)} | _counts(cell.budget, certifier, details)
                 if evidence is None:
                     rows.append(row | {"outcome": Outcome.FAILED.value, "reason": str(failure)})
                 else:
                     certificate = certifier.certificate(evidence, pair.eps, rule, setting)
-                    rows.append(row | _numbers(certificate, evidence.error, entry_of(names_of(key)[0]).details))
+                    rows.append(row | _numbers(certificate, evidence.error, details))
     return rows
 
 
@@ -79,12 +80,12 @@ def _common(result: PointResult, cell: Cell, setting: Setting, key: str, pair: G
     return {key: text(value) for key, value in values.items()}
 
 
-def _counts(budget: Budget, certifier: Certifier) -> Row:
+def _counts(budget: Budget, certifier: Certifier, details: Collection[str]) -> Row:
     """Counts and failure probabilities of a certifier's draws; zeros and nothing where it draws nothing."""
     if not certifier.sampled:
         return {"alpha1": text(0.0), "alpha2": text(0.0)}
     values = {name: getattr(budget, name) for name in ("n", "m", "alpha1", "alpha2")}
-    values |= {name: getattr(budget, name) for name in ("delta", "n0") if name in entry_of(certifier.name).details}
+    values |= {name: getattr(budget, name) for name in ("delta", "n0") if name in details}
     return {key: text(value) for key, value in values.items()}
 
 
