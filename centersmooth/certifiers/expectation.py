@@ -82,7 +82,7 @@ def mean_problem(metric: Metric, noise: object, budget: Budget, output_range: tu
     if metric.seminorm is None:
         return f"{metric.name} has no mean to smooth by: {metric.no_mean}; use CenterSmoother"
     if not isinstance(noise, GaussianShift):
-        return f"noise is {type(noise).__name__}: the certificate of a mean needs Gaussian noise"
+        return f"noise is {noise!r}: the certificate of a mean needs Gaussian noise"
     if budget.n0:
         return f"n0 is {budget.n0}: a mean has no candidates, expected n0 = 0"
     if output_range is None or not (math.isfinite(output_range[0]) and output_range[0] < output_range[1] < math.inf):

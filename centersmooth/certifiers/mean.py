@@ -38,6 +38,7 @@ from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
 from centersmooth.metrics.base import Metric, between, features_of, require_metric
 from centersmooth.noise import GaussianShift
+from centersmooth.outputs import brief
 
 MeanRule = Literal["global", "local", "spectral"]
 
@@ -102,6 +103,8 @@ class Mean(Certifier):
         require_metric(self.metric)
         if self.n is not None:
             object.__setattr__(self, "n", an_integer("n of the mean", self.n, 1))
+        if self.ball is not None and not isinstance(self.ball, OutputBall):
+            raise RequestError(f"ball is {brief(self.ball)}: expected OutputBall(center, radius), or None")
 
     def unsuited(self, setting: Setting) -> str:
         return mean_problem(self.metric, setting.noise, setting.budget, setting.output_range)

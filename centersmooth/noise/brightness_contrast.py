@@ -26,7 +26,9 @@ class BrightnessContrast(Threat):
 
     ratio: float = 1.0
 
-    meaning = "the logarithm, at least 0, of the largest change of contrast"
+    @property
+    def meaning(self) -> str:
+        return f"the log factor, at least 0, of the largest change of contrast, {self.ratio:g} of it in brightness"
 
     @property
     def unit(self) -> str:

@@ -14,6 +14,7 @@ from centersmooth.noise.base import DrawsTogether, GaussianShift, Noise
 from centersmooth.noise.onesided import Upward
 from centersmooth.noise.threat import Threat
 from centersmooth.noise.transforms import Transform
+from centersmooth.outputs import brief
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Moves(Threat):
 
     @property
     def unit(self) -> str:
-        return self.transform.unit
+        """The transform's; of several parameters with the norm they are measured in."""
+        norm = f", {self.of_parameters.unit}" if self.transform.parameters > 1 else ""
+        return self.transform.unit + norm
 
     @property
     def meaning(self) -> str:
@@ -73,7 +76,7 @@ class Transformed(Noise):
     Raises
     ------
     RequestError
-        The law shifts both ways and the transform has no inverse.
+        The law answers shifts both ways and the transform has no inverse, or the other way round.
 
     Examples
     --------
@@ -97,12 +100,20 @@ class Transformed(Noise):
         return object.__new__(cls)
 
     def __post_init__(self) -> None:
-        if self.law.local:
-            raise RequestError(f"law is {self.law!r}: expected one whose bound depends on no input")
-        if self.transform.upward and not isinstance(self.law.threat, Upward):
+        if not isinstance(self.transform, Transform):
+            raise RequestError(f"transform is {brief(self.transform)}: expected one such as Brightness()")
+        if not isinstance(self.law, Noise) or self.law.local:
+            raise RequestError(f"law is {brief(self.law)}: expected a noise whose bound depends on no input")
+        upward = isinstance(self.law.threat, Upward)
+        if self.transform.upward and not upward:
             raise RequestError(
                 f"law is {self.law!r}: {self.transform!r} has no inverse and needs a law of numbers above 0, such as "
-                "ExponentialNoise(scale=1.0)"
+                "ExponentialNoise(1.0)"
+            )
+        if upward and not self.transform.upward:  # its bound is of shifts upward, and an attacker has both
+            raise RequestError(
+                f"law is {self.law!r}, which answers shifts upward only: {self.transform!r} has parameters of both "
+                "signs and needs a law such as GaussianNoise(1.0)"
             )
 
     def __repr__(self) -> str:

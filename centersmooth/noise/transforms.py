@@ -90,10 +90,9 @@ class Gamma(Transform):
         return x ** _column(parameters[:, 0], x).exp()
 
     def require(self, x: Tensor) -> None:
-        if float(x.min()) < 0 or float(x.max()) > 1:
-            raise RequestError(
-                f"x has values from {float(x.min()):g} to {float(x.max()):g}: gamma correction is of values in [0, 1]"
-            )
+        low, high = float(x.detach().min()), float(x.detach().max())
+        if low < 0 or high > 1:
+            raise RequestError(f"x has values from {low:g} to {high:g}: gamma correction is of values in [0, 1]")
 
 
 @dataclass(frozen=True)

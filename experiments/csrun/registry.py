@@ -341,7 +341,7 @@ NOISES = {
         "csrun.noise:transformed",
         "random translation by whole pixels, cyclic: what leaves comes back",
         arguments=("translation",),
-        threat="pixels, cyclic",
+        threat="pixels, cyclic, l2",
         size="standard deviation before rounding",
         symbol="σ",
         ratio=True,

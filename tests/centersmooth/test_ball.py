@@ -92,6 +92,8 @@ def test_a_ball_around_the_answer_of_other_outputs_is_refused() -> None:
             smoother(ball).certify(torch.zeros(40), 0.5)
     with pytest.raises(RequestError, match="radius of the ball is 0: expected a positive number"):
         OutputBall(torch.zeros(3), 0)
+    with pytest.raises(RequestError, match=r"ball is \(.*\): expected OutputBall"):
+        Mean(L2(), ball=(torch.zeros(3), 1.0))
     with pytest.raises(RequestError, match="center of the ball is "):
         OutputBall([0.0, 0.0], 1.0)
 

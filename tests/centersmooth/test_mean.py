@@ -538,7 +538,7 @@ def test_candidates_other_noise_and_bad_eps_are_refused() -> None:
     """What only center smoothing has, and what has no likelihood ratio here."""
     for noise, n0, expected in (
         (UNIT, 30, "n0 is 30"),
-        (Uniform(), 0, "noise is Uniform: the certificate of a mean needs Gaussian noise"),
+        (Uniform(), 0, r"noise is Uniform\(\): the certificate of a mean needs Gaussian noise"),
     ):
         with pytest.raises(RequestError, match=expected):
             MeanSmoother(blurry, L2(), noise, Budget(n=9, m=9, n0=n0), output_range=(0.0, 1.0))

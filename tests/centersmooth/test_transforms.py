@@ -112,6 +112,29 @@ def test_a_law_of_both_signs_is_refused_where_there_is_no_inverse() -> None:
         Transformed(Blur(), GaussianNoise(1.0))
 
 
+def test_a_law_that_answers_shifts_upward_only_is_refused_where_there_are_both() -> None:
+    """Under exponential brightness an image made darker by 0.45 moves whole steps that the bound says stay."""
+    for law in (ExponentialNoise(0.5), UpperUniformNoise(1.0), FoldedNormalNoise(1.0)):
+        for transform in (Brightness(), Contrast(), Gamma(), Translation()):
+            with pytest.raises(RequestError, match=r"shifts upward only: .* has parameters of both signs"):
+                Transformed(transform, law)
+
+
+def test_what_is_no_transform_and_no_law_is_refused_in_one_line() -> None:
+    for transform, law, expected in (
+        (GaussianNoise(2.0), Brightness(), r"transform is GaussianNoise\(.*: expected one such as Brightness"),
+        (Brightness, GaussianNoise(2.0), "transform is .*: expected one such as Brightness"),
+        (Brightness(), 0.2, "law is 0.2: expected a noise"),
+    ):
+        with pytest.raises(RequestError, match=expected):
+            Transformed(transform, law)
+
+
+def test_the_unit_of_several_parameters_has_their_norm() -> None:
+    assert Transformed(Translation(), GaussianNoise(1.0)).threat.unit == "pixels, cyclic, l2"
+    assert Transformed(Brightness(), GaussianNoise(1.0)).threat.unit == "brightness"
+
+
 # --- Abilities ------------------------------------------------------------------------------------------------------
 
 

@@ -143,7 +143,9 @@ def test_a_run_under_laplace_noise_says_l1(run_small, figures):
     Console(file=table, width=100).print(render(summarise(rows), manifest))
     assert "eps in l1" in table.getvalue()
     assert list(folder.glob("radius_tv.png"))
-    with pytest.raises(RunError, match=r"^certifiers has mean, .*: noise is LaplaceNoise: .* needs Gaussian noise$"):
+    with pytest.raises(
+        RunError, match=r"^certifiers has mean, .*: noise is LaplaceNoise\(scale=0.4\): .* needs Gaussian noise$"
+    ):
         run_small("noise=laplace", "certifier=mean")
 
 

@@ -125,7 +125,7 @@ class Nearest(Certifier):
         if not isinstance(self.metric, Hilbertian):
             return f"{self.metric!r} is not Hilbertian, a function of the l2 distance of features like L2(): use Center"
         if not isinstance(setting.noise, GaussianShift):
-            return f"noise is {type(setting.noise).__name__}: the movement of a mean is bounded for Gaussian noise only"
+            return f"noise is {setting.noise!r}: the movement of a mean is bounded for Gaussian noise only"
         if math.isinf(self.metric.diameter((1,), setting.output_range)):
             return (
                 f"output_range is {setting.output_range}: a mean under {self.metric!r} needs hard limits of every "
