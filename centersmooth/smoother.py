@@ -350,9 +350,13 @@ class Smoother:
 
     def _outputs_at(self, x: Tensor) -> Tensor:
         """Noisy outputs of a checked model; the error says where it takes ``x`` as a batch but not as one input."""
+        noisy = self.noise.sample(x, 1, RandomStream(0).draws("check input", 0, x))[0]  # the noise may refuse x itself
         try:
             return self._sampler.check_model(x)
         except RequestError as error:
+            if noisy.shape != x.shape:
+                given = f"under this noise the model is given inputs of shape {tuple(noisy.shape)}"
+                raise RequestError(f"{error}; {given}") from error
             if x.ndim < 2 or not self._takes(x):
                 raise
             advice = f"the model takes x as a batch of {len(x)} inputs: use certify_all(x, eps), or x[0] for the first"

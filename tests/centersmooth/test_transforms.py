@@ -16,6 +16,7 @@ from torch import Tensor
 
 from centersmooth import (
     L2,
+    AblationNoise,
     Attack,
     Budget,
     Center,
@@ -133,6 +134,16 @@ def test_what_is_no_transform_and_no_law_is_refused_in_one_line() -> None:
 def test_the_unit_of_several_parameters_has_their_norm() -> None:
     assert Transformed(Translation(), GaussianNoise(1.0)).threat.unit == "pixels, cyclic, l2"
     assert Transformed(Brightness(), GaussianNoise(1.0)).threat.unit == "brightness"
+
+
+def test_what_the_noise_refuses_is_said_without_advice_on_batches() -> None:
+    """And a model that does not take the mask of pixels is told of the shape it is given."""
+    gamma = CenterSmoother(lambda x: x.flatten(1), L2(), Transformed(Gamma(), GaussianNoise(0.4)), Budget.quick())
+    with pytest.raises(RequestError, match=r"values in \[0, 1\]$"):
+        gamma.certify(torch.full((1, 2, 2), 2.0), 0.1)
+    convolution = torch.nn.Conv2d(1, 1, 3)
+    with pytest.raises(RequestError, match=r"under this noise the model is given inputs of shape \(2, 8, 8\)$"):
+        CenterSmoother(convolution, L2(), AblationNoise(keep=5), Budget.quick()).certify(torch.zeros(1, 8, 8), 1)
 
 
 # --- Abilities ------------------------------------------------------------------------------------------------------
