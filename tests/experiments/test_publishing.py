@@ -427,8 +427,11 @@ def test_full_names_what_cannot_be_served_and_goes_on(compute, full, monkeypatch
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_full_is_stopped_with_what_is_published(compute, full, monkeypatch, tmp_path, number, code):
+def test_full_is_stopped_with_what_is_published(compute, full, monkeypatch, request, tmp_path, number, code):
     """A signal while a cell is published waits until it is; one cell is there, the other is not begun."""
+    # A shell that starts the tests in the background has them ignore interrupts, and Python then leaves it at that.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, inherited))
 
     def add_disturbed(*arguments):
         signal.raise_signal(number)
