@@ -96,7 +96,7 @@ class BrightnessContrastNoise(Noise):
         return self.required_mass_of_draws(mass, eps, 1)
 
     def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
-        """The same for the squared length of ``draws`` normal variables in place of one."""
+        """The larger of two bounds of `two_steps`, on the squared length of ``draws`` normal variables."""
         self.threat.require(eps)
         h = eps / self.sigma
         return two_steps(mass, -eps, eps, (h, h), h, draws)

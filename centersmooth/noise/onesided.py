@@ -15,6 +15,7 @@ from centersmooth.draws import Draws
 from centersmooth.errors import RequestError
 from centersmooth.noise.base import ROUND_UP, Noise
 from centersmooth.noise.threat import Threat
+from centersmooth.noise.total_variation import TotalVariationNoise
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class ExponentialNoise(OneSided):
         return self.required_mass(mass, draws * eps)
 
 
-class UpperUniformNoise(OneSided):
+class UpperUniformNoise(OneSided, TotalVariationNoise):
     """Uniform noise between 0 and ``size``.
 
     Examples
@@ -112,15 +113,10 @@ class UpperUniformNoise(OneSided):
     def standard(self, shape: tuple[int, ...], draws: Draws) -> Tensor:
         return draws.uniform(shape)
 
-    def required_mass(self, mass: float, eps: float) -> float:
-        """``mass + eps/size``, rounded up: the share of draws at ``x`` that ``x'`` can never give is lost."""
-        return self.required_mass_of_draws(mass, eps, 1)
-
-    def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
-        """``mass + 1 - (1 - eps/size)^draws``, rounded up."""
+    def total_variation(self, eps: float) -> float:
+        """``eps/size``: the share of draws at ``x`` that ``x'`` can never give."""
         self.threat.require(eps)
-        lost = -math.expm1(draws * math.log1p(-eps / self.size)) if eps < self.size else 1.0
-        return min(1.0, (mass + lost) * ROUND_UP)
+        return min(1.0, eps / self.size)
 
 
 class FoldedNormalNoise(OneSided):

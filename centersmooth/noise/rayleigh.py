@@ -75,7 +75,7 @@ class RayleighNoise(Noise):
         return self.required_mass_of_draws(mass, eps, 1)
 
     def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
-        """The same for several draws."""
+        """The larger of those of `mass_against` for several draws at both ends of the interval."""
         self.threat.require(eps)
         return max(mass_against(sign * eps, mass, draws) for sign in (1, -1))
 

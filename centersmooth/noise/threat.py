@@ -26,7 +26,7 @@ class Threat(ABC):
     @property
     @abstractmethod
     def meaning(self) -> str:
-        """The same at length, for messages: "eps is ...: expected ``meaning``"."""
+        """The unit of ``eps`` at length, for messages: "eps is ...: expected ``meaning``"."""
 
     def require(self, eps: float) -> None:
         """Refuse a number that is not a size of perturbations.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 
-from centersmooth.noise.base import Noise
+from centersmooth.noise.base import ROUND_UP, Noise
 
 
 class TotalVariationNoise(Noise):
@@ -37,4 +37,4 @@ class TotalVariationNoise(Noise):
 
 
 def _required(mass: float, distance: float) -> float:
-    return min(1.0, (mass + distance) * (1 + 1e-12))
+    return min(1.0, (mass + distance) * ROUND_UP)

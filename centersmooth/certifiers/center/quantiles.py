@@ -41,7 +41,7 @@ def place_ranks(candidates: int) -> NDArray[np.int64]:
 
 
 def _constant(ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The same array, which nobody can write to: every caller gets it."""
+    """An array made read-only, as every caller gets the same one."""
     ranks.flags.writeable = False
     return ranks
 
