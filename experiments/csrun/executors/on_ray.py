@@ -59,7 +59,7 @@ def connected(settings: RayConfig, show_workers: bool = False) -> Iterator[None]
         if own and ray.util.get_node_ip_address() != "127.0.0.1":
             raise RunError("ray was imported before the run and would open ports to others: use ray.address=auto")
         yield
-    except RayError as error:
+    except (RayError, ConnectionError) as error:  # the second from a broken connection to the object store
         raise RunError(
             f"the Ray cluster went away ({first_line(error)}); what is finished is kept: the same command continues"
         ) from error
