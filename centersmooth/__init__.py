@@ -9,7 +9,7 @@ Method: Kumar and Goldstein, *Center Smoothing: Certified Robustness for Network
 
 from centersmooth.attack import Attack, Attacked
 from centersmooth.certificate import Budget, Certificate, Outcome, Smoothed
-from centersmooth.certifiers import Center, Direction, Label, Mean, Nearest, OutputBall
+from centersmooth.certifiers import Center, Direction, Label, Mean, Nearest, OutputBall, Segmentation
 from centersmooth.errors import CenterSmoothError, InfeasibleError, ModelError, RequestError
 from centersmooth.metrics import (
     L1,
@@ -70,6 +70,7 @@ __all__ = [
     "PatchNoise",
     "RandomStream",
     "RequestError",
+    "Segmentation",
     "Smoothed",
     "Smoother",
     "SplittingNoise",

@@ -203,9 +203,10 @@ class Certificate:
 
     @property
     def details(self) -> dict[str, float | str | bool | None]:
-        """Further numbers of a certificate of its kind, by name."""
+        """Further numbers of a certificate of its kind, by name; tensors are left out."""
         common = {field.name for field in fields(Certificate)}
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in common}
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in common}
+        return {name: value for name, value in own.items() if not isinstance(value, Tensor)}
 
     def __repr__(self) -> str:
         return brief_repr(self)

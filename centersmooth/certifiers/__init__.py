@@ -6,5 +6,18 @@ from centersmooth.certifiers.center import Center, Nearest
 from centersmooth.certifiers.direction import Direction
 from centersmooth.certifiers.label import Label
 from centersmooth.certifiers.mean import Mean
+from centersmooth.certifiers.segmentation import Segmentation, certified_iou
 
-__all__ = ["Center", "Certifier", "Direction", "Label", "Mean", "Nearest", "OutputBall", "pack", "unpack"]
+__all__ = [
+    "Center",
+    "Certifier",
+    "Direction",
+    "Label",
+    "Mean",
+    "Nearest",
+    "OutputBall",
+    "Segmentation",
+    "certified_iou",
+    "pack",
+    "unpack",
+]

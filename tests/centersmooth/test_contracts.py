@@ -35,6 +35,7 @@ from centersmooth import (
     ModelError,
     Outcome,
     RequestError,
+    Segmentation,
     Smoothed,
 )
 from centersmooth.certifiers.mean import MeanCollector
@@ -163,6 +164,15 @@ class OfHalfEpsRunLabel(OfHalfEpsLabel):
     rules = ("counts_run",)
 
 
+class OfHalfEpsSegmentation(OfHalfEps, Segmentation): ...
+
+
+class OfHalfEpsRunSegmentation(OfHalfEpsSegmentation):
+    """Of the rule about a run alone."""
+
+    rules = ("holm_run",)
+
+
 class SmallRadius:
     """Radii of a fraction of what is certified: a third for centers and directions, half for means."""
 
@@ -197,6 +207,9 @@ UNSOUND = {
     "label, half eps": (OfHalfEpsLabel(), GaussianNoise(1.0)),
     "label, half eps of a run": (OfHalfEpsRunLabel(), GaussianNoise(1.0)),
     "label, less noise": (Label(), Understated(1.0)),
+    "segmentation, half eps": (OfHalfEpsSegmentation(), GaussianNoise(1.0)),
+    "segmentation, half eps of a run": (OfHalfEpsRunSegmentation(), GaussianNoise(1.0)),
+    "segmentation, less noise": (Segmentation(), Understated(1.0)),
 }
 
 

@@ -42,6 +42,7 @@ from centersmooth import (
     PatchNoise,
     RandomStream,
     RequestError,
+    Segmentation,
     Smoothed,
     Smoother,
     SplittingNoise,
@@ -177,6 +178,7 @@ PUBLIC: dict[str, tuple[object, str]] = {
         Smoother(torch.sigmoid, NOISE, Center(L2(), "free"), BUDGET),
         f"Smoother(model=sigmoid, certifier=Center(metric=L2(), kind='free'), {SETTING}'measured')",
     ),
+    "Segmentation": (Segmentation(), "Segmentation()"),
     "SquaredL2": (SquaredL2(), "SquaredL2()"),
     "TotalVariation": (TotalVariation(), "TotalVariation()"),
     "__version__": (centersmooth.__version__, repr(centersmooth.__version__)),
@@ -194,13 +196,14 @@ def test_a_public_object_is_shown_in_one_short_line(name: str) -> None:
 
 @pytest.mark.parametrize(
     "certifier",
-    [Center(L2()), Mean(L2()), Direction(Cosine()), Nearest(L2()), Label()],
+    [Center(L2()), Mean(L2()), Direction(Cosine()), Nearest(L2()), Label(), Segmentation()],
     ids=lambda certifier: certifier.name,
 )
 def test_a_certificate_of_any_kind_is_shown_in_one_line(certifier: Certifier) -> None:
     """With every number and all of the reason."""
     smoother = Smoother(torch.sigmoid, NOISE, certifier, BUDGET, output_range=(0.0, 1.0))
-    certificate = smoother.certify(torch.arange(4.0), 0.1, stream=RandomStream(0))
+    x = torch.arange(4.0).view(2, 1, 2) if isinstance(certifier, Segmentation) else torch.arange(4.0)
+    certificate = smoother.certify(x, 0.1, stream=RandomStream(0))
     certificate = replace(certificate, reason="why not " * 15)
     shown = repr(certificate)
     assert shown.startswith(f"{type(certificate).__name__}(eps=0.1, outcome=<Outcome.CERTIFIED: 'certified'>, radius=")

@@ -32,6 +32,7 @@ from centersmooth import (
     Noise,
     OutputBall,
     PatchNoise,
+    Segmentation,
     SplittingNoise,
     SquaredL2,
     TotalVariation,
@@ -121,12 +122,21 @@ DIRECTIONS = (torch.tensor([1.0, 0.6]), torch.tensor([-1.0, 0.6]))
 BOXES = (torch.tensor([0.0, 0.0, 4.0, 4.0]), torch.tensor([2.0, 0.0, 6.0, 4.0]))
 SCORES = (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
 CLASSES = (torch.tensor(0), torch.tensor(1))
+MAPS = (torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 1], [0, 2]]))
+"""Classes of pixels, of which two are others."""
+
+SCORE_MAPS = tuple(torch.nn.functional.one_hot(one, 3).permute(2, 0, 1).float() for one in MAPS)
 UNIT = {"output_range": (0.0, 1.0)}
 
 
 def likelier(mass: float) -> Tensor:
     """The class of a model that gives class 0 with this probability, and class 1 otherwise."""
     return torch.tensor(0 if mass > 0.5 else 1)
+
+
+def likelier_map(mass: float) -> Tensor:
+    """The first of two maps of classes, which a model gives with this probability, or the other."""
+    return MAPS[0 if mass > 0.5 else 1]
 
 
 CERTIFIERS = {
@@ -139,6 +149,7 @@ CERTIFIERS = {
     ],
     "direction": [CertifierRow(Direction(metric), DIRECTIONS) for metric in (Angular(), Cosine())],
     "label": [CertifierRow(Label(), outputs, {"exact": likelier}) for outputs in (SCORES, CLASSES)],
+    "segmentation": [CertifierRow(Segmentation(), outputs, {"exact": likelier_map}) for outputs in (MAPS, SCORE_MAPS)],
 }
 
 METRICS: dict[str, Metric] = {
