@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,10 +47,8 @@ from centersmooth.certifiers.base import Certifier
 from centersmooth.certifiers.label import majority_mass
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
+from centersmooth.metrics.labels import class_maps
 from centersmooth.noise import Noise
-
-MOST_CLASSES: Final = 2**16
-"""Votes are counted for each class and pixel, so that numbers of instances or colours would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -338,36 +336,6 @@ def certified_iou(classes: Tensor, certified: Tensor, truth: Tensor) -> dict[int
         union = int(belongs.sum()) + int((~belongs & (given | ~certified)).sum())
         found[int(label)] = intersection / union
     return found
-
-
-def class_maps(outputs: Tensor) -> Tensor:
-    """Classes of each pixel, ``(b, *pixels)``, int64.
-
-    Parameters
-    ----------
-    outputs : Tensor
-        Classes as integers, ``(b, *pixels)``, or scores in floating point, ``(b, classes, H, W)`` or with further axes
-        of pixels; ties go to the lowest class.
-
-    Raises
-    ------
-    RequestError
-        They are neither. A map of classes in floating point is refused, as it could be read as scores.
-
-    Examples
-    --------
-    >>> class_maps(torch.tensor([[[[0.1, 2.0]], [[0.7, 2.0]]]])).tolist(), class_maps(torch.tensor([[3, 0]])).tolist()
-    ([[[1, 0]]], [[3, 0]])
-    """
-    if outputs.is_floating_point():
-        if outputs.ndim >= 4 and outputs.shape[1] > 1:
-            return outputs.argmax(dim=1)
-    elif int(outputs.min()) >= 0 and int(outputs.max()) < MOST_CLASSES:
-        return outputs.long()
-    raise RequestError(
-        f"an output is {outputs.dtype} of shape {tuple(outputs.shape[1:])}: expected integers from 0 to "
-        f"{MOST_CLASSES - 1:,}, a class for each pixel, or scores in floating point, (classes, H, W)"
-    )
 
 
 def _with_votes(votes: Tensor | None, maps: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from centersmooth.metrics.base import DistanceFunction, Hilbertian, Metric
 from centersmooth.metrics.boxes import Jaccard
 from centersmooth.metrics.images import TotalVariation
+from centersmooth.metrics.labels import Hamming
 from centersmooth.metrics.vectors import L1, L2, Angular, Cosine, SquaredL2
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Angular",
     "Cosine",
     "DistanceFunction",
+    "Hamming",
     "Hilbertian",
     "Jaccard",
     "Metric",

@@ -28,10 +28,10 @@ from csrun.metrics import build_metrics
 from csrun.models import ModelSpec, in_type_of, model_spec
 from csrun.models.base import BaseModel
 from csrun.noise import noise_of
-from csrun.registry import NOISES, entry_of, leading_rule, names_of, require_known
+from csrun.registry import METHODS, NOISES, entry_of, leading_rule, names_of, require_known
 from csrun.registry import key_of as key_of_certifier
 from csrun.report.published import key_of
-from csrun.training.checkpoints import Training, training_of
+from csrun.training.checkpoints import Training, build_method, training_of
 
 TRAINING_WEIGHT = 3
 """A training step on an image counts as this many forward passes."""
@@ -308,6 +308,13 @@ def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, scale:
     if data.train is None:
         raise RunError(f"models has '{name}', which is trained, but {data.name} has no training split")
     methods = dict.fromkeys(config.train.method)
+    for method in methods:
+        if (target := build_method(method).target) != spec.target:
+            fitting = [other for other in METHODS if build_method(other).target == spec.target]
+            raise RunError(
+                f"train.method has '{method}', which learns {target}: expected {' or '.join(fitting)} for the model "
+                f"{name}, which learns {spec.target}"
+            )
     return [
         training_of(name, data, config.train, method, config.noise, scale, config.seed, config.device)
         for method in methods

@@ -58,11 +58,14 @@ class ModelEntry(Entry):
         Whether it is trained here; else it comes with its weights.
     unit : str
         What ``eps`` and ``sigma`` are measured in, where ``{}`` stands for the unit of the examples.
+    target : str
+        What it can be trained to output, as `csrun.training.methods.Method.target` says: ``examples`` or ``labels``.
     """
 
     metrics: tuple[str, ...] = ()
     trained: bool = False
     unit: str = "{}"
+    target: str = "examples"
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,13 @@ MODELS = {
         trained=True,
         unit="measurements of {}",
     ),
+    "unet": ModelEntry(
+        "csrun.models.builders:unet",
+        "the class of each pixel, a small U-Net, trained here",
+        metrics=("hamming",),
+        trained=True,
+        target="labels",
+    ),
     "mtcnn": ModelEntry(
         "csrun.models.builders:mtcnn",
         "the largest face's bounding box, pre-trained",
@@ -192,6 +202,7 @@ METRICS = {
     "cosine": MetricEntry("centersmooth:Cosine", "cosine distance", largest=2),
     "angular": MetricEntry("centersmooth:Angular", "angular distance (fraction of π)", largest=1),
     "jaccard": MetricEntry("centersmooth:Jaccard", "Jaccard distance (1 − IoU)", largest=1),
+    "hamming": MetricEntry("centersmooth:Hamming", "share of pixels that change (Hamming distance)", largest=1),
     "lpips": MetricEntry("csrun.metrics:lpips", "LPIPS distance", ("lpips",)),
 }
 """Classes without arguments, or functions of the paths of weights and the device."""
@@ -199,6 +210,7 @@ METRICS = {
 DATA = {
     "digits": Entry("csrun.data:digits", "scikit-learn's 8x8 digits, built in"),
     "mnist": Entry("csrun.data:mnist", "MNIST, 28x28 grey"),
+    "mnist_striped": Entry("csrun.data:mnist_striped", "MNIST on striped ground, with the class of each pixel"),
     "cifar10": Entry("csrun.data:cifar10", "CIFAR-10, 32x32 colour"),
     "celeba": Entry("csrun.data:celeba", "aligned CelebA faces, 178x218"),
     "astronaut": Entry("csrun.data:astronaut", "one photograph in the public domain, 178x218", ("scikit-image",)),
@@ -241,6 +253,15 @@ CERTIFIERS = {
         of_map=("counts",),
         details=("label", "p_low", "reach"),
         distance="1 where the class can change",
+    ),
+    "segmentation": CertifierEntry(
+        "centersmooth:Segmentation",
+        "the class of each pixel in most noisy outputs, or none",
+        label="majority class of each pixel",
+        rules=("holm_run", "bonferroni", "holm"),
+        of_map=("bonferroni", "holm"),
+        details=("tau", "pixels", "abstained"),
+        distance="share of pixels that can change",
     ),
     "direction": CertifierEntry(
         "centersmooth:Direction",
@@ -378,6 +399,9 @@ NOISES = {
 METHODS = {
     "none": Entry("csrun.training.methods.plain:Plain", "squared error of what is made of clean inputs"),
     "augment": Entry("csrun.training.methods.augment:Augment", "squared error of what is made of noisy inputs"),
+    "cross_entropy": Entry(
+        "csrun.training.methods.cross_entropy:CrossEntropy", "cross entropy of classes, from noisy inputs"
+    ),
 }
 """Training methods, classes without arguments; see `csrun.training.methods.Method`."""
 

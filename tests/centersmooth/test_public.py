@@ -27,6 +27,7 @@ from centersmooth import (
     EllipsoidNoise,
     EnumeratedSplitting,
     GaussianNoise,
+    Hamming,
     InfeasibleError,
     Jaccard,
     Label,
@@ -61,7 +62,7 @@ SMOOTHER = Smoother(torch.sigmoid, NOISE, Center(L2()))
 IMAGE = torch.rand(3, 32, 32)
 
 
-class Hamming(Metric):
+class Weighted(Metric):
     """A metric of one's own, with a parameter."""
 
     def __init__(self, weight: Tensor) -> None:
@@ -154,6 +155,7 @@ PUBLIC: dict[str, tuple[object, str]] = {
     ),
     "LaplaceNoise": (LaplaceNoise(0.5), "LaplaceNoise(scale=0.5)"),
     "UniformNoise": (UniformNoise(0.5, p=2), "UniformNoise(scale=0.5, p=2)"),
+    "Hamming": (Hamming(), "Hamming()"),
     "InfeasibleError": (InfeasibleError("why"), "InfeasibleError('why')"),
     "Jaccard": (Jaccard(), "Jaccard()"),
     "Label": (Label(), "Label()"),
@@ -163,7 +165,7 @@ PUBLIC: dict[str, tuple[object, str]] = {
         MeanSmoother(torch.sigmoid, L1(), NOISE, BUDGET, output_range=(0.0, 1.0)),
         f"MeanSmoother(model=sigmoid, certifier=Mean(metric=L1(), n=None, ball=None), {SETTING}'spectral')",
     ),
-    "Metric": (Hamming(torch.rand(99, 99)), "Hamming(weight=<Tensor (99, 99), torch.float32>)"),
+    "Metric": (Weighted(torch.rand(99, 99)), "Weighted(weight=<Tensor (99, 99), torch.float32>)"),
     "ModelError": (ModelError("why"), "ModelError('why')"),
     "Noise": (Shaped(torch.rand(99, 99)), "Shaped(scales=<Tensor (99, 99), torch.float32>)"),
     "Outcome": (Outcome.CERTIFIED, "<Outcome.CERTIFIED: 'certified'>"),
@@ -201,9 +203,9 @@ def test_a_public_object_is_shown_in_one_short_line(name: str) -> None:
 )
 def test_a_certificate_of_any_kind_is_shown_in_one_line(certifier: Certifier) -> None:
     """With every number and all of the reason."""
-    smoother = Smoother(torch.sigmoid, NOISE, certifier, BUDGET, output_range=(0.0, 1.0))
-    x = torch.arange(4.0).view(2, 1, 2) if isinstance(certifier, Segmentation) else torch.arange(4.0)
-    certificate = smoother.certify(x, 0.1, stream=RandomStream(0))
+    shape = (2, 1, 2) if isinstance(certifier, Segmentation) else (4,)
+    smoother = Smoother(lambda x: x.sigmoid().view(-1, *shape), NOISE, certifier, BUDGET, output_range=(0.0, 1.0))
+    certificate = smoother.certify(torch.arange(4.0), 0.1, stream=RandomStream(0))
     certificate = replace(certificate, reason="why not " * 15)
     shown = repr(certificate)
     assert shown.startswith(f"{type(certificate).__name__}(eps=0.1, outcome=<Outcome.CERTIFIED: 'certified'>, radius=")

@@ -34,10 +34,10 @@ from centersmooth.certifiers.segmentation import (
     SegmentationCertificate,
     SegmentationCollector,
     SegmentationEvidence,
-    class_maps,
     holm,
 )
 from centersmooth.gathering import Setting, Shared
+from centersmooth.metrics.labels import class_maps
 
 RUNS, ALPHA = 1_000, 0.1
 ALLOWED = int(binom.isf(1e-9, RUNS, ALPHA))

@@ -57,6 +57,17 @@ def total_variation(a: list[list[list[float]]], b: list[list[list[float]]]) -> f
     return total
 
 
+def hamming(a: list[list[list[float]]], b: list[list[list[float]]]) -> float:
+    """Scores as classes of rows of pixels; the first of the highest."""
+    differing = pixels = 0
+    for i in range(len(a[0])):
+        for j in range(len(a[0][0])):
+            (first, second) = ([of_class[i][j] for of_class in scores] for scores in (a, b))
+            differing += first.index(max(first)) != second.index(max(second))
+            pixels += 1
+    return differing / pixels
+
+
 def jaccard(a: list[float], b: list[float]) -> float:
     """One minus intersection over union; the empty set is at 1 from every box and at 0 from itself."""
     area_a, area_b = _area(a), _area(b)
@@ -88,4 +99,5 @@ REFERENCE = {
     "Angular": on_tensors(angular),
     "TotalVariation": on_tensors(total_variation, keeps_shape=True),
     "Jaccard": on_tensors(jaccard),
+    "Hamming": on_tensors(hamming, keeps_shape=True),
 }

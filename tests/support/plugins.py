@@ -23,6 +23,7 @@ from centersmooth import (
     EllipsoidNoise,
     EnumeratedSplitting,
     GaussianNoise,
+    Hamming,
     Jaccard,
     Label,
     LaplaceNoise,
@@ -160,13 +161,14 @@ METRICS: dict[str, Metric] = {
     "angular": Angular(),
     "tv": TotalVariation(),
     "jaccard": Jaccard(),
+    "hamming": Hamming(),
 }
 
 TABLES: dict[str, dict[str, Any]] = {"noise": NOISES, "certifier": CERTIFIERS, "metric": METRICS}
 
 
 def shape_for(metric: Metric) -> tuple[int, ...]:
-    return {"TotalVariation": (2, 3, 4), "Jaccard": (4,)}.get(metric.name, (5,))
+    return {"TotalVariation": (2, 3, 4), "Jaccard": (4,), "Hamming": (3, 2, 2)}.get(metric.name, (5,))
 
 
 def fit_for(metric: Metric, outputs: Tensor) -> Tensor:

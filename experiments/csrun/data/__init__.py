@@ -16,7 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from csrun.data.sources import SUFFIXES, ArraySource, FileSource, LatentSource, Source, checked_labels, read_idx
+from csrun.data.sources import (
+    SUFFIXES,
+    ArraySource,
+    FileSource,
+    LatentSource,
+    Source,
+    StripedSource,
+    checked_labels,
+    read_idx,
+)
 from csrun.errors import RunError, first_line
 from csrun.registry import DATA, require_known
 
@@ -46,6 +55,8 @@ class DataSet:
         What to look at where a model fails on the examples.
     classes : tuple of str
         Names of the classes 0, 1, ...; empty where the examples have no labels.
+    pixelwise : bool
+        Whether each pixel has a class, in the place of each example.
     """
 
     name: str
@@ -58,6 +69,7 @@ class DataSet:
     unit: str = PIXELS
     advice: str = ""
     classes: tuple[str, ...] = ()
+    pixelwise: bool = False
 
     def images(self, source: Source, indices: Sequence[int]) -> Tensor:
         """Pixels as float32 in [0, 1], numbers in their own floating-point type: ``(len(indices), *shape)``."""
@@ -67,6 +79,8 @@ class DataSet:
     def targets(self, source: Source, indices: Sequence[int]) -> Tensor:
         """Class labels, numbers of `classes`, of the same examples as `images`: int64, ``(len(indices),)``.
 
+        Of each pixel where they are `pixelwise`: ``(len(indices), H, W)``.
+
         Raises
         ------
         RunError
@@ -75,7 +89,7 @@ class DataSet:
         labels = source.labels
         if labels is None:
             raise RunError(f"{self.name} has no class labels: set data.name to a data set that has them")
-        return labels[list(indices)]
+        return labels[list(indices)].long()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -131,9 +145,14 @@ TEN_DIGITS = tuple("0123456789")
 
 
 def mnist(path: str | None, seed: int) -> DataSet:
-    folder = _folder(path) or _download("MNIST")
-    train, test = (_mnist_split(folder, *names) for names in (("train", "train"), ("test", "t10k")))
+    train, test = _mnist_splits(path)
     return DataSet("mnist", test, train, classes=TEN_DIGITS)
+
+
+def _mnist_splits(path: str | None) -> list[ArraySource]:
+    """Training and test split."""
+    folder = _folder(path) or _download("MNIST")
+    return [_mnist_split(folder, *names) for names in (("train", "train"), ("test", "t10k"))]
 
 
 def _mnist_split(folder: Path, split: str, prefix: str) -> ArraySource:
@@ -144,6 +163,12 @@ def _mnist_split(folder: Path, split: str, prefix: str) -> ArraySource:
         return checked_labels(read_idx(path, 1, "labels"), len(images), 10, path)
 
     return ArraySource(split, images, labels)
+
+
+def mnist_striped(path: str | None, seed: int) -> DataSet:
+    """MNIST on a striped ground, with the class of each pixel."""
+    train, test = (StripedSource(split, seed) for split in _mnist_splits(path))
+    return DataSet("mnist_striped", test, train, model_width=8, classes=("ground", *TEN_DIGITS), pixelwise=True)
 
 
 def cifar10(path: str | None, seed: int) -> DataSet:

@@ -57,7 +57,10 @@ class Source(Protocol):
 
     @property
     def labels(self) -> Tensor | None:
-        """Class labels of all examples, int64 of shape ``(len(self),)``, read when asked for; None without any."""
+        """Classes of all examples, or of all their pixels, read when asked for; None without any.
+
+        Integers of shape ``(len(self),)`` or ``(len(self), H, W)``.
+        """
         ...
 
 
@@ -96,6 +99,55 @@ class ArraySource:
     @cached_property
     def labels(self) -> Tensor | None:
         return None if self.read_labels is None else self.read_labels()
+
+
+@dataclass(frozen=True)
+class StripedSource:
+    """Digits on a striped ground, with a class for each pixel: 0 for the ground, ``1 + label`` for a digit's.
+
+    Each image has stripes of its own, whose direction, width and place are drawn from (seed, index). The ground is
+    between black and 0.6, a digit covers it with white as densely as its pixels are bright. A pixel belongs to the
+    digit where that is at least one half.
+
+    Attributes
+    ----------
+    digits : ArraySource
+        Grey images with labels, as bytes.
+    seed : int
+    """
+
+    digits: ArraySource
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.digits)
+
+    def take(self, indices: Sequence[int]) -> Tensor:
+        digits = self.digits.take(indices).double() / 255
+        ground = torch.stack([self._ground(index, digits.shape[-2:]) for index in indices])[:, None]
+        return (255 * (digits + (1 - digits) * ground)).round().to(torch.uint8)
+
+    def _ground(self, index: int, size: Sequence[int]) -> Tensor:
+        """Stripes between 0 and 0.6 with a period of 4 to 12 pixels, ``(H, W)``."""
+        draws = RandomStream(self.seed, index).draws(f"stripes {self.digits.split}", 0, torch.zeros(0).double())
+        direction, period, place = draws.uniform((3,)).tolist()
+        rows, columns = (torch.arange(length, dtype=torch.float64) for length in size)
+        angle = math.pi * direction
+        along = math.sin(angle) * rows[:, None] + math.cos(angle) * columns
+        return 0.3 + 0.3 * torch.sin(2 * math.pi * (along / (4 + 8 * period) + place))
+
+    def name(self, index: int) -> str:
+        return self.digits.name(index)
+
+    def digest(self, count: int) -> str:
+        return hashlib.sha256(f"stripes {self.seed} {self.digits.digest(count)}".encode()).hexdigest()[:16]
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        if self.digits.labels is None:
+            return None
+        of_digit = self.digits.images[:, 0] >= 128
+        return of_digit * (1 + self.digits.labels).to(torch.uint8)[:, None, None]
 
 
 @dataclass(frozen=True)

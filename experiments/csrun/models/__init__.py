@@ -47,16 +47,20 @@ class ModelSpec:
         Whether it is trained here; else it comes with its weights.
     unit : str
         What ``eps`` and ``sigma`` are measured in, where ``{}`` stands for the unit of the examples.
+    target : str
+        What it can be trained to output, as `csrun.training.methods.Method.target` says.
     """
 
     build: Callable[[DataSet, Weights, Noise | None], BaseModel]
     metrics: tuple[str, ...]
     trained: bool = True
     unit: str = "{}"
+    target: str = "examples"
 
 
 MODELS = {
-    name: ModelSpec(entry.build, entry.metrics, entry.trained, entry.unit) for name, entry in registry.MODELS.items()
+    name: ModelSpec(entry.build, entry.metrics, entry.trained, entry.unit, entry.target)
+    for name, entry in registry.MODELS.items()
 }
 
 

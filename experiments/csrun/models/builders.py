@@ -10,6 +10,7 @@ from csrun.errors import RunError
 from csrun.models import Weights, weights_path
 from csrun.models.autoencoder import Autoencoder, Reconstructor
 from csrun.models.base import BaseModel
+from csrun.models.unet import UNet
 
 
 def autoencoder(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
@@ -21,6 +22,15 @@ def autoencoder(data: DataSet, weights: Weights, noise: Noise | None) -> BaseMod
 def reconstructor(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     channels, side, _ = data.shape
     return Reconstructor(channels, side, width=data.model_width)
+
+
+def unet(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
+    if not data.pixelwise:
+        raise RunError(
+            f"models has 'unet', which needs a class for each pixel: {data.name} has none, mnist_striped has"
+        )
+    noisy = len(torch.zeros(data.shape) if noise is None else noise.clean(torch.zeros(data.shape)))
+    return UNet(noisy, len(data.classes), width=data.model_width)
 
 
 def mtcnn(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:

@@ -128,7 +128,8 @@ def training_of(
     digest, kind = data.training_split.digest(images), build_method(method)
     if kind.target == "labels":
         labels = data.targets(data.training_split, range(images))
-        digest = digest_of({"examples": digest, "labels": labels.tolist()})
+        content = hashlib.sha256(labels.numpy().tobytes()).hexdigest() if data.pixelwise else labels.tolist()
+        digest = digest_of({"examples": digest, "labels": content})
     example = torch.zeros(data.shape)
     shaped = noise_of(noise, scale).clean(example).shape != example.shape
     law, scale = (tuple(sorted(noise.items())), scale) if kind.noisy or shaped else ((), 0.0)

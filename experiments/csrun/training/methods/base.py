@@ -37,8 +37,8 @@ class Method(ABC):
             In train mode.
         x : Tensor, shape ``(b, *in)``
             Clean inputs of the model, ``model.inputs(examples)``.
-        y : Tensor, shape ``(b, *example)`` or ``(b,)``
-            Their targets: clean examples, or int64 labels.
+        y : Tensor, shape ``(b, *example)``, ``(b,)`` or ``(b, H, W)``
+            Their targets: clean examples, or int64 labels of examples or of pixels.
         noise : Noise or None
             The smoothing law; None if the method is not `noisy`.
         draws : Draws

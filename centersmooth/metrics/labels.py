@@ -1,0 +1,84 @@
+"""Distances between maps of classes: segmentations, or a label for each of many things."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from centersmooth.errors import RequestError
+from centersmooth.metrics.base import Metric
+
+MOST_CLASSES: Final = 2**16
+"""Votes are counted for each class and pixel, so that numbers of instances or colours would fill the memory."""
+
+
+class Hamming(Metric):
+    """The share of pixels whose classes differ.
+
+    Input layout: classes as integers, ``(n, *pixels)``, or their scores, ``(n, classes, H, W)``; see `class_maps`.
+    Power 1, range ``[0, 1]``; at distance 0 are scores with the same classes.
+
+    Examples
+    --------
+    >>> hamming = Hamming()
+    >>> maps = hamming.features(torch.tensor([[[0, 1], [1, 1]], [[0, 1], [1, 2]]]))
+    >>> hamming.pairwise(maps, maps)[0].tolist()
+    [0.0, 0.25]
+    """
+
+    no_mean = "classes have none"
+
+    def diameter(self, output_shape: tuple[int, ...], output_range: tuple[float, float] | None) -> float:
+        return 1.0
+
+    def features(self, outputs: Tensor) -> Tensor:
+        """``(n, *out) -> (n, pixels)``, classes as float32, in which they are exact.
+
+        Raises
+        ------
+        RequestError
+            The outputs are neither classes nor scores.
+        """
+        return class_maps(outputs).flatten(1).float()
+
+    def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
+        """``(n, pixels), (m, pixels) -> (n, m)``: one less the share of pixels with the same class, class by class.
+
+        Sums of zeros and ones are exact in float32 up to 2^24 pixels, in whatever order, so that ties stay ties.
+        """
+        same = a.new_zeros((len(a), len(b)))
+        for label in a.unique():  # for up to sixty classes matrix products are faster than comparisons of pairs
+            same += (a == label).float() @ (b == label).float().T
+        return (a.shape[1] - same) / a.shape[1]
+
+
+def class_maps(outputs: Tensor) -> Tensor:
+    """Classes of each pixel, ``(b, *pixels)``, int64.
+
+    Parameters
+    ----------
+    outputs : Tensor
+        Classes as integers, ``(b, *pixels)``, or scores in floating point, ``(b, classes, H, W)`` or with further axes
+        of pixels; ties go to the lowest class.
+
+    Raises
+    ------
+    RequestError
+        They are neither. A map of classes in floating point is refused, as it could be read as scores.
+
+    Examples
+    --------
+    >>> class_maps(torch.tensor([[[[0.1, 2.0]], [[0.7, 2.0]]]])).tolist(), class_maps(torch.tensor([[3, 0]])).tolist()
+    ([[[1, 0]]], [[3, 0]])
+    """
+    if outputs.is_floating_point():
+        if outputs.ndim >= 4 and outputs.shape[1] > 1:
+            return outputs.argmax(dim=1)
+    elif int(outputs.min()) >= 0 and int(outputs.max()) < MOST_CLASSES:
+        return outputs.long()
+    raise RequestError(
+        f"an output is {outputs.dtype} of shape {tuple(outputs.shape[1:])}: expected integers from 0 to "
+        f"{MOST_CLASSES - 1:,}, a class for each pixel, or scores in floating point, (classes, H, W)"
+    )
