@@ -19,6 +19,7 @@ from typing import Any
 
 from csrun.cells.attacks import COLUMNS as ATTACK_COLUMNS
 from csrun.cells.attacks import attack_note
+from csrun.cells.maps import COLUMNS as IOU_COLUMNS
 from csrun.cells.rows import Row, csv_lines, rows_of_rule
 from csrun.errors import RunError
 from csrun.papers.unit_slip import COLUMNS as SLIP_COLUMNS
@@ -38,9 +39,11 @@ from csrun.report.published import (
     tables,
     version_of,
 )
+from csrun.report.segmentation import draw_segmentation
 from csrun.report.tables import (
     ATTACK_FILE,
     IDENTITY,
+    IOU_FILE,
     MANIFEST_FILE,
     ROW_COLUMNS,
     ROWS_FILE,
@@ -69,7 +72,8 @@ class _Table:
 _ROWS = _Table(ROWS_FILE, ROW_COLUMNS, _ROW)
 _ATTACKS = _Table(ATTACK_FILE, ATTACK_COLUMNS, _ROW)
 _SLIPS = _Table(SLIP_FILE, SLIP_COLUMNS, ("point", "metric", "eps"))
-_TABLES = (_ROWS, _ATTACKS, _SLIPS)
+_IOUS = _Table(IOU_FILE, IOU_COLUMNS, _ROW)
+_TABLES = (_ROWS, _ATTACKS, _SLIPS, _IOUS)
 """The rows; and what is said about them, which goes where they are replaced by those of other weights."""
 
 
@@ -123,9 +127,9 @@ def refresh(target: Path) -> None:
     manifest["panels"] = [panel for panel in manifest["panels"] if can_be_drawn(target, panel, rows, manifest["rule"])]
     _write_json(target / MANIFEST_FILE, manifest)
     write_summary(summarise(rows), target / SUMMARY_FILE)
-    drawn = {path.name for path in (*draw(target), *draw_panels(target))}
+    drawn = {path.name for path in (*draw(target), *draw_segmentation(target), *draw_panels(target))}
     drawn |= {panel["data"] for panel in manifest["panels"]}
-    for path in (*target.glob("radius_*"), *target.glob("panel_*")):
+    for path in (*target.glob("radius_*"), *target.glob("segmentation.p*"), *target.glob("panel_*")):
         if path.name not in drawn:
             path.unlink()
 

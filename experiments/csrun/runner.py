@@ -8,12 +8,14 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.table import Column, Table
 
 from csrun.cells.attacks import attack_note, attack_table, broken
+from csrun.cells.maps import TruthAt, iou_lines, iou_table, panel_maps
 from csrun.cells.rows import csv_lines, rows_of_rule
 from csrun.cells.run import CellRun, DoneCell
 from csrun.config import Config
@@ -27,7 +29,7 @@ from csrun.papers.unit_slip import slip_lines, slip_note, slip_table
 from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, make_plan
 from csrun.report.panels import PanelSource, draw_panels, save_panels
 from csrun.report.published import is_reduced, key_of
-from csrun.report.tables import ATTACK_FILE, SLIP_FILE, titled
+from csrun.report.tables import ATTACK_FILE, IOU_FILE, SLIP_FILE, titled
 from csrun.system.files import remove_unfinished, write_atomically
 from csrun.system.locks import held
 from csrun.system.memory import keep_freed_memory
@@ -119,6 +121,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
     leading = [replace(cell, rows=rows_of_rule(cell.rows, rule)) for cell in done]
     notes = list(dict.fromkeys(filter(None, (plan.data.note, *(cell.note for cell in done)))))
     tables = (_write_unit_slip(plan, folder, leading), _write_attacks(folder, done, rule))
+    _write_iou(plan, folder, done)
     paper, cells = _paper_counts(config), [_cell_entry(plan, *pair) for pair in zip(plan.cells, done, strict=True)]
     manifest = {
         "experiment": config.name,
@@ -194,11 +197,36 @@ def _write_attacks(folder: Path, done: list[DoneCell], rule: Mapping[str, str]) 
     return attack_note(rows_of_rule(rows, rule))
 
 
+def _write_iou(plan: Plan, folder: Path, done: list[DoneCell]) -> None:
+    """The table of certified intersections over union, where there are segmentations and a truth to compare with."""
+    truth = _truth(plan)
+    lines = [line for cell in done for line in iou_lines(cell.store, cell.rows, truth)] if truth else []
+    if lines:
+        write_atomically(folder / IOU_FILE, iou_table(lines))
+    else:
+        (folder / IOU_FILE).unlink(missing_ok=True)
+
+
+def _truth(plan: Plan) -> TruthAt | None:
+    """The classes of the pixels of test points; None where the data set has none."""
+    data = plan.data
+    return (lambda point: data.targets(data.test, [point])[0]) if data.pixelwise else None
+
+
 def _save_panels(plan: Plan, folder: Path, leading: list[DoneCell]) -> list[dict[str, Any]]:
     """Panels of the experiment's first metric; whether they may be published is for their data to say."""
     rows = [row for cell in leading for row in cell.rows if row["metric"] in ("", plan.config.metrics[0])]
-    stores = [cell.store for cell in leading]
-    sources = [PanelSource(s.cell.model, s.cell.digest, s.folder / "answers.npz", s.output_range) for s in stores]
+    truth = _truth(plan)
+    sources = [
+        PanelSource(
+            store.cell.model,
+            store.cell.digest,
+            store.folder / "answers.npz",
+            store.output_range,
+            partial(panel_maps, store, truth) if truth else None,
+        )
+        for store in (cell.store for cell in leading)
+    ]
     panels = save_panels(folder, sources, rows, lambda points: plan.data.images(plan.data.test, points).numpy())
     return [{**panel, "publish": plan.data.publishable} for panel in panels]
 
@@ -221,16 +249,17 @@ def _paper_counts(config: Config) -> dict[str, int]:
 def _report(folder: Path, display: Display) -> list[Path]:
     """Write the summary and the figures, print the table; returns the files of the experiment."""
     from csrun.report.plots import draw
+    from csrun.report.segmentation import draw_segmentation
     from csrun.report.tables import read_rows, render, summarise, write_summary
 
     manifest = json.loads((folder / "manifest.json").read_text())
     summary = summarise(read_rows(folder))
     write_summary(summary, folder / "summary.csv")
-    for stale in folder.glob("radius_*"):
+    for stale in (*folder.glob("radius_*"), *folder.glob("segmentation.p*")):
         stale.unlink()
-    figures = [*draw(folder), *draw_panels(folder)]
+    figures = [*draw(folder), *draw_segmentation(folder), *draw_panels(folder)]
     display.console.print(render(summary, manifest))
-    extra = [folder / name for name in (SLIP_FILE, ATTACK_FILE) if (folder / name).is_file()]
+    extra = [folder / name for name in (SLIP_FILE, ATTACK_FILE, IOU_FILE) if (folder / name).is_file()]
     return [folder / "certificates.csv", folder / "summary.csv", folder / "manifest.json", *extra, *figures]
 
 

@@ -57,10 +57,9 @@ def row(point, outcome="certified", **changes):
 
 
 def write_answers(path, base, smoothed, points=None):
-    """Base outputs of points 0, 1, ...; answers of center smoothing at these, or at the points given."""
-    everywhere = np.arange(len(base))
-    answers = {"center.tv": smoothed, "center.tv.points": everywhere if points is None else np.array(points)}
-    np.savez(path, points=everywhere, base=base, **answers)
+    """Base outputs and answers of center smoothing at points 0, 1, ..., or at the points given."""
+    points = np.arange(len(base)) if points is None else np.array(points)
+    np.savez(path, **{"center.tv": smoothed, "center.tv.points": points, "center.tv.base": base[points]})
     return path
 
 

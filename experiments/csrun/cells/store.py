@@ -6,7 +6,7 @@
       evidence/<certifier>.<metric>-v<version>/00007.npz
                            of one point, written whole or not at all: what resuming rests on
       certificates.csv     rows, appended as points finish, in canonical order when a run ends
-      answers.npz          answers of every certifier and base outputs, for panels and audits
+      answers.npz          answers of every certifier and what each has of the base output, for panels and audits
       run.json             identity of the cell, its grid, one block for each run
 
 Rows are a function of the evidence. A run first rebuilds the table from it, so a torn line, a hand edit or another
@@ -138,9 +138,10 @@ class CellStore:
 
     def _rows_of(self, result: PointResult) -> list[Row]:
         """The rows of one point for the whole grid of the cell."""
-        return rows_of(result, self.cell, self.certifiers, self.pairs, self._setting(result.point))
+        return rows_of(result, self.cell, self.certifiers, self.pairs, self.setting(result.point))
 
-    def _setting(self, point: int) -> Setting:
+    def setting(self, point: int) -> Setting:
+        """The setting in which a point is certified."""
         return Setting(self.law_at(point), self.cell.budget, self.output_range, self.cell.forward_block)
 
     def _write_table(self, content: bytes) -> None:
@@ -179,22 +180,18 @@ class CellStore:
             return []
 
     def _write_answers(self, kept: Mapping[str, Mapping[int, PointResult]]) -> None:
-        """Answers by the keys of the certifiers, each with its ``<key>.points``; and the base outputs of all points."""
+        """Answers by the keys of the certifiers, each with its ``<key>.points`` and ``<key>.base``."""
         arrays: dict[str, np.ndarray] = {}
-        base: dict[int, torch.Tensor] = {}
         for key, found in kept.items():
             certifier = self.certifiers[key]
             answers = {
-                point: certifier.answer(result.evidence[key], self._setting(point), certifier.rules[-1])
+                point: certifier.answer(result.evidence[key], self.setting(point), certifier.rules[-1])
                 for point, result in found.items()
             }
             if answers:
                 arrays[f"{key}.points"] = np.array(list(answers), dtype=np.int64)
                 arrays[key] = torch.stack([one.answer for one in answers.values()]).numpy()
-                base |= {point: one.base for point, one in answers.items()}
-        arrays["points"] = np.array(sorted(base), dtype=np.int64)
-        if base:
-            arrays["base"] = torch.stack([base[point] for point in sorted(base)]).numpy()
+                arrays[f"{key}.base"] = torch.stack([one.base for one in answers.values()]).numpy()
         write_atomically(self.folder / "answers.npz", archive_of(arrays, compressed=False))
 
 

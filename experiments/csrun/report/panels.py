@@ -5,7 +5,8 @@ experiment's own folder, its radii come from the experiment's rows, so that it c
 alone, without torch and without the data. The same files give the same bytes.
 
 Outputs that are images stand as two rows, the base model's above the smoothed ones. Boxes are drawn on the photograph
-they were found on: the base model's green, the smoothed one blue.
+they were found on: the base model's green, the smoothed one blue. Segmentations stand in four rows: the images, the
+smoothed maps, those with the pixels that abstain in white, and the truth.
 """
 
 from __future__ import annotations
@@ -46,12 +47,15 @@ class PanelSource:
         The cell's ``answers.npz``.
     output_range : tuple of float, optional
         Black and white of outputs that are images; None where they are none.
+    maps : callable, optional
+        The maps of rows of a segmentation, as `cells.maps.panel_maps` gives them, where the data have a truth for it.
     """
 
     model: str
     digest: str
     answers: Path
     output_range: tuple[float, float] | None
+    maps: Callable[[Sequence[Mapping[str, str]]], Mapping[str, NDArray[Any]]] | None = None
 
 
 def save_panels(
@@ -104,12 +108,18 @@ def _save_panel(
         return {}
     source = sources[shown[0]["cell"]]
     name = key_of(shown[0]["certifier"], shown[0]["metric"], shown[0]["rule"])
-    arrays = _arrays(source, name, [int(row["point"]) for row in shown], examples)
+    maps = source.maps(shown) if source.maps is not None else {}
+    points = [int(row["point"]) for row in shown]
+    if maps:
+        arrays = {"points": np.array(points), "inputs": as_bytes(examples(points), (0.0, 1.0)), **maps}
+    else:
+        arrays = _arrays(source, name, points, examples)
     if not arrays:
         return {}
     stem = f"panel_{source.model.replace(':', '.')}"
     write_atomically(folder / f"{stem}.npz", archive_of(arrays))
-    identity = {key: shown[0][key] for key in ("cell", "model", "metric")}
+    identity = {key: shown[0][key] for key in ("cell", "model")}
+    identity["metric"] = shown[0]["metric"] or shown[0]["certifier"]  # as `read_rows` says
     pair = {key: float(shown[0][key]) for key in ("eps", "h")}
     return {"file": f"{stem}.png", "data": f"{stem}.npz", **identity, **pair, "caption": caption(shown, arrays)}
 
@@ -135,10 +145,10 @@ def _arrays(
 ) -> dict[str, NDArray[Any]]:
     """The content of a panel's file, answers by that name; empty where outputs are neither images nor boxes on some."""
     with np.load(source.answers, allow_pickle=False) as kept:
-        answered, based = kept[f"{name}.points"].tolist(), kept["points"].tolist()
+        answered = kept[f"{name}.points"].tolist()
         shown = [point for point in points if point in answered]
-        smoothed = kept[name][[answered.index(point) for point in shown]]
-        base = kept["base"][[based.index(point) for point in shown]]
+        places = [answered.index(point) for point in shown]
+        smoothed, base = kept[name][places], kept[f"{name}.base"][places]
     named = {"points": np.array(shown), "base": base, "smoothed": smoothed}
     if name.endswith(".jaccard"):
         inputs = examples(shown)
@@ -167,6 +177,14 @@ def as_bytes(values: NDArray[Any], value_range: tuple[float, float]) -> NDArray[
 def caption(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]]) -> str:
     """Caption of a panel: what it shows, and what its radii promise."""
     row = rows[0]
+    if "certified" in arrays:
+        return (
+            "From above: the image, the smoothed segmentation, the same with the pixels that abstain in white, the "
+            f"truth. {row['noise']} noise of scale {number(float(row['scale']))}. At every input within eps = "
+            f"{number(float(row['eps']))} ({row['threat']}) of the one shown, all pixels that do not abstain keep "
+            f"their class by the rule {row['rule']}, except with probability {row['alpha']} of the draws. The radius "
+            "under each is the share of the others. Nothing is promised about the base model's outputs."
+        )
     what = (
         "Green: the base model's box. Blue: the smoothed box."
         if "inputs" in arrays
@@ -212,7 +230,8 @@ def _draw_panel(folder: Path, panel: Mapping[str, Any], manifest: Mapping[str, A
         arrays = dict(kept)
     small_print = footer(rows, {**manifest, "notes": panel["notes"]})
     with style():
-        figure = (_boxes if "inputs" in arrays else _images)(arrays, rows, small_print)
+        draw = _maps if "certified" in arrays else _boxes if "inputs" in arrays else _images
+        figure = draw(arrays, rows, small_print)
         return save(figure, folder / panel["file"], f"{manifest['title']}: panel")
 
 
@@ -247,6 +266,31 @@ def _images(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print:
     for ax, label in zip(axes[:, 0], ("base", "smoothed"), strict=True):
         ax.set_ylabel(label)
     return figure
+
+
+def _maps(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: Sequence[str]) -> Figure:
+    """Images, smoothed segmentations, the same where certified, and the truth: a column a point."""
+    points = arrays["points"].tolist()
+    sure = np.where(arrays["certified"], arrays["classes"], -1)
+    figure, axes = _grid(4, len(points), 1.0, 1.0, small_print)
+    for column, point in enumerate(points):
+        axes[0, column].set_title(rows.loc[point]["source"], fontsize=6.5)
+        _show(axes[0, column], arrays["inputs"][column])
+        for ax, several in zip(axes[1:, column], (arrays["classes"], sure, arrays["truth"]), strict=True):
+            ax.imshow(_in_colors(several[column]))
+        axes[3, column].set_xlabel(result(rows.loc[point]), fontsize=6.5)
+    for ax, label in zip(axes[:, 0], ("image", "smoothed", "certified", "truth"), strict=True):
+        ax.set_ylabel(label)
+    return figure
+
+
+def _in_colors(classes: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Class 0 in dark grey, the others in colours in turn, pixels that abstain (-1) in white."""
+    from matplotlib import colormaps
+
+    colors = np.vstack([[1.0, 1.0, 1.0], [0.2, 0.2, 0.2], colormaps["tab20"](np.arange(20))[:, :3]])
+    places: NDArray[np.float64] = colors[np.where(classes <= 0, classes + 1, 2 + (classes - 1) % 20)]
+    return places
 
 
 def _boxes(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: Sequence[str]) -> Figure:

@@ -3,7 +3,7 @@
 ::
 
     manifest.json              the experiment: title, metrics, curves, rule, notes
-    summary.csv  radius_*      made from all cells
+    summary.csv  radius_*  segmentation.* made from all cells
     panel_*
     cells/<key>/cell.json      what the cell's numbers depend on, and the runs that made them
     cells/<key>/certificates.csv

@@ -30,6 +30,7 @@ ROWS_FILE = "certificates.csv"
 MANIFEST_FILE = "manifest.json"
 ATTACK_FILE = "attack.csv"
 SLIP_FILE = "unit_slip.csv"
+IOU_FILE = "iou.csv"
 SLIP_NUMBER = "with_unit_slip_not_a_certificate"
 
 RULE = ("certifier", "rule")
@@ -234,6 +235,21 @@ def read_unit_slip(folder: str | Path) -> pd.DataFrame:
     if not found:
         return pd.DataFrame(columns=columns)
     return pd.concat(found, ignore_index=True).fillna({SLIP_NUMBER: math.inf})
+
+
+def read_iou(folder: str | Path) -> pd.DataFrame:
+    """Read intersections over union of certified segmentations; empty without `IOU_FILE`.
+
+    Returns
+    -------
+    DataFrame
+        `KEYS`, ``point``, ``iou`` of the answer and ``certified_iou``, the least that it can have.
+    """
+    import pandas as pd
+
+    columns = [*KEYS, "point", "iou", "certified_iou"]
+    found = [pd.read_csv(path, usecols=columns) for path in tables(Path(folder), IOU_FILE)]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
 
 
 def read_attacks(folder: str | Path) -> pd.DataFrame:
