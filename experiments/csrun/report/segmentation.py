@@ -34,7 +34,7 @@ class _Curve(NamedTuple):
 def draw_segmentation(folder: str | Path) -> list[Path]:
     """Draw ``segmentation.pdf`` and ``.png`` into an experiment's folder, where segmentations have a truth.
 
-    Two panels for each model, data set and noise level, with medians over points and the interquartile range: the share
+    Two panels for each model, data set and noise level, with medians over points: the share
     of pixels that can change, by each rule and by centers in the Hamming distance; and the certified intersection over
     union.
 
@@ -81,7 +81,7 @@ def _figure(
         _draw(overlap, _of_overlaps(overlaps))
         answer = quantile(overlaps.drop_duplicates("point")["iou"].tolist(), 0.5)
         overlap.axhline(answer, color="#666666", linestyle=(0, (3.5, 1.8)), linewidth=1.1, label="of the answer")
-        overlap.set(title=title, xlabel=xlabel, ylabel="IoU, mean over the classes present", ylim=(0, 1))
+        overlap.set(title=title, xlabel=xlabel, ylabel="mean IoU of the classes present", ylim=(0, 1))
         for ax in (shares, overlap):
             ax.legend(loc="best", frameon=False)
     figure.text(0.5, 0.01, "\n".join(footer), ha="center", va="bottom", fontsize=6, color="#666666", linespacing=1.3)
@@ -113,10 +113,12 @@ _LOOKS: Sequence[Mapping[str, Any]] = [
 
 
 def _draw(ax: Axes, curves: Iterable[_Curve]) -> None:
-    """Medians with their interquartile range; those that abstentions make infinite leave gaps."""
-    for curve, look in zip(curves, _LOOKS, strict=False):
+    """Medians, and the interquartile range of the first curve; those that abstentions make infinite leave gaps."""
+    for place, (curve, look) in enumerate(zip(curves, _LOOKS, strict=False)):
         by_eps = [(eps, own.tolist()) for eps, own in curve.values.groupby(curve.eps)]
         x = [eps for eps, _ in by_eps]
         low, median, high = ([quantile(values, q) for _, values in by_eps] for q in (0.25, 0.5, 0.75))
-        ax.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
+        if place == 0:
+            ax.fill_between(x, low, high, color=look["color"], alpha=0.13, linewidth=0)
         ax.plot(x, median, label=curve.label, **look)
+        ax.set_xticks(x, list(map(number, x)))
