@@ -1,7 +1,7 @@
 """Certify the class of each pixel of a segmentation (Fischer, Baader and Vechev 2021).
 
-The model calls a pixel of a digit ink where its value is above 1/2. Pixels whose class may change within `eps` abstain.
-The intersection over union with the model's own map is the least that any classes of these pixels could make it. Prints:
+The model calls a pixel of a digit ink where its value is above 1/2. Pixels whose class may change within `eps` abstain;
+the intersection over union with the model's own map is the least that any classes of these pixels could give. Prints:
 
     51 of 64 pixels keep their class at eps = 0.2:
     ..?#?...

@@ -18,7 +18,8 @@ _DESCRIPTION = """\
 Draw the figures of experiments: median certified radius and smoothing error
 against the size of the input perturbation. Reads certificates.csv (or published
 cells) and manifest.json of each folder and writes radius_<metric>.pdf and .png beside them;
-and its panels (outputs beside smoothed outputs), panel_<model>.pdf and .png.
+its panels (outputs beside smoothed outputs), panel_<model>.pdf and .png; and for
+segmentations beside a truth segmentation.pdf and .png.
 Nothing is computed anew; unchanged rows give unchanged files."""
 
 _EPILOG = """\
@@ -87,9 +88,10 @@ def _draw(folder: Path) -> str | None:
         return complaint
     from csrun.report.panels import draw_panels
     from csrun.report.plots import draw
+    from csrun.report.segmentation import draw_segmentation
 
     try:
-        for path in (*draw(folder), *draw_panels(folder)):
+        for path in (*draw(folder), *draw_segmentation(folder), *draw_panels(folder)):
             print(path)
     except (ValueError, OSError) as error:
         return " ".join(str(error).split())
