@@ -254,15 +254,6 @@ CERTIFIERS = {
         details=("label", "p_low", "reach"),
         distance="1 where the class can change",
     ),
-    "segmentation": CertifierEntry(
-        "centersmooth:Segmentation",
-        "the class of each pixel in most noisy outputs, or none",
-        label="majority class of each pixel",
-        rules=("holm_run", "bonferroni", "holm"),
-        of_map=("bonferroni", "holm"),
-        details=("tau", "pixels", "abstained"),
-        distance="share of pixels that can change",
-    ),
     "direction": CertifierEntry(
         "centersmooth:Direction",
         "the mean direction of the noisy outputs: for cosine and angular",
@@ -274,6 +265,15 @@ CERTIFIERS = {
         "the output nearest to the mean: for l2, sql2, cosine, angular, lpips",
         label="outputs nearest to the mean",
         rules=("nearest",),
+    ),
+    "segmentation": CertifierEntry(
+        "centersmooth:Segmentation",
+        "the class of each pixel in most noisy outputs, or none",
+        label="majority class of each pixel",
+        rules=("holm_run", "bonferroni", "holm"),
+        of_map=("bonferroni", "holm"),
+        details=("tau", "pixels", "abstained"),
+        distance="share of pixels that can change",
     ),
 }
 """The names and rules are those of `centersmooth.certifiers.Certifier`."""

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 METRIC_LABELS = {name: metric.help for name, metric in METRICS.items()}
 METRIC_LABELS |= {name: one.distance for name, one in CERTIFIERS.items() if one.distance}
-_NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA", "mtcnn": "MTCNN", "biggan": "BigGAN"}
-_NAMES |= {"dcgan": "DCGAN"}
+NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA", "mtcnn": "MTCNN", "biggan": "BigGAN"}
+NAMES |= {"dcgan": "DCGAN", "unet": "U-Net", "mnist_striped": "MNIST on stripes"}
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale for a line."""
@@ -56,9 +56,10 @@ _OTHERS: tuple[dict[str, Any], ...] = (
     {"linestyle": (0, (2, 1, 1, 1)), "linewidth": 1.0, "marker": "v", "markersize": 3.5, "markerfacecolor": "white"},
     {"linestyle": (0, (5, 1, 1, 1, 1, 1)), "linewidth": 1.0, "marker": "^", "markersize": 3.5},
     {"linestyle": (0, (1, 2, 4, 2)), "linewidth": 1.0, "marker": ">", "markersize": 3.5, "markerfacecolor": "white"},
+    {"linestyle": (0, (3, 1, 3, 2.5)), "linewidth": 1.0, "marker": "<", "markersize": 3.5},
 )
 _ATTACKED: dict[str, Any] = {"marker": "+", "markersize": 6, "markeredgewidth": 1.2, "zorder": 4}
-_OTHERS_ATTACKED = "1234x"
+_OTHERS_ATTACKED = "1234x*"
 
 
 class Beside(NamedTuple):
@@ -358,7 +359,7 @@ def _figure(
         _panel(ax, panel, others)
         _baselines(ax, baselines, layout)
         _unit_slip(ax, slip, model, dataset)
-        ax.set_title(f"{_NAMES.get(model, model)}, {_NAMES.get(dataset, dataset)}")
+        ax.set_title(f"{NAMES.get(model, model)}, {NAMES.get(dataset, dataset)}")
         unit = (units or {}).get(model, "")
         ax.set_xlabel(layout.xlabel if unit in layout.xlabel else f"{layout.xlabel}\nunit of ε: {unit}")
         if index % across == 0:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from csrun.registry import CERTIFIERS, NOISES
-from csrun.report.plots import PALETTE, footer_lines, save, style
+from csrun.report.plots import NAMES, PALETTE, footer_lines, save, style
 from csrun.report.tables import SHARPER_RULE, number, of_rule, quantile, read_iou, read_manifest, read_rows
 
 if TYPE_CHECKING:
@@ -51,7 +51,11 @@ def draw_segmentation(folder: str | Path) -> list[Path]:
     symbol = NOISES[manifest["noise"]["name"]].symbol
     small_print = footer_lines(of_rule(rows, _HOLM), {**manifest, "rule": _HOLM})
     groups = [
-        (f"{model}, {dataset}, {symbol} = {number(scale)}", _of_cell(rows, model, dataset, scale), own)
+        (
+            f"{NAMES.get(model, model)}, {NAMES.get(dataset, dataset)}, {symbol} = {number(scale)}",
+            _of_cell(rows, model, dataset, scale),
+            own,
+        )
         for (model, dataset, scale), own in overlaps.groupby(["model", "dataset", "scale"], sort=True)
     ]
     with style():
