@@ -200,9 +200,9 @@ class Segmentation(Certifier):
         classes = class_maps(answer[None])
 
         def away(outputs: Tensor) -> Tensor:
+            wanted = classes.to(outputs.device).expand(len(outputs), *classes.shape[1:])
             if not outputs.is_floating_point():
-                return (outputs != classes).flatten(1).double().mean(dim=1)
-            wanted = classes.expand(len(outputs), *classes.shape[1:])
+                return (outputs != wanted).flatten(1).double().mean(dim=1)
             return cross_entropy(outputs, wanted, reduction="none").flatten(1).mean(dim=1)
 
         return away
