@@ -21,6 +21,7 @@ class Hamming(Metric):
 
     Examples
     --------
+    >>> import torch
     >>> hamming = Hamming()
     >>> maps = hamming.features(torch.tensor([[[0, 1], [1, 1]], [[0, 1], [1, 2]]]))
     >>> hamming.pairwise(maps, maps)[0].tolist()
@@ -69,6 +70,7 @@ def class_maps(outputs: Tensor) -> Tensor:
 
     Examples
     --------
+    >>> import torch
     >>> class_maps(torch.tensor([[[[0.1, 2.0]], [[0.7, 2.0]]]])).tolist(), class_maps(torch.tensor([[3, 0]])).tolist()
     ([[[1, 0]]], [[3, 0]])
     """
