@@ -1,0 +1,188 @@
+"""Random rotation or scaling, with Gaussian noise that covers for interpolation.
+
+The noisy copies of an image ``z`` are ``A^T (R_b A z + sigma e)``: samples on rings (`centersmooth.noise.rings`), moved
+by a random parameter ``b``, with Gaussian noise, back as an image. An attacker turns or scales pixels, which interpolates.
+Of the image the noise is put around that differs from moving its samples by at most an error that is computed, so that
+the attacker does no more than shift two Gaussian variables: the parameter by his own, the samples by the error
+(docs/guarantee.md, section 13). Fischer, Baader and Vechev (2020) bound the error for most random parameters; here it
+is bounded for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+from scipy.special import ndtr, ndtri
+from torch import Tensor
+
+from centersmooth.checks import a_number
+from centersmooth.draws import Draws
+from centersmooth.errors import RequestError
+from centersmooth.noise.base import ROUND_UP, Noise, require_visible
+from centersmooth.noise.interpolation import interpolation_error
+from centersmooth.noise.rings import rings_of
+from centersmooth.noise.warps import Rotation, Scaling, Warp, sides
+
+_LARGEST = 4.0
+"""Standard deviations of a log factor beyond which it counts as a failure of the bound."""
+
+
+@dataclass(frozen=True)
+class InterpolatedNoise(Noise):
+    """Random moves of samples on rings, with Gaussian noise.
+
+    Parameters
+    ----------
+    scale : float
+        Standard deviation of the parameter, in its unit; positive.
+    pixels : float
+        Standard deviation of the noise of a sample, in the unit of the image; positive. About ``0.28 pixels / low_pass``
+        is left of it in the noisy images, as the way back averages.
+    low_pass : float
+        Standard deviation of the average that a sample is, in pixels; the noisy images are blurred by 1.4 times as
+        much. The wider, the smaller the error of interpolation.
+    image : Tensor, optional
+        The input that the bound depends on; `at` fills it in.
+    """
+
+    scale: float
+    pixels: float = 0.5
+    low_pass: float = 1.0
+    image: Tensor | None = field(default=None, kw_only=True, repr=False, compare=False)
+
+    local: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "pixels", "low_pass"):
+            object.__setattr__(self, name, a_number(name, getattr(self, name), 0.0, math.inf, "a positive number"))
+
+    @property
+    @abstractmethod
+    def threat(self) -> Warp:
+        """The warp that the parameter is one of."""
+
+    def at(self, x: Tensor) -> InterpolatedNoise:
+        rings_of(self.threat, *sides(x), self.low_pass)
+        return replace(self, image=x)
+
+    def sample(self, x: Tensor, count: int, draws: Draws) -> Tensor:
+        """Draw ``count`` parameters, and the noise of all samples.
+
+        Raises
+        ------
+        RequestError
+            The image is too small, or noise of this type would be 0.
+        """
+        require_visible("pixels", self.pixels, draws)
+        height, width = sides(x)
+        parameters = self.scale * draws.normal((count,))
+        rings = rings_of(self.threat, height, width, self.low_pass).to(parameters)
+        moved = rings.moved(rings.samples(x.to(parameters.dtype)), parameters)
+        noisy = draws.normal(tuple(moved.shape)).mul_(self.pixels).add_(moved)
+        return rings.image(noisy, height, width).to(x.dtype)
+
+    def interpolation_error(self, eps: float) -> float:
+        """Bound of ``||A T_a(x) - R_a A x||`` over all ``|a| <= eps``, with no probability.
+
+        Computed once for an image and kept: a second for a digit, some for a face.
+
+        Raises
+        ------
+        RequestError
+            ``eps`` is not a size of perturbations, or the image is not known.
+        """
+        self.threat.require(eps)
+        if self.image is None:
+            raise RequestError(f"the bound of {self} depends on the image: use noise.at(x)")
+        values = self.image.detach().cpu().double().contiguous().numpy()
+        return interpolation_error(self.threat, self.low_pass, values.shape, values.tobytes()).up_to(eps)
+
+
+class RotationNoise(InterpolatedNoise):
+    """Random rotation with Gaussian noise, against rotations by up to ``eps`` degrees.
+
+    The noisy image is the disc within the frame, black around it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.zeros(1, 20, 20)
+    >>> x[:, 6:14, 9:11] = 1
+    >>> noise = RotationNoise(scale=10.0, pixels=0.5).at(x)
+    >>> round(noise.interpolation_error(5.0), 2), round(noise.shift(5.0), 2), noise.threat.unit
+    (0.14, 0.57, 'degrees')
+    """
+
+    @property
+    def threat(self) -> Rotation:
+        """Rotations."""
+        return Rotation()
+
+    def shift(self, eps: float) -> float:
+        """``sqrt((eps/scale)^2 + (E/pixels)^2)`` with the error ``E`` of interpolation, rounded up.
+
+        At ``T_a(x)`` the samples are those at ``x`` for the angle ``b + a`` with what is ``E`` long at most, as ``R_b``
+        keeps norms.
+        """
+        return math.hypot(eps / self.scale, self.interpolation_error(min(eps, 180.0)) / self.pixels) * ROUND_UP
+
+    def required_mass(self, mass: float, eps: float) -> float:
+        """``Phi(Phi^-1(mass) + shift(eps))``, rounded up."""
+        return self.required_mass_of_draws(mass, eps, 1)
+
+    def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
+        """``Phi(Phi^-1(mass) + sqrt(draws) shift(eps))``, rounded up."""
+        return mass_against(mass, self.shift(eps), 0.0, draws)
+
+
+class ScalingNoise(InterpolatedNoise):
+    """Random scaling with Gaussian noise, against factors from ``e^-eps`` to ``e^eps``.
+
+    For images that are dark at their edges: what is enlarged beyond the frame is lost, and the error of interpolation
+    then is that of all the edge.
+    """
+
+    @property
+    def threat(self) -> Scaling:
+        """Scalings."""
+        return Scaling()
+
+    def required_mass(self, mass: float, eps: float) -> float:
+        """``Phi(Phi^-1(mass + rho) + h)``, rounded up; see `required_mass_of_draws`."""
+        return self.required_mass_of_draws(mass, eps, 1)
+
+    def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
+        """``Phi(Phi^-1(mass + 1 - (1 - rho)^draws) + sqrt(draws) h)``, rounded up.
+
+        ``h = sqrt((eps/scale)^2 + (e^b E/pixels)^2)`` with the error ``E`` of interpolation and ``b = 4 scale``: a scaling
+        by ``e^b`` makes the samples of the error as much longer. Larger factors are drawn with the probability
+        ``rho = Phi(-4)``.
+        """
+        if eps == 0:
+            return mass
+        enlarged = math.exp(min(_LARGEST * self.scale, 700.0)) * self.interpolation_error(eps)
+        h = math.hypot(eps / self.scale, enlarged / self.pixels)
+        return mass_against(mass, h, float(ndtr(-_LARGEST)), draws)
+
+
+def mass_against(mass: float, shift: float, failure: float, draws: int) -> float:
+    """The mass needed against a Gaussian shift that holds but for a probability, rounded up.
+
+    Parameters
+    ----------
+    shift : float
+        In standard deviations of one draw.
+    failure : float
+        Probability that a draw at ``x'`` is none of those of which the shift holds.
+
+    Examples
+    --------
+    >>> round(mass_against(0.55, math.hypot(5 / 10, 0.2 / 0.25), 0.001, 1), 6)
+    0.858047
+    """
+    lost = -math.expm1(draws * math.log1p(-failure))
+    needed = ndtr(ndtri(min(1.0, mass + lost)) + math.sqrt(draws) * shift)
+    return min(1.0, float(needed) * ROUND_UP)
