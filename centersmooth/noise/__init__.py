@@ -9,11 +9,13 @@ from centersmooth.noise.laplace import LaplaceNoise
 from centersmooth.noise.onesided import ExponentialNoise, FoldedNormalNoise, UpperUniformNoise
 from centersmooth.noise.pixels import Patch, Pixels
 from centersmooth.noise.rayleigh import RayleighNoise
+from centersmooth.noise.rotation import RotationNoise, ScalingNoise
 from centersmooth.noise.splitting import EightBitL1, EnumeratedSplitting, SplittingNoise
 from centersmooth.noise.threat import Threat
 from centersmooth.noise.transformed import Transformed
 from centersmooth.noise.transforms import Blur, Brightness, Contrast, Gamma, Transform, Translation
 from centersmooth.noise.uniform import UniformNoise
+from centersmooth.noise.warps import Rotation, Scaling, Warp
 
 __all__ = [
     "AblationNoise",
@@ -43,6 +45,10 @@ __all__ = [
     "PatchNoise",
     "Pixels",
     "RayleighNoise",
+    "Rotation",
+    "RotationNoise",
+    "Scaling",
+    "ScalingNoise",
     "SplittingNoise",
     "Threat",
     "Transform",
@@ -50,5 +56,6 @@ __all__ = [
     "Translation",
     "UniformNoise",
     "UpperUniformNoise",
+    "Warp",
     "ball",
 ]

@@ -1,8 +1,8 @@
 """How much warping pixels differs from moving their samples on rings: a bound for one image, with no probability.
 
-The error of a parameter ``a`` is ``||A T_a(x) - R_a A x||`` (`centersmooth.noise.rings`). Over an interval it is bounded
-from its value and its derivative in the middle and from how much the derivative can change; intervals are halved until
-the bound is close to the largest value seen.
+The error of a parameter ``a`` is ``||A T_a(x) - R_a A x||`` (`centersmooth.noise.rings`). Over an interval it is
+bounded from its value and its derivative in the middle and from how much the derivative can change; intervals are
+halved until the bound is close to the largest value seen.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from centersmooth.noise.rings import rings_of
 from centersmooth.noise.warps import Warp, points_of
 
 _STEP = 0.25
-"""Distance that the corner of a frame moves by from one multiple to the next up to which errors are bounded, in pixels."""
+"""Errors are bounded up to multiples of the parameter that moves the corner of the frame by this, in pixels."""
 
 _SLACK = 0.05
 """The bound is at most this much, relatively, above the largest error seen; or `_FLOOR` of the norm of the samples."""
@@ -133,12 +133,12 @@ class _Cells:
     def along(
         self, sources: Tensor, velocities: Tensor, speeds: Tensor, rate: float, reach: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Values at sources, their derivatives, and how far the values can depart from them within ``reach``.
+        """Values at sources, their derivatives, and how far the values can depart from the tangent within ``reach``.
 
-        ``(b, p, 2), (b, p, 2), (b, p) -> (b, c, p), (b, c, p), (b, p)``. A source moves by ``reach * speed`` at most, and its
-        velocity changes by ``rate`` times that. The gradient changes by the twist of the cell times the distance, or, if
-        the source can leave its cell, by twice what is steepest there and in the eight cells around it; of a move by
-        more than a pixel nothing is known.
+        ``(b, p, 2), (b, p, 2), (b, p) -> (b, c, p), (b, c, p), (b, p)``. A source moves by ``reach * speed`` at most,
+        and its velocity changes by ``rate`` times that. The gradient changes by the twist of the cell times the
+        distance, or, if the source can leave its cell, by twice what is steepest there and in the eight cells around
+        it. Infinite where a source can move by more than a pixel, beyond those cells.
         """
         places = sources + self._first_pixel
         lower = places.floor()
@@ -159,6 +159,6 @@ class _Cells:
 
 @lru_cache(maxsize=32)
 def interpolation_error(warp: Warp, low_pass: float, shape: tuple[int, ...], values: bytes) -> InterpolationError:
-    """The errors of an image, given by its shape and the bytes of its numbers in float64; kept, with what is computed."""
+    """The errors of an image, given by its shape and its numbers in float64; kept with all that is computed of them."""
     x = torch.frombuffer(bytearray(values), dtype=torch.float64).view(shape)
     return InterpolationError(warp, x, low_pass)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -34,6 +34,8 @@ class Rings:
 
     Attributes
     ----------
+    frame : (int, int)
+        Height and width of the images.
     sampling : Tensor, sparse, shape ``(rings * angles, height * width)``
         The matrix ``A``. A row is a Gaussian average times the root of the area that the sample stands for, so that
         norms are about those of the pixels.
@@ -49,6 +51,7 @@ class Rings:
         Logarithm of the factor on the norm for a unit of the parameter.
     """
 
+    frame: tuple[int, int]
     sampling: Tensor
     adjoint: Tensor
     grid: tuple[int, int]
@@ -60,9 +63,9 @@ class Rings:
         """``A x``: ``(*, h, w) -> (*, rings, angles)``."""
         return _times(self.sampling, images.flatten(-2)).view(*images.shape[:-2], *self.grid)
 
-    def image(self, samples: Tensor, height: int, width: int) -> Tensor:
-        """The transpose of `samples`: ``(*, rings, angles) -> (*, height, width)``."""
-        return _times(self.adjoint, samples.flatten(-2)).view(*samples.shape[:-2], height, width)
+    def image(self, samples: Tensor) -> Tensor:
+        """The transpose of `samples`: ``(*, rings, angles) -> (*, h, w)``."""
+        return _times(self.adjoint, samples.flatten(-2)).view(*samples.shape[:-2], *self.frame)
 
     def moved(self, samples: Tensor, parameters: Tensor) -> Tensor:
         """``R_b v`` for each parameter: ``(*, rings, angles), (b,) -> (b, *, rings, angles)``."""
@@ -76,15 +79,11 @@ class Rings:
 
     def _filtered(self, samples: Tensor, factors: Tensor) -> Tensor:
         coefficients = torch.fft.rfft(samples, dim=self.axis)
-        return torch.fft.irfft(coefficients * factors, n=self.grid[self.axis], dim=self.axis)
+        filtered: Tensor = torch.fft.irfft(coefficients * factors, n=self.grid[self.axis], dim=self.axis)
+        return filtered
 
     def _along_axis(self, samples: Tensor) -> Tensor:
         return self.frequencies if self.axis == -1 else self.frequencies[:, None]
-
-    def to(self, like: Tensor) -> Rings:
-        """The same in the type and on the device of a tensor."""
-        sampling, adjoint, frequencies = (one.to(like) for one in (self.sampling, self.adjoint, self.frequencies))
-        return Rings(sampling, adjoint, self.grid, self.axis, frequencies, self.growth)
 
 
 @lru_cache(maxsize=8)
@@ -111,7 +110,17 @@ def rings_of(warp: Warp, height: int, width: int, low_pass: float) -> Rings:
     axis = -1 if isinstance(warp, Rotation) else -2
     grid = (len(radii), angles)
     frequencies = 2 * math.pi / period * torch.arange(grid[axis] // 2 + 1, dtype=torch.float64)
-    return Rings(sampling, sampling.t().coalesce(), grid, axis, frequencies, warp.growth)
+    return Rings((height, width), sampling, sampling.t().coalesce(), grid, axis, frequencies, warp.growth)
+
+
+@lru_cache(maxsize=8)
+def rings_in(warp: Warp, height: int, width: int, low_pass: float, dtype: torch.dtype, device: torch.device) -> Rings:
+    """`rings_of` in another type and on another device."""
+    rings = rings_of(warp, height, width, low_pass)
+    sampling, adjoint, frequencies = (
+        one.to(device, dtype) for one in (rings.sampling, rings.adjoint, rings.frequencies)
+    )
+    return replace(rings, sampling=sampling, adjoint=adjoint, frequencies=frequencies)
 
 
 def _for_rotation(half: float, low_pass: float) -> _Layout:
@@ -158,7 +167,7 @@ def _averages(radii: Tensor, areas: Tensor, angles: int, frame: tuple[int, int],
 
 
 def _axis_weights(centers: Tensor, size: int, window: int, deviation: float) -> tuple[Tensor, Tensor]:
-    """Pixels of one axis near each center and their weights, 0 outside the frame: ``(n,) -> (n, 2 window + 2)``, twice."""
+    """Pixels of one axis near each center, and weights, 0 outside the frame: ``(n,) -> (n, 2 window + 2)`` twice."""
     pixels = centers.floor()[:, None] + torch.arange(-window, window + 2, dtype=torch.float64)
     weights = torch.exp(-((pixels - centers[:, None]) / deviation).square() / 2)
     weights /= weights.sum(1, keepdim=True)
@@ -168,5 +177,5 @@ def _axis_weights(centers: Tensor, size: int, window: int, deviation: float) -> 
 
 def _times(matrix: Tensor, vectors: Tensor) -> Tensor:
     """The matrix times each of the vectors: ``(*, n) -> (*, m)``."""
-    product = torch.sparse.mm(matrix, vectors.reshape(-1, vectors.shape[-1]).T)
+    product: Tensor = torch.sparse.mm(matrix, vectors.reshape(-1, vectors.shape[-1]).T)
     return product.T.reshape(*vectors.shape[:-1], len(product))

@@ -49,7 +49,7 @@ from centersmooth.gathering import Setting, Shared
 @pytest.mark.parametrize("noise", NOISES)
 def test_a_noise_keeps_its_contract(noise: str) -> None:
     for row in NOISES[noise]:
-        check_noise(row.noise, row.eps, x=row.x, moments=row.moments)
+        check_noise(row.noise, row.eps, x=row.x, moments=row.moments, draws=row.draws)
 
 
 class Understated(GaussianNoise):
