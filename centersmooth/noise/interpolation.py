@@ -49,8 +49,8 @@ class InterpolationError:
         self._warp, self._rings = warp, rings_of(warp, height, width, low_pass)
         images = x.detach().cpu().double().reshape(-1, height, width)
         matrix, points = self._rings.sampling, points_of(height, width)
-        # scipy's product is some times faster than torch's
-        sampling = csr_array((matrix.values().numpy(), matrix.indices().numpy()), shape=tuple(matrix.shape))
+        # in float64 scipy's products take less time than torch's
+        sampling = csr_array((matrix.values.numpy(), matrix.columns.numpy(), matrix.starts.numpy()), matrix.shape)
         # ||A u||^2 <= sum_j u_j^2 (A^T A 1)_j by Cauchy and Schwarz, as no entry of A is below 0
         weights = torch.from_numpy(sampling.T @ sampling.sum(1))
         seen = weights > 0

@@ -118,7 +118,7 @@ NOISES = {
     ],
     "translation": [NoiseRow(Transformed(Translation(), GaussianNoise(1.0)), 1.0, None, torch.arange(20.0)[None])],
     "rotation": [NoiseRow(RotationNoise(20.0, 0.1), 15.0, None, _HALVES, draws=40_000)],
-    "scaling": [NoiseRow(ScalingNoise(0.2, 0.3), 0.1, None, _HALVES, draws=40_000)],
+    "scaling": [NoiseRow(ScalingNoise(0.1, 3.0), 0.1, None, _HALVES, draws=40_000)],
     "splitting": [
         NoiseRow(SplittingNoise(0.25), 0.2, (0.125, 0.25 / 12**0.5)),
         NoiseRow(SplittingNoise(0.5), 0.25, (0.25, 0.5 / 12**0.5)),
