@@ -278,6 +278,11 @@ CERTIFIERS = {
 }
 """The names and rules are those of `centersmooth.certifiers.Certifier`."""
 
+_OF_RINGS = {
+    "pixels": Parameter(0.5, "standard deviation of what is added, for interpolation; 0.28 pixels/low_pass is seen"),
+    "low_pass": Parameter(1, "blur in pixels, at most a quarter of the side: the wider, the less pixels have to be"),
+}
+
 NOISES = {
     "gaussian": NoiseEntry(
         "centersmooth:GaussianNoise",
@@ -366,6 +371,22 @@ NOISES = {
         size="standard deviation before rounding",
         symbol="σ",
         ratio=True,
+    ),
+    "rotation": NoiseEntry(
+        "centersmooth.noise:RotationNoise",
+        "random rotation of the disc within the frame; black around it",
+        threat="degrees",
+        size="standard deviation in degrees",
+        symbol="σ",
+        parameters=_OF_RINGS,
+    ),
+    "scaling": NoiseEntry(
+        "centersmooth.noise:ScalingNoise",
+        "random enlargement, for images that are dark at their edges",
+        threat="log factor",
+        size="standard deviation of the logarithm",
+        symbol="σ",
+        parameters=_OF_RINGS,
     ),
     "splitting": NoiseEntry(
         "centersmooth:SplittingNoise",
