@@ -19,7 +19,7 @@ from centersmooth.noise.base import ROUND_UP
 from centersmooth.noise.rings import rings_of
 from centersmooth.noise.warps import Warp, points_of
 
-_STEP = 0.25
+_STEP = 0.05
 """Errors are bounded up to multiples of the parameter that moves the corner of the frame by this, in pixels."""
 
 _SLACK = 0.05

@@ -71,6 +71,8 @@ class _Probe(NamedTuple):
         Of finding the centers of one point, once for all metrics of a source.
     center_seconds : dict of str to float
         Of finding the center under one of the metrics asked for.
+    bound_seconds : float
+        Of the law's bound for one input: long where it is computed from the input, as for rotation.
     support : int
         Passes of a point beside those of its draws: all noisy inputs, where a rule takes them.
     """
@@ -78,6 +80,7 @@ class _Probe(NamedTuple):
     pass_seconds: float
     centers_seconds: float
     center_seconds: dict[str, float]
+    bound_seconds: float
     input_bytes: int
     output_bytes: int
     feature_bytes: int
@@ -101,7 +104,8 @@ def estimate(plan: Plan) -> list[Cost]:
         probe, points = probes[cell.model], len(plan.points)
         passes, attack_passes = (plan.passes_of_point + probe.support) * points, plan.attack_passes(cell)
         training_seconds = TRAINING_WEIGHT * training * probe.pass_seconds / training_workers
-        seconds = training_seconds + (passes * probe.pass_seconds + points * probe.centers_seconds) / plan.workers
+        apart = points * (probe.centers_seconds + probe.bound_seconds)
+        seconds = training_seconds + (passes * probe.pass_seconds + apart) / plan.workers
         seconds += attack_passes * probe.pass_seconds + _centers_of_attacks(plan, cell, probe)
         disk = _evidence_bytes(plan, cell, probe) + (probe.model_bytes if training else 0)
         memory = _memory_bytes(plan, probe)
@@ -166,11 +170,14 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
         centers = {m: s * (1 + (1 + 1 / BLOCK) / BLOCK if m.has_means else 1) for m, s in centers.items()}
     model_bytes = sum(tensor.nbytes for tensor in model.state_dict().values() if isinstance(tensor, Tensor))
     asked = {name: centers[metrics[name].source] for name in config.metrics}
+    started = time.perf_counter()
     law = cell.noise.at(x)
+    law.required_mass(0.5, max(pair.eps for pair in cell.pairs))
+    bound_seconds = time.perf_counter() - started
     apart = any(entry_of(name).apart for name in config.certifiers)
     support = law.support_size() if apart and isinstance(law, Enumerable) else 0
     sizes = (x.nbytes, output.nbytes, feature_bytes, model_bytes)
-    return _Probe(pass_seconds, sum(centers.values()), asked, *sizes, support)
+    return _Probe(pass_seconds, sum(centers.values()), asked, bound_seconds, *sizes, support)
 
 
 def _draws(sampler: Sampler, x: Tensor) -> tuple[Tensor, float]:

@@ -423,7 +423,7 @@ def test_no_more_workers_than_points():
 
 def test_estimates_count_the_workers(monkeypatch):
     """Each holds a point; the time is shared out, but for what the driver does alone: attacks."""
-    probe = _Probe(1e-3, 0.5, {"tv": 0.25}, 10**6, 10**6, 10**6, 10**6)
+    probe = _Probe(1e-3, 0.5, {"tv": 0.25}, 0.0, 10**6, 10**6, 10**6, 10**6)
     monkeypatch.setattr("csrun.cost._probe", lambda plan, cell: probe)
     small = (*SMALL, "points.count=8")
     (one,), (four,) = (estimate(make_plan(compose(*small, f"workers={count}"))) for count in (1, 4))
