@@ -131,14 +131,16 @@ def test_no_error_is_larger_than_its_bound_and_the_bound_is_close(warp: Warp, la
 
 @pytest.mark.parametrize(("warp", "large"), WARPS, ids=str)
 def test_the_bound_covers_every_random_parameter(warp: Warp, large: float) -> None:
-    """``R_b A T_a(x)`` is within the bound of ``R_(a+b) A x``, times ``e^b`` for a scaling."""
-    x = IMAGES["noise"]
+    """``R_b A T_a(x)`` is within the bound of ``R_(a+b) A x``, times ``e^b`` for a scaling, but not without."""
+    x, beyond = IMAGES["noise"], 0
     rings, most = rings_of(warp, 16, 19, 1.0), InterpolationError(warp, x, 1.0).up_to(large)
     for a in parameters(6, large):
         moved = rings.samples(warp.warped(x, a[None])[0])
         for b in parameters(6, 2 * large, seed=3):
             distance = rings.moved(moved, b[None]) - rings.moved(rings.samples(x), (a + b)[None])
             assert float(distance.norm()) <= most * math.exp(warp.growth * float(b)) * (1 + 1e-9)
+            beyond += float(distance.norm()) > most
+    assert (beyond > 0) is isinstance(warp, Scaling)
 
 
 def test_bounds_grow_with_eps_and_the_first_is_not_of_nothing() -> None:

@@ -149,6 +149,21 @@ def test_a_run_under_laplace_noise_says_l1(run_small, figures):
         run_small("noise=laplace", "certifier=mean")
 
 
+def test_runs_under_rotation_and_scaling_have_a_bound_for_each_image(run_small):
+    """From training to attack, on its own unit; means are certified under rotation and refused under scaling."""
+    for name, eps, unit in (("rotation", 5, "degrees"), ("scaling", 0.02, "log factor")):
+        law = (f"noise={name}", "noise.pixels=1", "grid.h=null", f"grid.scale=[{2 * eps}]", f"grid.eps=[{eps}]")
+        rows = read_rows(run_small(*law, "attack=search", "attacker.steps=5", "attacker.runs=1").folder)
+        assert set(rows["noise"]) == {f"{name}[pixels=1]"}
+        assert set(rows["threat"]) == {unit}
+        assert {"certified"} <= set(rows["outcome"]) <= {"certified", "bad_center"}
+        if name == "rotation":
+            assert set(read_rows(run_small(*law, "metric=l2", "certifier=mean").folder)["outcome"]) == {"certified"}
+        else:
+            with pytest.raises(RunError, match=r"noise is ScalingNoise\(.*\): .* needs Gaussian noise$"):
+                run_small(*law, "metric=l2", "certifier=mean")
+
+
 def test_the_largest_change_of_a_pixel_is_certified_for_the_size_of_the_image(run_small):
     """l_inf at eps on 64 pixels is l2 at 8 eps; the same once more, from the evidence alone."""
     sizes = ("train=none", "grid.h=null", "grid.scale=[0.4]")
