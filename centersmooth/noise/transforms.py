@@ -1,8 +1,8 @@
 """Transforms of an input that are additive in their parameters: noise on a parameter answers changes of it.
 
 Each obeys ``T_b(T_a(x)) = T_(a+b)(x)`` exactly, but for the rounding of its arithmetic. Values are never clipped and
-never rounded to the levels of an image file: with either the law would not hold, and neither would a certificate. Rotation
-and scaling interpolate, and do not obey it: see `centersmooth.noise.rotation`.
+never rounded to the levels of an image file: with either the law would not hold, and neither would a certificate.
+Rotation and scaling interpolate, and do not obey it: see `centersmooth.noise.rotation`.
 """
 
 from __future__ import annotations
