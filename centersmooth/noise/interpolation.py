@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from scipy.sparse import csr_array
@@ -39,7 +40,7 @@ class InterpolationError:
     Parameters
     ----------
     warp : Warp
-    x : Tensor, shape ``(*, h, w)``
+    x : Tensor, float64, shape ``(*, h, w)``
     low_pass : float
         Of the rings; see `rings_of`.
     """
@@ -47,7 +48,7 @@ class InterpolationError:
     def __init__(self, warp: Warp, x: Tensor, low_pass: float) -> None:
         height, width = x.shape[-2:]
         self._warp, self._rings = warp, rings_of(warp, height, width, low_pass)
-        images = x.detach().cpu().double().reshape(-1, height, width)
+        images = x.reshape(-1, height, width)
         matrix, points = self._rings.sampling, points_of(height, width)
         # in float64 scipy's products take less time than torch's
         sampling = csr_array((matrix.values.numpy(), matrix.columns.numpy(), matrix.starts.numpy()), matrix.shape)
@@ -157,8 +158,22 @@ class _Cells:
         return values, changes, torch.where(moves <= 1, departures, math.inf)
 
 
+class Image(NamedTuple):
+    """An image by its shape and the bytes of its numbers in float64: a value that can be compared and hashed."""
+
+    shape: tuple[int, ...]
+    values: bytes
+
+    @classmethod
+    def of(cls, x: Tensor) -> Image:
+        numbers = x.detach().cpu().double().contiguous().numpy()
+        return cls(numbers.shape, numbers.tobytes())
+
+    def tensor(self) -> Tensor:
+        return torch.frombuffer(bytearray(self.values), dtype=torch.float64).view(self.shape)
+
+
 @lru_cache(maxsize=32)
-def interpolation_error(warp: Warp, low_pass: float, shape: tuple[int, ...], values: bytes) -> InterpolationError:
-    """The errors of an image, given by its shape and its numbers in float64; kept with all that is computed of them."""
-    x = torch.frombuffer(bytearray(values), dtype=torch.float64).view(shape)
-    return InterpolationError(warp, x, low_pass)
+def interpolation_error(warp: Warp, low_pass: float, image: Image) -> InterpolationError:
+    """The errors of an image; kept, with all that is computed of them."""
+    return InterpolationError(warp, image.tensor(), low_pass)

@@ -220,8 +220,11 @@ def test_laws_have_the_masses_of_their_errors() -> None:
 
 def test_what_each_law_can_do() -> None:
     for noise, shift in ((RotationNoise(10.0), True), (ScalingNoise(0.1), False)):
-        for one in (noise, pickle.loads(pickle.dumps(noise.at(IMAGES["bar"]))), replace(noise, scale=noise.scale)):
-            assert one == noise
+        local = noise.at(IMAGES["bar"])
+        assert local != noise.at(IMAGES["waves"])
+        for one in (local, pickle.loads(pickle.dumps(local)), replace(local, scale=noise.scale)):
+            assert one == local
+            assert hash(one) == hash(local)
             assert isinstance(one, DrawsTogether)
             assert isinstance(one, GaussianShift) is shift
 
@@ -359,6 +362,15 @@ def test_inputs_that_have_no_rings_are_refused(noise: InterpolatedNoise, x: Tens
         noise.sample(x, 1, Draws(0, x))
     with pytest.raises(RequestError, match=expected):
         noise.at(x)
+
+
+def test_numbers_that_are_not_finite_are_refused_and_far_beyond_the_noise_nothing_is_computed() -> None:
+    for noise in (RotationNoise(10.0), ScalingNoise(0.1)):
+        for bad in (math.nan, math.inf):
+            with pytest.raises(RequestError, match="x has numbers that are not finite"):
+                noise.at(torch.full((1, 16, 16), bad))
+        assert noise.at(random(1, 128, 128)).required_mass(0.5, 1e6) == 1
+        assert 0 < noise.at(IMAGES["bar"]).reach(0.99, kept=0.5) < 3 * noise.scale
 
 
 def test_bounds_without_an_image_and_sizes_that_are_none_are_refused() -> None:
