@@ -4,7 +4,7 @@ The noisy copies of an image ``z`` are ``A^T (R_b A z + sigma e)``: its samples 
 moved by a random parameter ``b``, with Gaussian noise added, made an image again. An attacker turns or scales pixels,
 which interpolates. For the image at hand that differs from moving its samples by at most an error that is computed. So
 the attacker does no more than shift two Gaussian variables: the parameter by his own, the samples by the error
-(docs/guarantee.md, section 13). Fischer, Baader and Vechev (2020) bound such an error for most random parameters, from
+(docs/guarantee.md, section 14). Fischer, Baader and Vechev (2020) bound such an error for most random parameters, from
 draws; here it is bounded for all of them.
 """
 
