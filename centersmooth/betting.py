@@ -39,6 +39,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betaincc, betaln
 
+from centersmooth.bounds import UNREACHABLE, least
 from centersmooth.certificate import LEAST_ALPHA
 from centersmooth.checks import a_number
 from centersmooth.errors import RequestError
@@ -65,6 +66,45 @@ def log_wealth(ones: ArrayLike, draws: ArrayLike, threshold: float) -> NDArray[n
         above = np.log(betaincc(hits + 1, count - hits + 1, threshold))
     stakes = hits * math.log(threshold) + (count - hits + 1) * math.log1p(-threshold)
     return np.asarray(betaln(hits + 1, count - hits + 1) + above - stakes - _ROUNDING)
+
+
+def least_draws(threshold: float, alpha: float) -> int | None:
+    """Number of draws, all of them 1, from which a mean is known to be above a threshold.
+
+    None where no number of draws a machine could make would do.
+
+    Examples
+    --------
+    >>> least_draws(0.7, 0.005), least_draws(1.0, 0.005)
+    (21, None)
+    """
+    if 1 - threshold <= UNREACHABLE:
+        return None
+    return least(lambda n: bool(log_wealth(n, n, threshold) >= -math.log(alpha)))
+
+
+def first_above(outcomes: NDArray[np.bool_], threshold: float, alpha: float) -> int | None:
+    """Number of draws after which `BettingTest` has the answer "above"; None where it never has it.
+
+    Parameters
+    ----------
+    outcomes : array of bool, shape ``(n,)``
+        In the order in which they were drawn.
+
+    Examples
+    --------
+    >>> first_above(np.ones(50, dtype=bool), 0.7, 0.005), first_above(np.zeros(50, dtype=bool), 0.7, 0.005)
+    (21, None)
+    """
+    # Every bettor gains by a 1 and loses by a 0, so the wealth is largest at the last of ones that follow each other.
+    tops = np.flatnonzero(outcomes & ~np.append(outcomes[1:], False))
+    ones = outcomes.cumsum()
+    known = log_wealth(ones[tops], tops + 1, threshold) >= -math.log(alpha)
+    if not known.any():
+        return None
+    first = int(known.argmax())
+    draws = np.arange(tops[first - 1] + 2 if first else 1, tops[first] + 2)
+    return int(draws[(log_wealth(ones[draws - 1], draws, threshold) >= -math.log(alpha)).argmax()])
 
 
 class BettingTest:

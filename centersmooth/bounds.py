@@ -37,11 +37,11 @@ _ROUND_UP = 1 + 1e-12
 """Outward rounding: far above the error of the special functions, far below any statistical margin."""
 
 
-_UNREACHABLE = 1e-9
+UNREACHABLE = 1e-9
 """A mass closer to 1, or a margin closer to 0, needs more draws than any machine makes."""
 
 
-def _least(holds: Callable[[int], bool], at_most: int | None = None) -> int:
+def least(holds: Callable[[int], bool], at_most: int | None = None) -> int:
     """The least positive integer at which a property that stays true begins to hold, by doubling and bisection."""
     high = 1 if at_most is None else at_most
     while at_most is None and not holds(high):
@@ -111,7 +111,7 @@ class PaperBounds:
         >>> PaperBounds().least_n(0.05, 0.0025)
         1199
         """
-        return _least(lambda n: self.center_margin(n, alpha) <= margin) if margin > _UNREACHABLE else None
+        return least(lambda n: self.center_margin(n, alpha) <= margin) if margin > UNREACHABLE else None
 
     def least_m(self, mass: float, alpha: float) -> int | None:
         """The least ``m`` that has an `upper_rank`; None where no number of draws a machine could make would do.
@@ -119,7 +119,7 @@ class PaperBounds:
         >>> PaperBounds().least_m(0.8698, 0.005)
         157
         """
-        return _least(lambda m: self.upper_rank(m, mass, alpha) is not None) if 1 - mass > _UNREACHABLE else None
+        return least(lambda m: self.upper_rank(m, mass, alpha) is not None) if 1 - mass > UNREACHABLE else None
 
 
 class ExactBounds:
@@ -157,7 +157,7 @@ class ExactBounds:
         p = min(1.0, mass * _ROUND_UP)
         if m == 0 or self._tail(m, m, p) > alpha:
             return None
-        return _least(lambda j: self._tail(j, m, p) <= alpha, at_most=m)
+        return least(lambda j: self._tail(j, m, p) <= alpha, at_most=m)
 
     def least_n(self, margin: float, alpha: float) -> int | None:
         """The least even ``n`` from which `center_margin` stays at most ``margin``; None where no number would do.
@@ -165,7 +165,7 @@ class ExactBounds:
         >>> ExactBounds().least_n(0.05, 0.0025)
         764
         """
-        return 2 * _least(lambda half: self.center_margin(2 * half, alpha) <= margin) if margin > _UNREACHABLE else None
+        return 2 * least(lambda half: self.center_margin(2 * half, alpha) <= margin) if margin > UNREACHABLE else None
 
     def least_m(self, mass: float, alpha: float) -> int | None:
         """The least ``m`` with ``mass**m <= alpha``; None where no number of draws a machine could make would do.
@@ -173,7 +173,7 @@ class ExactBounds:
         >>> ExactBounds().least_m(0.8698, 0.005)
         38
         """
-        return _least(lambda m: self.upper_rank(m, mass, alpha) is not None) if 1 - mass > _UNREACHABLE else None
+        return least(lambda m: self.upper_rank(m, mass, alpha) is not None) if 1 - mass > UNREACHABLE else None
 
     @staticmethod
     def _tail(j: int, m: int, p: float) -> float:

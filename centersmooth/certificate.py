@@ -185,7 +185,7 @@ class Certificate:
     reason : str
         One line where there is no radius, or where the rule gave way to a simpler one; else empty.
     m : int or None
-        The number of fresh draws, where a tolerance chose it; None where it is the budget's.
+        The number of fresh draws, where a tolerance chose it or a rule stopped them; None where it is the budget's.
     """
 
     eps: float

@@ -20,7 +20,7 @@ from centersmooth.certifiers.center.search import CenterKind
 from centersmooth.certifiers.mean import MeanRule
 from centersmooth.checks import an_integer
 from centersmooth.errors import InfeasibleError, RequestError
-from centersmooth.gathering import Setting, gather_one
+from centersmooth.gathering import Collects, Setting, gather_one
 from centersmooth.metrics.base import Metric
 from centersmooth.noise import Noise, Threat
 from centersmooth.outputs import brief, brief_repr, described, unplain
@@ -200,10 +200,10 @@ class Smoother:
         problems = [self.certifier.problem(setting, self.rule, e) for e in radii]
         if all(problems):
             raise InfeasibleError(problems[0])
-        collects: Certifier | WithinTolerance = self.certifier
+        collects: Collects = self.certifier.until(self.rule, radii)
         if tolerance is not None:
-            collects = WithinTolerance(self.certifier, self.rule, radii, tolerance)
-            collects.require(setting)
+            collects = within = WithinTolerance(self.certifier, self.rule, radii, tolerance)
+            within.require(setting)
         stream = checked_stream(stream)
         with self._held_fixed(x) as sampler:
             evidence = gather_one(sampler, collects, self.budget, x, stream, progress=progress)

@@ -8,7 +8,7 @@ evidence into an answer and certificates. Which draws are made, and for how many
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar, get_args, get_type_hints
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from centersmooth.certificate import About, Certificate, Outcome, Smoothed
 from centersmooth.errors import RequestError
-from centersmooth.gathering import Collector, Setting, Shared
+from centersmooth.gathering import Collector, Collects, Setting, Shared
 
 
 class Certifier(ABC):
@@ -91,6 +91,13 @@ class Certifier(ABC):
     @abstractmethod
     def collector(self, setting: Setting, shared: Shared, *, radius: bool) -> Collector:
         """An accumulator of draws; without ``radius`` it wants no more than an answer takes."""
+
+    def until(self, rule: str, radii: Sequence[float]) -> Collects:
+        """The source of collectors for certificates by one rule at these ``eps`` and no others.
+
+        By default the certifier itself; another where that rule may stop the draws once it has its answers.
+        """
+        return self
 
     def about(self, rule: str) -> About:
         """Which answer a rule's certificates speak of; by default that of a fresh run."""
