@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -125,6 +125,14 @@ class Plan:
     def has_noise_of_the_paper(self) -> bool:
         """Whether the noise is Gaussian against l2, which what the paper compares with rests on."""
         return dict(self.config.noise) == {"name": "gaussian"}
+
+    @cached_property
+    def _targets(self) -> Tensor | None:
+        return None if self.data.pixelwise else self.data.test.labels
+
+    def target(self, point: int) -> int | None:
+        """The true class of a test point; None where the data set has none."""
+        return None if self._targets is None else int(self._targets[point])
 
     @property
     def leading(self) -> dict[str, str]:

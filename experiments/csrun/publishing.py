@@ -24,6 +24,7 @@ from csrun.cells.rows import Row, csv_lines, rows_of_rule
 from csrun.errors import RunError
 from csrun.papers.unit_slip import COLUMNS as SLIP_COLUMNS
 from csrun.papers.unit_slip import slip_note
+from csrun.report.labels import write_classes
 from csrun.report.panels import can_be_drawn, draw_panels
 from csrun.report.plots import draw
 from csrun.report.published import (
@@ -127,6 +128,7 @@ def refresh(target: Path) -> None:
     manifest["panels"] = [panel for panel in manifest["panels"] if can_be_drawn(target, panel, rows, manifest["rule"])]
     _write_json(target / MANIFEST_FILE, manifest)
     write_summary(summarise(rows), target / SUMMARY_FILE)
+    write_classes(target, rows)
     drawn = {path.name for path in (*draw(target), *draw_segmentation(target), *draw_panels(target))}
     drawn |= {panel["data"] for panel in manifest["panels"]}
     for path in (*target.glob("radius_*"), *target.glob("segmentation.p*"), *target.glob("panel_*")):

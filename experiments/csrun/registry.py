@@ -155,7 +155,8 @@ class NoiseEntry(Entry):
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
 
 
-_IMAGE_METRICS = ("tv", "l1", "l2", "sql2", "cosine", "angular")
+_SCORE_METRICS = ("l1", "l2", "sql2", "cosine", "angular")
+_IMAGE_METRICS = ("tv", *_SCORE_METRICS)
 
 MODELS = {
     "autoencoder": ModelEntry(
@@ -175,6 +176,20 @@ MODELS = {
         "csrun.models.builders:unet",
         "the class of each pixel, a small U-Net, trained here",
         metrics=("hamming",),
+        trained=True,
+        target="labels",
+    ),
+    "lenet": ModelEntry(
+        "csrun.models.builders:lenet",
+        "the classifier LeNet, trained here",
+        metrics=_SCORE_METRICS,
+        trained=True,
+        target="labels",
+    ),
+    "resnet20": ModelEntry(
+        "csrun.models.builders:resnet20",
+        "the classifier ResNet-20, trained here",
+        metrics=_SCORE_METRICS,
         trained=True,
         target="labels",
     ),
@@ -249,9 +264,9 @@ CERTIFIERS = {
         "centersmooth:Label",
         "the class of most noisy outputs: 0 where it cannot change",
         label="majority class",
-        rules=("counts_run", "counts"),
-        of_map=("counts",),
-        details=("label", "p_low", "reach"),
+        rules=("counts_run", "betting", "counts"),
+        of_map=("betting", "counts"),
+        details=("label", "target", "p_low", "reach", "stopped"),
         distance="1 where the class can change",
     ),
     "direction": CertifierEntry(

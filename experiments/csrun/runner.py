@@ -248,19 +248,25 @@ def _paper_counts(config: Config) -> dict[str, int]:
 
 def _report(folder: Path, display: Display) -> list[Path]:
     """Write the summary and the figures, print the table; returns the files of the experiment."""
+    from csrun.report.labels import CLASSIFIER, classes_table, write_classes
     from csrun.report.plots import draw
     from csrun.report.segmentation import draw_segmentation
     from csrun.report.tables import read_rows, render, summarise, write_summary
 
-    manifest = json.loads((folder / "manifest.json").read_text())
-    summary = summarise(read_rows(folder))
+    manifest, rows = json.loads((folder / "manifest.json").read_text()), read_rows(folder)
+    summary = summarise(rows)
     write_summary(summary, folder / "summary.csv")
     for stale in (*folder.glob("radius_*"), *folder.glob("segmentation.p*")):
         stale.unlink()
     figures = [*draw(folder), *draw_segmentation(folder), *draw_panels(folder)]
-    display.console.print(render(summary, manifest))
+    classes = write_classes(folder, rows)
+    if classes:
+        title = titled(manifest["title"], manifest["threat"], manifest["units"])
+        display.console.print(classes_table(rows, title))
+    if not classes or manifest["metrics"] != [CLASSIFIER]:
+        display.console.print(render(summary, manifest))
     extra = [folder / name for name in (SLIP_FILE, ATTACK_FILE, IOU_FILE) if (folder / name).is_file()]
-    return [folder / "certificates.csv", folder / "summary.csv", folder / "manifest.json", *extra, *figures]
+    return [folder / "certificates.csv", folder / "summary.csv", folder / "manifest.json", *classes, *extra, *figures]
 
 
 def dry_run(config: Config, display: Display) -> None:

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from support import compose, small_biggan
+from support import compose, counts_of, label_problems, small_biggan
 
-from centersmooth import Budget
 from centersmooth.bounds import EXACT
 from centersmooth.certifiers.center.rules import center_problem, radius_problem
 from csrun.config import grid_pairs
@@ -37,7 +36,10 @@ def test_composes_and_is_feasible_under_exact_bounds(name, budget):
     own = ["model=package.module:factory"] if name == "custom" else []
     config = compose(f"experiment={name}", f"budget={budget}", *own)
     assert config.name == name
-    counts = Budget(config.n, config.m, config.delta, config.alpha1, config.alpha2, config.n0)
+    if config.certifiers == ["label"]:
+        assert not any(problems := label_problems(config)), problems
+        return
+    counts = counts_of(config)
     assert not center_problem(counts, EXACT)
     x = torch.zeros(SHAPES.get(config.data.name, (1, 8, 8)))  # of its size alone, for laws whose bound depends on it
     for pair in grid_pairs(config.grid):
@@ -171,3 +173,11 @@ def test_what_the_curves_stand_for_follows_from_the_grid(overrides, curve):
     from csrun.runner import _curve
 
     assert _curve(compose("budget=smoke", *overrides)) == curve
+
+
+@pytest.mark.slow
+def test_label_cifar10_at_smoke_on_the_real_images(tmp_path, data_folder):
+    rows = run_real("label_cifar10", data_folder, tmp_path, "grid.h=null", "grid.scale=[0.25]", "grid.eps=[0.25]")
+    assert rows["target"].tolist()[:3] == [0.0] * 3  # the first test image of image files is an airplane
+    assert set(rows["rule"]) == {"counts_run", "betting", "counts"}
+    assert set(rows["outcome"]) <= {"certified", "bad_center"}

@@ -92,7 +92,7 @@ def test_rules_are_said_to_be_about_what_they_are(name):
 def test_the_rule_that_leads_is_marked():
     told_certifiers = told("certifiers")
     assert "rules paper* (run), exact (run), measured (run)" in told_certifiers
-    assert "rules counts_run (run), counts* (map)" in told_certifiers
+    assert "rules counts_run (run), betting (map), counts* (map)" in told_certifiers
 
 
 @pytest.mark.parametrize("name", [name for name in registry.METRICS if name != "lpips"])

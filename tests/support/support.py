@@ -13,6 +13,7 @@ import sys
 import tempfile
 import warnings
 from contextlib import chdir, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -24,9 +25,12 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
+from centersmooth import Budget, GaussianNoise, Label
+from centersmooth.gathering import Setting
 from csrun.cli import main
 from csrun.config import Config, register_schema, resolve
 from csrun.help import config_folder
+from csrun.noise import noise_of
 
 SMALL = [
     "budget=smoke",
@@ -40,6 +44,18 @@ SMALL = [
     "workers=1",
 ]
 """A run of a second: one cell, two points, in one process."""
+
+
+def counts_of(config: Config) -> Budget:
+    """The counts of a configuration."""
+    return Budget(config.n, config.m, config.delta, config.alpha1, config.alpha2, config.n0)
+
+
+def label_problems(config: Config) -> list[str]:
+    """What the rules of classes say against a grid: of each scale the least ``eps``, as the largest may be too much."""
+    setting, scales = Setting(GaussianNoise(1.0), counts_of(config)), config.grid.scale or []
+    settings = [replace(setting, noise=noise_of(config.noise, scale)) for scale in scales]
+    return [Label().problem(one, rule, min(config.grid.eps)) for one in settings for rule in Label.rules]
 
 
 CODE = "from csrun.cli import main; main()"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from centersmooth import Budget, Certificate, Outcome
 from centersmooth.certifiers import Certifier
@@ -29,6 +29,7 @@ def rows_of(
     certifiers: Mapping[str, Certifier],
     pairs: Iterable[GridPoint],
     setting: Setting,
+    target_at: Callable[[int], int | None],
 ) -> list[Row]:
     """All rows of one point, in canonical order: certifier, eps, h, rule.
 
@@ -38,6 +39,8 @@ def rows_of(
         Of the cell, by the keys of `certify.certifiers_of`.
     setting : Setting
         Of the cell, with its law bound to the input of the point.
+    target_at : callable
+        The true class of a point, or None; called for certifiers whose rows say it.
     """
     rows = []
     for key, certifier in certifiers.items():
@@ -45,10 +48,11 @@ def rows_of(
         if evidence is None and failure is None:
             continue
         details = entry_of(names_of(key)[0]).details
+        facts = {"target": text(target_at(result.point))} if "target" in details else {}
         for pair in sorted(pairs):
             for rule in certifier.rules:
                 row = _common(result, cell, setting, key, pair)
-                row |= {"rule": rule, "about": certifier.about(rule)} | _counts(cell.budget, certifier, details)
+                row |= {"rule": rule, "about": certifier.about(rule)} | _counts(cell.budget, certifier, details) | facts
                 if evidence is None:
                     rows.append(row | {"outcome": Outcome.FAILED.value, "reason": str(failure)})
                 else:

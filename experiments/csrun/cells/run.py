@@ -104,7 +104,8 @@ class CellRun:
         lock, say = plan.out / cell.name / ".lock", waiting(plan, self.display)
         self._lock.enter_context(held(lock, f"the cell {cell.name}", say))
         law_at = plan.laws(cell_plan, model)
-        self.store = CellStore(plan.out, cell, certifiers, list(cell_plan.pairs), model.output_range, law_at)
+        pairs, limits = list(cell_plan.pairs), model.output_range
+        self.store = CellStore(plan.out, cell, certifiers, pairs, limits, law_at, plan.target)
         self.certifier = PointCertifier(
             model,
             certifiers,

@@ -56,6 +56,8 @@ class CellStore:
         The grid of the present run; what earlier runs asked for is kept besides.
     law_at : callable
         The smoothing law bound to the input of a point.
+    target_at : callable
+        The true class of a point, or None; called for certifiers whose rows say it.
 
     Attributes
     ----------
@@ -69,6 +71,7 @@ class CellStore:
     pairs: list[GridPoint]
     output_range: tuple[float, float] | None
     law_at: Callable[[int], Noise]
+    target_at: Callable[[int], int | None]
 
     def __post_init__(self) -> None:
         self.folder = self.out / self.cell.name
@@ -138,7 +141,8 @@ class CellStore:
 
     def _rows_of(self, result: PointResult) -> list[Row]:
         """The rows of one point for the whole grid of the cell."""
-        return rows_of(result, self.cell, self.certifiers, self.pairs, self.setting(result.point))
+        setting = self.setting(result.point)
+        return rows_of(result, self.cell, self.certifiers, self.pairs, setting, self.target_at)
 
     def setting(self, point: int) -> Setting:
         """The setting in which a point is certified."""

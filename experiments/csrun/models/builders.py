@@ -10,13 +10,13 @@ from csrun.errors import RunError
 from csrun.models import Weights, weights_path
 from csrun.models.autoencoder import Autoencoder, Reconstructor
 from csrun.models.base import BaseModel
+from csrun.models.classifiers import LeNet, ResNet20
 from csrun.models.unet import UNet
 
 
 def autoencoder(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     channels, side, _ = data.shape
-    noisy = channels if noise is None else len(noise.clean(torch.zeros(data.shape)))
-    return Autoencoder(channels, side, width=data.model_width, inputs=noisy)
+    return Autoencoder(channels, side, width=data.model_width, inputs=_noisy_channels(data, noise))
 
 
 def reconstructor(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
@@ -29,8 +29,27 @@ def unet(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
         raise RunError(
             f"models has 'unet', which needs a class for each pixel: {data.name} has none, mnist_striped has"
         )
-    noisy = len(torch.zeros(data.shape) if noise is None else noise.clean(torch.zeros(data.shape)))
-    return UNet(noisy, len(data.classes), width=data.model_width)
+    return UNet(_noisy_channels(data, noise), len(data.classes), width=data.model_width)
+
+
+def lenet(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
+    _require_classes(data, "lenet")
+    return LeNet(_noisy_channels(data, noise), data.shape[-1], len(data.classes))
+
+
+def resnet20(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
+    _require_classes(data, "resnet20")
+    return ResNet20(_noisy_channels(data, noise), len(data.classes))
+
+
+def _require_classes(data: DataSet, model: str) -> None:
+    if data.pixelwise:
+        raise RunError(f"models has '{model}', which needs a class for each image: {data.name} has one for each pixel")
+
+
+def _noisy_channels(data: DataSet, noise: Noise | None) -> int:
+    """Channels of noisy images, of which some laws have more than the images."""
+    return len(torch.zeros(data.shape) if noise is None else noise.clean(torch.zeros(data.shape)))
 
 
 def mtcnn(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from csrun.registry import CERTIFIERS, METRICS, NOISES, default_rules, entry_of
+from csrun.report.labels import CLASSIFIER, Classified, classified
 from csrun.report.tables import (
     KEYS,
     MEAN_RULE,
@@ -45,6 +46,7 @@ METRIC_LABELS = {name: metric.help for name, metric in METRICS.items()}
 METRIC_LABELS |= {name: one.distance for name, one in CERTIFIERS.items() if one.distance}
 NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA", "mtcnn": "MTCNN", "biggan": "BigGAN"}
 NAMES |= {"dcgan": "DCGAN", "unet": "U-Net", "mnist_striped": "MNIST on stripes"}
+NAMES |= {"lenet": "LeNet", "resnet20": "ResNet-20"}
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale for a line."""
@@ -108,8 +110,8 @@ _GLOBAL_RULE = MEAN_RULE | {"rule": "global"}
 
 _MARKERS = "osD^vPX"
 _INK = "#333333"
-_PANEL_WIDTH, _PANEL_HEIGHT = 3.3, 2.45  # inches: one column of a paper
-_LEGEND_LINE, _FOOTER_LINE = 0.135, 0.115
+PANEL_WIDTH, PANEL_HEIGHT = 3.3, 2.45  # inches: one column of a paper
+_LEGEND_LINE, FOOTER = 0.135, 0.115
 _PANELS_A_ROW = 4
 _DPI = 200
 _STYLE: dict[RcKeyType, Any] = {
@@ -212,6 +214,9 @@ def draw(folder: str | Path) -> list[Path]:
     slip = slip.assign(x=slip[layout.across], curve=slip[layout.curves])
     written = []
     for metric in manifest["metrics"]:
+        if metric == CLASSIFIER and (cells := classified(every_rule)):
+            written += _draw_classes(folder, cells, manifest, every_rule)
+            continue
         lines = summary[summary["metric"] == metric]
         if len(lines):
             baselines = [line for line in manifest["baselines"] if line["metric"] == metric]
@@ -222,6 +227,18 @@ def draw(folder: str | Path) -> list[Path]:
                 figure = _figure(lines, metric, curves, layout, footer, others, baselines, unit_slip, units)
                 written += save(figure, figure_path(folder, metric), manifest["title"])
     return written
+
+
+def _draw_classes(
+    folder: Path, cells: Sequence[Classified], manifest: Mapping[str, Any], rows: pd.DataFrame
+) -> list[Path]:
+    from csrun.report.label_figure import figure_of_classes
+
+    mine = rows[rows["certifier"] == CLASSIFIER]
+    symbol, xlabel = NOISES[manifest["noise"]["name"]].symbol, f"radius ({mine['threat'].iloc[0]})"
+    with style():
+        figure = figure_of_classes(cells, symbol, xlabel, footer_lines(mine, manifest))
+        return save(figure, figure_path(folder, CLASSIFIER), manifest["title"])
 
 
 def _global_bound(rows: pd.DataFrame) -> list[str]:
@@ -341,13 +358,13 @@ def _figure(
     panels = list(lines.groupby(["model", "dataset"], sort=True))
     across = min(len(panels), _PANELS_A_ROW)
     down = math.ceil(len(panels) / across)
-    width = across * _PANEL_WIDTH
+    width = across * PANEL_WIDTH
     handles = _legend_handles(lines, curves, others) + _baseline_handles(baselines, layout) + _slip_handles(slip)
     legend_columns = _columns_that_fit(handles, 2 * across, width)
     legend_rows = math.ceil(len(handles) / legend_columns)
     footer = [part for line in footer for part in textwrap.wrap(line, int(width * 22))]
-    below = legend_rows * _LEGEND_LINE + len(footer) * _FOOTER_LINE + 0.1
-    height = down * _PANEL_HEIGHT + below
+    below = legend_rows * _LEGEND_LINE + len(footer) * FOOTER + 0.1
+    height = down * PANEL_HEIGHT + below
 
     layout_engine = ConstrainedLayoutEngine(rect=(0, below / height, 1, 1 - below / height), w_pad=0.05, h_pad=0.04)
     figure = Figure(figsize=(width, height), layout=layout_engine)
