@@ -9,7 +9,17 @@ Method: Kumar and Goldstein, *Center Smoothing: Certified Robustness for Network
 
 from centersmooth.attack import Attack, Attacked
 from centersmooth.certificate import Budget, Certificate, Outcome, Smoothed
-from centersmooth.certifiers import Center, Direction, Label, Mean, Nearest, OutputBall, Segmentation
+from centersmooth.certifiers import (
+    Center,
+    Direction,
+    Label,
+    Mean,
+    Nearest,
+    OutputBall,
+    Prototypes,
+    Score,
+    Segmentation,
+)
 from centersmooth.errors import CenterSmoothError, InfeasibleError, ModelError, RequestError
 from centersmooth.metrics import (
     L1,
@@ -70,8 +80,10 @@ __all__ = [
     "Outcome",
     "OutputBall",
     "PatchNoise",
+    "Prototypes",
     "RandomStream",
     "RequestError",
+    "Score",
     "Segmentation",
     "Smoothed",
     "Smoother",

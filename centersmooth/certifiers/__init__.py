@@ -6,6 +6,8 @@ from centersmooth.certifiers.center import Center, Nearest
 from centersmooth.certifiers.direction import Direction
 from centersmooth.certifiers.label import Label
 from centersmooth.certifiers.mean import Mean
+from centersmooth.certifiers.prototypes import Prototypes
+from centersmooth.certifiers.score import Score
 from centersmooth.certifiers.segmentation import Segmentation, certified_iou
 
 __all__ = [
@@ -16,6 +18,8 @@ __all__ = [
     "Mean",
     "Nearest",
     "OutputBall",
+    "Prototypes",
+    "Score",
     "Segmentation",
     "certified_iou",
     "pack",

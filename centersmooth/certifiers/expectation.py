@@ -85,6 +85,11 @@ def mean_problem(metric: Metric, noise: object, budget: Budget, output_range: tu
         return f"noise is {noise!r}: the certificate of a mean needs Gaussian noise"
     if budget.n0:
         return f"n0 is {budget.n0}: a mean has no candidates, expected n0 = 0"
+    return range_problem(output_range)
+
+
+def range_problem(output_range: tuple[float, float] | None) -> str:
+    """The reason why outputs of this range have no certificate of their mean; empty if they have one."""
     if output_range is None or not (math.isfinite(output_range[0]) and output_range[0] < output_range[1] < math.inf):
         return f"output_range is {output_range}: a mean needs hard limits of every output, such as (0.0, 1.0)"
     return ""

@@ -35,6 +35,10 @@ class ShiftedNormal(Noise):
         """
         return min(1.0, float(ndtr(ndtri(mass) + self.shift(eps))) * ROUND_UP)
 
+    def kept_mean(self, mean: float, eps: float) -> float:
+        """`kept_mass`, ``Phi(Phi^-1(mean) - shift(eps))``, which is convex."""
+        return self.kept_mass(mean, eps)
+
     def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
         """``Phi(Phi^-1(mass) + sqrt(draws) * shift(eps))``, rounded up.
 

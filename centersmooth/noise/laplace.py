@@ -71,6 +71,10 @@ class LaplaceNoise(Noise):
         self.threat.require(eps)
         return _required(mass, eps / self.scale)
 
+    def kept_mean(self, mean: float, eps: float) -> float:
+        """`kept_mass`, which is convex: the ``k`` of `required_mass`."""
+        return self.kept_mass(mean, eps)
+
     def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
         """The smaller of two bounds, rounded up; within a hundredth of the least one at small masses.
 

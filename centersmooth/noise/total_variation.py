@@ -30,6 +30,10 @@ class TotalVariationNoise(Noise):
         """``mass + total_variation(eps)``, rounded up; 1 at most."""
         return _required(mass, self.total_variation(eps))
 
+    def kept_mean(self, mean: float, eps: float) -> float:
+        """`kept_mass`: a function with values in [0, 1] loses at most its whole value where the noisy inputs differ."""
+        return self.kept_mass(mean, eps)
+
     def required_mass_of_draws(self, mass: float, eps: float, draws: int) -> float:
         """``mass + 1 - (1 - total_variation(eps))**draws``, rounded up; 1 at most."""
         distance = self.total_variation(eps)

@@ -147,6 +147,10 @@ class Transformed(Noise):
         """That of the law."""
         return self.law.kept_mass(mass, eps)
 
+    def kept_mean(self, mean: float, eps: float) -> float:
+        """That of the law."""
+        return self.law.kept_mean(mean, eps)
+
 
 @dataclass(frozen=True, repr=False)
 class _TransformedTogether(Transformed):

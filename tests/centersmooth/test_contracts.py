@@ -16,7 +16,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from plugins import CERTIFIERS, METRICS, NOISES, UNIT, VECTORS, fit_for, outputs_for, random_outputs, shape_for
+from plugins import (
+    CERTIFIERS,
+    METRICS,
+    NOISES,
+    PROTOTYPES,
+    UNIT,
+    VECTORS,
+    fit_for,
+    mixed,
+    outputs_for,
+    random_outputs,
+    shape_for,
+)
 from torch import Tensor
 
 from centersmooth import (
@@ -34,7 +46,9 @@ from centersmooth import (
     Mean,
     ModelError,
     Outcome,
+    Prototypes,
     RequestError,
+    Score,
     Segmentation,
     Smoothed,
 )
@@ -173,6 +187,12 @@ class OfHalfEpsRunSegmentation(OfHalfEpsSegmentation):
     rules = ("holm_run",)
 
 
+class OfHalfEpsScore(OfHalfEps, Score): ...
+
+
+class OfHalfEpsPrototypes(OfHalfEps, Prototypes): ...
+
+
 class SmallRadius:
     """Radii of a fraction of what is certified: a third for centers and directions, half for means."""
 
@@ -210,6 +230,10 @@ UNSOUND = {
     "segmentation, half eps": (OfHalfEpsSegmentation(), GaussianNoise(1.0)),
     "segmentation, half eps of a run": (OfHalfEpsRunSegmentation(), GaussianNoise(1.0)),
     "segmentation, less noise": (Segmentation(), Understated(1.0)),
+    "score, half eps": (OfHalfEpsScore(), GaussianNoise(1.0)),
+    "score, less noise": (Score(), Understated(1.0)),
+    "prototypes, half eps": (OfHalfEpsPrototypes(PROTOTYPES.centers), GaussianNoise(1.0)),
+    "prototypes, less noise": (PROTOTYPES, Understated(1.0)),
 }
 
 
@@ -220,11 +244,6 @@ def test_certificates_that_do_not_cover_are_caught(fault: str) -> None:
         ModelError, match=r"of 60 answers at x' are beyond the radius of the rule \w+, where \d+ may be"
     ):
         check_certifier(broken, row.outputs, noise, 1.5, **row.details)
-
-
-def mixed(mass: float) -> Tensor:
-    """The exact mean of the first output with this probability, and of the second otherwise."""
-    return (mass * VECTORS[0] + (1 - mass) * VECTORS[1]).double()
 
 
 class ExactMean(Mean):

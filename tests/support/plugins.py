@@ -33,6 +33,8 @@ from centersmooth import (
     Noise,
     OutputBall,
     PatchNoise,
+    Prototypes,
+    Score,
     Segmentation,
     SplittingNoise,
     SquaredL2,
@@ -151,6 +153,21 @@ def likelier_map(mass: float) -> Tensor:
     return MAPS[0 if mass > 0.5 else 1]
 
 
+def mixed(mass: float) -> Tensor:
+    """The exact mean of a model that gives the first of `VECTORS` with this probability, and the second otherwise."""
+    return (mass * VECTORS[0] + (1 - mass) * VECTORS[1]).double()
+
+
+EMBEDDINGS = (torch.tensor([1.0, 0.0]), torch.tensor([-1.0, 0.0]))
+PROTOTYPES = Prototypes(torch.tensor([[0.5, 0.0], [-1.5, 0.0], [0.0, -2.0]]))
+"""The nearest to a mean of `EMBEDDINGS` is the first where the first embedding has a mass above 1/4."""
+
+
+def nearest_to_mean(mass: float) -> Tensor:
+    """The prototype nearest to the exact mean of `EMBEDDINGS`, the first of which has this probability."""
+    return PROTOTYPES.nearest((mass * EMBEDDINGS[0] + (1 - mass) * EMBEDDINGS[1])[None])[0]
+
+
 CERTIFIERS = {
     "center": [CertifierRow(Center(L2()), VECTORS), CertifierRow(Center(Jaccard()), BOXES)],
     "center_free": [CertifierRow(Center(L2(), "free"), VECTORS)],
@@ -162,6 +179,13 @@ CERTIFIERS = {
     "direction": [CertifierRow(Direction(metric), DIRECTIONS) for metric in (Angular(), Cosine())],
     "label": [CertifierRow(Label(), outputs, {"exact": likelier}) for outputs in (SCORES, CLASSES)],
     "segmentation": [CertifierRow(Segmentation(), outputs, {"exact": likelier_map}) for outputs in (MAPS, SCORE_MAPS)],
+    "score": [
+        CertifierRow(Score(), VECTORS, {"exact": mixed, **UNIT}),
+        CertifierRow(
+            Score(), (torch.tensor(0.2), torch.tensor(0.9)), {"exact": lambda p: torch.tensor(0.9 - 0.7 * p), **UNIT}
+        ),
+    ],
+    "prototypes": [CertifierRow(PROTOTYPES, EMBEDDINGS, {"exact": nearest_to_mean})],
 }
 
 METRICS: dict[str, Metric] = {
