@@ -35,6 +35,10 @@ class ShiftedNormal(Noise):
         """
         return min(1.0, float(ndtr(ndtri(mass) + self.shift(eps))) * ROUND_UP)
 
+    def kept_mass(self, mass: float, eps: float) -> float:
+        """``Phi(Phi^-1(mass) - shift(eps))``, rounded down."""
+        return float(ndtr(ndtri(mass / ROUND_UP) - self.shift(eps))) / ROUND_UP
+
     def kept_mean(self, mean: float, eps: float) -> float:
         """`kept_mass`, ``Phi(Phi^-1(mean) - shift(eps))``, which is convex."""
         return self.kept_mass(mean, eps)

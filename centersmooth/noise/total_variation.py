@@ -30,6 +30,10 @@ class TotalVariationNoise(Noise):
         """``mass + total_variation(eps)``, rounded up; 1 at most."""
         return _required(mass, self.total_variation(eps))
 
+    def kept_mass(self, mass: float, eps: float) -> float:
+        """``mass - total_variation(eps)``, rounded down; 0 at least."""
+        return max(0.0, mass / ROUND_UP - self.total_variation(eps)) / ROUND_UP
+
     def kept_mean(self, mean: float, eps: float) -> float:
         """`kept_mass`: a function with values in [0, 1] loses at most its whole value where the noisy inputs differ."""
         return self.kept_mass(mean, eps)
