@@ -262,7 +262,7 @@ def mean_floor(mean: float, count: int, alpha: float) -> float:
     Examples
     --------
     >>> round(mean_floor(0.5, 1_000, 0.001), 4), round(mean_floor(0.99, 1_000, 0.001), 4), mean_floor(0.0, 10, 0.001)
-    (0.4414, 0.9755, 0.0)
+    (0.4414, 0.9735, 0.0)
     """
     below = min(1.0, max(0.0, 1 - mean) * _ROUND_UP)
     return max(0.0, 1 - kl_upper(below, -math.log(alpha) / count))

@@ -112,7 +112,7 @@ class Noise(ABC):
         --------
         >>> from centersmooth.noise import RayleighNoise
         >>> round(RayleighNoise().kept_mean(0.683316, eps=math.log(1.2)), 3)
-        0.548
+        0.547
         """
         steps = (1 - np.cos(np.linspace(0, math.pi, _STEPS + 1))) / 2
         required = np.array([self.required_mass(float(kept), eps) for kept in steps])
