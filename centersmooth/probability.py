@@ -66,7 +66,7 @@ class Movements:
 
     def beyond(self, radius: float) -> int:
         """The number of distances above a radius."""
-        return int((self.distances > radius).sum())
+        return int((self.distances > _a_radius(radius)).sum())
 
     def probability(self, radius: float, alpha: float = 0.001) -> float:
         """An upper limit of the probability of a distance above ``radius``, except with probability ``alpha``.
@@ -102,7 +102,7 @@ class Movements:
         if size == 0:
             raise RequestError(f"batches is {batches}: expected at most one a draw, {len(self.distances)}")
         delta = a_number("delta", delta, 0.0, 1.0, "a number strictly between 0 and 1")
-        excess = self.distances[: batches * size].reshape(batches, size) - radius
+        excess = self.distances[: batches * size].reshape(batches, size) - _a_radius(radius)
         logs = logsumexp(_EXPONENTS[:, None, None] * excess, axis=2) - math.log(size)
         return min(1.0, float(np.exp(np.minimum(0.0, logs.min(axis=0).max()))) / delta)
 
@@ -174,3 +174,7 @@ def movements(
 
 def _an_alpha(alpha: float) -> float:
     return a_number("alpha", alpha, LEAST_ALPHA, 0.5, f"a probability strictly between {LEAST_ALPHA:g} and 1/2")
+
+
+def _a_radius(radius: float) -> float:
+    return a_number("radius", radius, -math.inf, math.inf, "a distance")

@@ -36,7 +36,8 @@ def check_noise(
     """Check that a smoothing law keeps the contract of `Noise` at one ``eps``, in one number of its noisy copies.
 
     `Noise.required_mass` is at least the mass, grows with mass and ``eps``, and is the mass itself at ``eps = 0``;
-    `Noise.kept_mass` is its inverse; one draw taken together with no other is one draw.
+    `Noise.kept_mass` is its inverse, and `Noise.kept_mean` a convex function below that; one draw taken together with
+    no other is one draw.
 
     And the bound holds for the draws. By the lemma of Neyman and Pearson the worst sets are those where the likelihood
     ratio of ``x'`` to ``x`` is small. Half of the draws estimate that ratio, in 256 bins of equal mass; the other half
@@ -85,6 +86,7 @@ def check_noise(
             together = [noise.required_mass_of_draws(mass, eps, count) for count in (1, 2, 4)]
             rising = noise.required_mass(mass, eps) * (1 - 1e-9) <= together[0] <= together[1] <= together[2] <= 1
             _expect(noise, f"required_mass_of_draws({mass}, ...) is {together} for 1, 2, 4", rising)
+    _check_kept_mean(noise, eps)
     at_x = _sample(noise, x, "x", draws)
     if moments is not None:
         _check_moments(noise, at_x, *moments)
@@ -123,6 +125,17 @@ def _check_kept_mass(noise: Noise, mass: float, eps: float) -> None:
     if required < 1:
         back = noise.kept_mass(required, eps)
         _expect(noise, f"kept_mass(required_mass({mass})) is {back}", abs(back - mass) <= 1e-6)
+
+
+def _check_kept_mean(noise: Noise, eps: float) -> None:
+    """A set is a function with values in [0, 1], and so is a mixture of two: the kept mean is below both."""
+    masses = (0.1, 0.3, 0.5, 0.7, 0.9)
+    kept = [noise.kept_mean(mass, eps) for mass in masses]
+    for mass, mean in zip(masses, kept, strict=True):
+        of_sets = noise.kept_mass(mass, eps)
+        _expect(noise, f"kept_mean({mass}) is {mean}, above kept_mass({mass}) = {of_sets}", mean <= of_sets + 1e-9)
+    for low, middle, high in zip(kept[:-2], kept[1:-1], kept[2:], strict=True):
+        _expect(noise, f"kept_mean is not convex: {kept} of {masses}", 2 * middle <= low + high + 1e-9)
 
 
 def _shifted(noise: Noise, x: Tensor, size: float, eps: float) -> Tensor:

@@ -109,6 +109,18 @@ class Mirrored(GaussianNoise):
         return 1 - self.required_mass(1 - mass, eps)
 
 
+class Concave(GaussianNoise):
+    """What a score keeps is below what sets keep, and not convex."""
+
+    def kept_mean(self, mean: float, eps: float) -> float:
+        return self.kept_mass(mean, eps) - 0.3 * abs(mean - 0.5)
+
+
+class Promising(GaussianNoise):
+    def kept_mean(self, mean: float, eps: float) -> float:
+        return 1.01 * self.kept_mass(mean, eps)
+
+
 class Shrinking(GaussianNoise):
     def required_mass(self, mass: float, eps: float) -> float:
         return mass * math.exp(-eps)
@@ -123,6 +135,8 @@ class Shrinking(GaussianNoise):
         (Overstated(0.5), "its draws have the standard deviation 0.50.., and 0.5 is stated"),
         (OffCenter(0.5), "its draws have the mean 0.01.*, and 0 is stated"),
         (Mirrored(0.5), "kept_mass"),
+        (Promising(0.5), "kept_mean.* above kept_mass"),
+        (Concave(0.5), "kept_mean is not convex"),
         (Shrinking(0.5), "falls with eps"),
     ],
 )

@@ -148,8 +148,8 @@ def test_a_mean_without_confidence_is_caught() -> None:
 
 
 def joint_failures() -> int:
-    """Runs in which one of eight independent scores of mean 0.7 has a lower limit above its mean."""
-    draws = (torch.rand(RUNS, BUDGET.m, 8, generator=torch.Generator().manual_seed(1)) < 0.7).double()
+    """Runs in which one of fourteen independent scores of mean 0.7 has a lower limit above its mean."""
+    draws = (torch.rand(RUNS, BUDGET.m, 14, generator=torch.Generator().manual_seed(1)) < 0.7).double()
     found = [certificate_of(run, "two_point", 0.0, GaussianNoise(1.0)) for run in draws]
     return sum(bool(((one.lower > 0.7) | (one.upper < 0.7)).any()) for one in found)
 
