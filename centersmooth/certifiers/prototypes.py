@@ -15,6 +15,10 @@ Chernoff's bound at ``alpha2/(K - 1)``: so for all bisectors, and for every ``ep
 Gaussian noise, up to ``eps = min_k sigma (Phi^-1(p_k) - Phi^-1(q_k))``. Attained: by an embedding that is a step
 between ``u_k`` and ``-u_k``.
 
+**cdf.** The mean of ``psi_k`` at ``x'`` is bounded by its order statistics at ``x``, as that of a score (`.score`),
+with the same share of ``alpha2``: farther than ``half_spaces`` where embeddings vary little under the noise, as those
+of a step do not.
+
 **lipschitz.** ``|g(x') - g(x)| <= sqrt(2/pi) eps/sigma``, as ``E|L - 1| = 2(2 Phi(h/2) - 1)`` for the likelihood ratio
 ``L`` of Gaussian noise, ``h = eps/sigma``. The prototype stays where that is below the least distance to a bisector,
 ``min_k 2(p_k - q_k)``. Never beyond ``half_spaces``, as ``Phi^-1`` rises at least by ``sqrt(2 pi)``; it is the
@@ -32,15 +36,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from centersmooth.certificate import About, Certificate, Outcome, Smoothed
 from centersmooth.certifiers.base import Certifier
-from centersmooth.certifiers.score import mean_floor
+from centersmooth.certifiers.distances import DistanceBuffer, DistanceSample
+from centersmooth.certifiers.expectation import Band, band_ranks
+from centersmooth.certifiers.score import mean_floor, most_mass
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
-from centersmooth.noise import GaussianShift, Noise
+from centersmooth.noise import GaussianShift
 from centersmooth.noise.base import farthest
 from centersmooth.outputs import brief_repr, described
 
@@ -65,6 +73,8 @@ class PrototypeEvidence:
         Of the fresh embeddings; of those that chose the prototype where only an answer was asked for.
     drawn : int
         Fresh embeddings.
+    below : array, shape ``(r, K - 1)``, or None
+        ``1 - psi_k`` of the fresh embeddings against each other prototype, of the ranks `band_ranks`.
     """
 
     label: Tensor
@@ -72,6 +82,7 @@ class PrototypeEvidence:
     error: float
     mean: Tensor
     drawn: int
+    below: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,7 +129,7 @@ class Prototypes(Certifier):
     centers: Tensor
 
     name: ClassVar[str] = "prototypes"
-    rules: ClassVar[tuple[str, ...]] = ("lipschitz", "half_spaces")
+    rules: ClassVar[tuple[str, ...]] = ("lipschitz", "half_spaces", "cdf")
     evidence: ClassVar[type] = PrototypeEvidence
 
     def __post_init__(self) -> None:
@@ -146,11 +157,12 @@ class Prototypes(Certifier):
             return f"noise is {noise!r}: the rule lipschitz is of Gaussian noise, expected rule=half_spaces"
         if eps is None:
             return ""
-        best = mean_floor(1.0, budget.m, self._share(setting))
-        for label in range(len(self.centers)):
-            _, least = self.bisectors(label)
-            if self._stays(torch.full_like(least, best), least, eps, rule, noise):
-                return ""
+        others = len(self.centers) - 1
+        best = self._kept(torch.ones(others), np.zeros((len(band_ranks(budget.m)), others)), budget.m, rule, setting)(
+            eps
+        )
+        if any(bool((best > self.bisectors(label)[1]).all()) for label in range(others + 1)):
+            return ""
         return (
             f"m = {budget.m} draws are too few for eps = {eps:g} by {rule}, though every embedding were the best: "
             "use more draws or more noise"
@@ -171,19 +183,21 @@ class Prototypes(Certifier):
         common["threat"] = noise.threat.unit
         if problem := self.problem(setting, rule, eps):
             return PrototypeCertificate(eps, Outcome.INFEASIBLE, None, False, None, **common, reason=problem)
+        if evidence.below is None:
+            raise ValueError("there is no radius: expected evidence gathered with one")
         directions, least = self.bisectors(label)
-        share = self._share(setting)
-        means = ((1 + directions @ evidence.mean) / 2 - _ROUNDING).tolist()
-        floors = torch.tensor([mean_floor(mean, evidence.drawn, share) for mean in means], dtype=torch.float64)
-        margin = float(2 * (floors - least).min())
-        reach = self._reach(floors, least, rule, noise)
+        means = (1 + directions @ evidence.mean) / 2
+        kept = self._kept(means, evidence.below, evidence.drawn, rule, setting)
+        margin = float(2 * (kept(0.0) - least).min())
+        every = bool((least < 0).all())  # no embedding is nearer to another
+        reach = math.inf if every else farthest(lambda size: bool((kept(size) > least).all()), precision=1e-6)
         details: dict[str, Any] = {"label": label, "margin": margin, "reach": reach}
         if margin <= 0:  # the exact smoothed function may answer with another prototype
             reason = f"the mean of {evidence.drawn} fresh embeddings is not clearly nearest to prototype {label}"
             return PrototypeCertificate(
                 eps, Outcome.BAD_CENTER, None, False, evidence.label, **common, reason=reason, **details
             )
-        stays = self._stays(floors, least, eps, rule, noise)
+        stays = bool((kept(eps) > least).all())
         return PrototypeCertificate(
             eps, Outcome.CERTIFIED, 0.0 if stays else 1.0, not stays, evidence.label, **common, **details
         )
@@ -234,23 +248,36 @@ class Prototypes(Certifier):
         """The failure probability of one bisector."""
         return setting.budget.alpha2 / (len(self.centers) - 1)
 
-    @staticmethod
-    def _stays(floors: Tensor, least: Tensor, eps: float, rule: str, noise: Noise) -> bool:
-        """Whether every mean of at least ``floors`` at ``x`` is above ``least`` at every ``x'``."""
-        if rule == "lipschitz":
-            assert isinstance(noise, GaussianShift)
-            return bool((2 * (floors - least) > math.sqrt(2 / math.pi) * noise.shift(eps) * (1 + _ROUNDING)).all())
-        return all(noise.kept_mean(p, eps) > q for p, q in zip(floors.tolist(), least.tolist(), strict=True))
+    def _kept(
+        self, means: Tensor, below: NDArray[np.float64], count: int, rule: str, setting: Setting
+    ) -> Callable[[float], Tensor]:
+        """Lower limits of the means of ``psi_k`` at every ``x'`` within an ``eps``, as a function of that.
 
-    def _reach(self, floors: Tensor, least: Tensor, rule: str, noise: Noise) -> float:
-        """The largest ``eps`` at which the prototype stays, rounded down."""
-        if bool((least < 0).all()):  # no embedding is nearer to another
-            return math.inf
-        return farthest(lambda eps: self._stays(floors, least, eps, rule, noise))
+        Parameters
+        ----------
+        means, below
+            Of ``count`` fresh draws, as in `PrototypeEvidence`.
+        """
+        noise, share = setting.noise, self._share(setting)
+        if rule == "cdf":
+            ranks = band_ranks(count)
+            bands = [Band.of(DistanceSample(count, ranks, column), 1.0, share) for column in below.T]
+
+            def by_masses(eps: float) -> Tensor:
+                masses = most_mass(noise, bands[0].beyond, eps)
+                return torch.tensor([1 - band.integral(lambda _: masses) for band in bands], dtype=torch.float64)
+
+            return by_masses
+        floors = [mean_floor(mean - _ROUNDING, count, share) for mean in means.tolist()]
+        if rule == "half_spaces":
+            return lambda eps: torch.tensor([noise.kept_mean(floor, eps) for floor in floors], dtype=torch.float64)
+        assert isinstance(noise, GaussianShift)
+        slope = 1 / math.sqrt(2 * math.pi) + _ROUNDING  # psi is half of an inner product
+        return lambda eps: torch.tensor(floors, dtype=torch.float64) - slope * noise.shift(eps)
 
 
 class PrototypeCollector:
-    """The sum of the embeddings that choose the prototype, then of the fresh ones."""
+    """The sum of the embeddings that choose the prototype, then the fresh ones as the bisectors see them."""
 
     def __init__(self, certifier: Prototypes, setting: Setting, radius: bool) -> None:
         budget = setting.budget
@@ -258,6 +285,7 @@ class PrototypeCollector:
         self._left = {"candidates": 0, "center": budget.n, "fresh": budget.m if radius else 0}
         self._sums: dict[str, Tensor] = {}
         self._drawn = {"center": 0, "fresh": 0}
+        self._below = DistanceBuffer(budget.m)
 
     def wants(self, stage: str) -> int:
         return self._left[stage]
@@ -265,15 +293,26 @@ class PrototypeCollector:
     def update(self, stage: str, outputs: Tensor) -> None:
         self._left[stage] -= len(outputs)
         self._drawn[stage] += len(outputs)
-        total = in_ball(outputs).sum(0).cpu()
+        embeddings = in_ball(outputs)
+        if stage == "fresh":
+            directions, _ = self._certifier.bisectors(int(self._label()))
+            self._below.add((1 - embeddings @ directions.to(embeddings.device).T) / 2 + _ROUNDING)
+        total = embeddings.sum(0).cpu()
         self._sums[stage] = self._sums[stage] + total if stage in self._sums else total
 
     def compute(self, base: Tensor) -> PrototypeEvidence:
-        of_stage = {stage: total / self._drawn[stage] for stage, total in self._sums.items()}
-        label = self._certifier.nearest(of_stage["center"][None])[0]
-        of_base = self._certifier.nearest(base[None])[0].cpu()
-        mean = of_stage.get("fresh", of_stage["center"])
-        return PrototypeEvidence(label, of_base, float(label != of_base), mean, self._drawn["fresh"])
+        label, of_base = self._label(), self._certifier.nearest(base[None])[0].cpu()
+        error, drawn = float(label != of_base), self._drawn["fresh"]
+        if not drawn:
+            return PrototypeEvidence(label, of_base, error, self._mean("center"), 0, None)
+        ordered = self._below.values.sort(0).values.cpu().numpy()
+        return PrototypeEvidence(label, of_base, error, self._mean("fresh"), drawn, ordered[band_ranks(drawn) - 1])
+
+    def _mean(self, stage: str) -> Tensor:
+        return self._sums[stage] / self._drawn[stage]
+
+    def _label(self) -> Tensor:
+        return self._certifier.nearest(self._mean("center")[None])[0]
 
 
 def in_ball(embeddings: Tensor) -> Tensor:

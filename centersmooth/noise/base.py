@@ -215,19 +215,19 @@ def require_size(noise: Noise, size: int | None) -> int:
     return size
 
 
-def farthest(holds: Callable[[float], bool]) -> float:
+def farthest(holds: Callable[[float], bool], precision: float = 1e-16) -> float:
     """The largest ``eps`` at which a property holds that fails beyond some point, rounded down; 0 where at none."""
     if not holds(0.0):
         return 0.0
     high = 1.0
     while holds(high):
         high *= 2
-    return _largest(holds, high)
+    return _largest(holds, high, precision)
 
 
-def _largest(holds: Callable[[float], bool], high: float) -> float:
+def _largest(holds: Callable[[float], bool], high: float, precision: float = 1e-16) -> float:
     """The largest number in (0, ``high``) at which a property holds that holds below some point; 0 if at none."""
     low = 0.0
-    while low < (middle := (low + high) / 2) < high and high - low > 1e-16 * high:
+    while low < (middle := (low + high) / 2) < high and high - low > precision * high:
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low / ROUND_UP

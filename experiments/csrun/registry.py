@@ -269,6 +269,15 @@ CERTIFIERS = {
         details=("label", "target", "p_low", "reach", "stopped"),
         distance="1 where the class can change",
     ),
+    "score": CertifierEntry(
+        "centersmooth:Score",
+        "the mean of scores in a known range, from below and above",
+        label="mean score",
+        rules=("two_point", "cdf"),
+        of_map=("two_point", "cdf"),
+        details=("score", "lower", "upper"),
+        distance="largest movement of a mean score",
+    ),
     "direction": CertifierEntry(
         "centersmooth:Direction",
         "the mean direction of the noisy outputs: for cosine and angular",

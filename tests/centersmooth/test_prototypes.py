@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import binom, norm
@@ -20,11 +21,13 @@ from centersmooth import (
     RequestError,
     Smoother,
 )
-from centersmooth.certifiers import prototypes
+from centersmooth.certifiers import expectation, prototypes
+from centersmooth.certifiers.expectation import band_ranks
 from centersmooth.certifiers.prototypes import PrototypeEvidence
 from centersmooth.contracts import TwoOutputs
 from centersmooth.gathering import Setting
 from centersmooth.noise import RayleighNoise, UniformNoise
+from centersmooth.noise.base import farthest
 
 SIGMA = 1.0
 NOISE = GaussianNoise(SIGMA)
@@ -36,9 +39,11 @@ def unit(generator: torch.Generator, *shape: int) -> Tensor:
 
 
 def reach_of(certifier: Prototypes, mean: Tensor, rule: str, label: int = 0) -> float:
-    """The largest eps certified where the mean embedding is known."""
+    """The largest eps certified where the mean embedding is known, but for what 10^12 draws leave open."""
     directions, least = certifier.bisectors(label)
-    return certifier._reach((1 + directions @ mean) / 2, least, rule, NOISE)
+    setting = Setting(NOISE, Budget())
+    kept = certifier._kept((1 + directions @ mean) / 2, np.zeros((0, 0)), 10**12, rule, setting)
+    return farthest(lambda eps: bool((kept(eps) > least).all()))
 
 
 # --- Known values ---------------------------------------------------------------------------------------------------
@@ -59,7 +64,7 @@ def test_lipschitz_is_never_beyond_half_spaces() -> None:
         certifier = Prototypes(unit(generator, 5, 8))
         mean = 0.9 * unit(generator, 8)
         label = int(certifier.nearest(mean[None])[0])
-        by = {rule: reach_of(certifier, mean, rule, label) for rule in certifier.rules}
+        by = {rule: reach_of(certifier, mean, rule, label) for rule in ("lipschitz", "half_spaces")}
         assert 0 < by["lipschitz"] <= by["half_spaces"]
 
 
@@ -101,30 +106,62 @@ CENTERS = torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=torch.float64)
 
 
 def wrongly_certified(
-    certifier: Prototypes, below: Tensor, above: Tensor, mass: float, m: int = 100, eps: float = EPS
+    certifier: Prototypes,
+    below: Tensor,
+    above: Tensor,
+    mass: float,
+    m: int = 100,
+    eps: float = EPS,
+    rule: str = "half_spaces",
 ) -> int:
     """Runs that certify the prototype at x = 0, though it is another at x' = eps, where ``below`` has ``mass``."""
     setting = Setting(NOISE, Budget(n=10, m=m, alpha2=ALPHA))
     here = norm.cdf(norm.ppf(mass) + eps)
     hits = torch.rand(RUNS, m, generator=torch.Generator().manual_seed(0), dtype=torch.float64) < here
-    shares = hits.double().mean(1)
     label = certifier.nearest((here * below + (1 - here) * above)[None])[0]
     there = certifier.nearest((mass * below + (1 - mass) * above)[None])[0]
     assert label != there
+    directions, _ = certifier.bisectors(int(label))
     wrong = 0
-    for share in shares:
-        evidence = PrototypeEvidence(label, label, 0.0, share * below + (1 - share) * above, m)
-        certificate = certifier.certificate(evidence, eps, "half_spaces", setting)
-        wrong += certificate.radius == 0
+    for run in hits:
+        embeddings = torch.where(run[:, None], below, above)
+        ordered = ((1 - embeddings @ directions.T) / 2).sort(0).values.numpy()[band_ranks(m) - 1]
+        evidence = PrototypeEvidence(label, label, 0.0, embeddings.mean(0), m, ordered)
+        wrong += certifier.certificate(evidence, eps, rule, setting).radius == 0
     return wrong
 
 
 MOST = int(binom.isf(1e-9, RUNS, ALPHA))
 
 
-def test_the_prototype_stays_as_often_as_stated() -> None:
-    """A step between the embeddings that are farthest from the bisector, just beyond it at x'."""
-    assert wrongly_certified(Prototypes(CENTERS), *CENTERS, 0.499) <= MOST
+@pytest.mark.parametrize("rule", Prototypes.rules)
+@pytest.mark.parametrize("second", [CENTERS[1], torch.tensor([0.2, 0.0]).double()])
+def test_the_prototype_stays_as_often_as_stated(rule: str, second: Tensor) -> None:
+    """A step between two embeddings, whose mean is just beyond the bisector at x'."""
+    third = torch.tensor([-0.4, 0.0]).double()
+    centers = CENTERS if second is CENTERS[1] else torch.stack([torch.tensor([1.6, 0.0]).double(), third])
+    assert wrongly_certified(Prototypes(centers), CENTERS[0], second, 0.499, rule=rule) <= MOST
+
+
+def test_masses_without_confidence_are_caught() -> None:
+    """Those seen, as if they were the true ones."""
+
+    def plug_in(count: int, ranks: bytes, alpha: float) -> np.ndarray:
+        return np.concatenate([[1.0], 1 - np.frombuffer(ranks, dtype=np.int64) / count])
+
+    with patch.object(expectation, "_limits", plug_in):
+        assert wrongly_certified(Prototypes(CENTERS), *CENTERS, 0.499, rule="cdf") > MOST
+
+
+def test_embeddings_that_hardly_vary_are_certified_farther_by_their_masses() -> None:
+    """Constant ones at a distance of 0.5 from the bisector, which only draws that were not seen could cross."""
+    constant = CENTERS[0] / 2
+    by = {
+        rule: smoother_of(lambda b: constant.expand(len(b), 2), rule=rule).certify(torch.zeros(1), 0.5).reach
+        for rule in Prototypes.rules
+    }
+    assert by["lipschitz"] < by["half_spaces"] < 0.7
+    assert by["cdf"] > 2
 
 
 def test_intervals_eight_times_too_narrow_are_caught() -> None:
@@ -193,8 +230,8 @@ def test_as_a_user_sees_it() -> None:
     smoother = smoother_of(TwoOutputs(CENTERS[0].float(), CENTERS[1].float(), threshold=2.0))
     near, far = smoother.certify(torch.zeros(1), [0.5, 2.5], stream=RandomStream(0))
     assert (near.label, near.radius, far.radius) == (0, 0.0, 1.0)
-    assert 1.5 < near.reach < 2.0
-    assert near.margin == pytest.approx(2 * norm.cdf(2) - 1, abs=0.05)
+    assert 1.4 < near.reach < 2.0
+    assert near.margin == pytest.approx(2 * norm.cdf(2) - 1, abs=0.1)
     assert (
         str(near) == "for every input within eps = 0.5 (l2) the nearest prototype is 0, except with probability 0.005"
     )
@@ -227,7 +264,7 @@ def test_other_laws_have_half_spaces_only(noise) -> None:
 
 def test_few_draws_are_refused_before_any() -> None:
     smoother = Smoother(lambda b: b, NOISE, Prototypes(CENTERS), Budget(n=10, m=5))
-    with pytest.raises(InfeasibleError, match="m = 5 draws are too few for eps = 2 by half_spaces"):
+    with pytest.raises(InfeasibleError, match="m = 5 draws are too few for eps = 2 by cdf"):
         smoother.certify(torch.zeros(2), 2.0)
 
 
