@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from centersmooth import Budget, Metric, RandomStream
+from centersmooth import Budget, Metric, Prototypes, RandomStream
 from centersmooth.certifiers import Certifier, pack, unpack
 from centersmooth.errors import CenterSmoothError, is_out_of_memory
 from centersmooth.gathering import Setting, gather_one
@@ -38,6 +39,15 @@ def build_certifiers(name: str, metrics: Mapping[str, Metric]) -> dict[str, Cert
         return _own(name, metrics)
     entry = CERTIFIERS[name]
     return {key: entry.build(metric) for key, metric in metrics.items()} if entry.measured else {"": entry.build()}
+
+
+def prototypes(centers: Tensor | None = None) -> Prototypes:
+    """The certifier of a model's prototypes.
+
+    Before there is a model, that of two whose bisector only touches the unit ball, so that counts are refused only
+    where they serve no prototypes at all.
+    """
+    return Prototypes(torch.tensor([[1.0], [-3.0]]) if centers is None else centers)
 
 
 def _own(name: str, metrics: Mapping[str, Metric]) -> dict[str, Certifier]:

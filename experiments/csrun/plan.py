@@ -226,7 +226,10 @@ class Plan:
             for metric, one in by_metric.items()
             if ":" in name
         }
-        return certifiers_of(self.metrics_of(cell), Setting.of(self.sampler(cell, model), self.budget), own)
+        setting = Setting.of(self.sampler(cell, model), self.budget)
+        with evaluating(model):
+            prototypes = model.prototypes
+        return certifiers_of(self.metrics_of(cell), setting, own, prototypes)
 
     def sampler(self, cell: CellPlan, model: BaseModel) -> Sampler:
         """The cell's model under its noise; refuses an output range that is none."""
@@ -409,6 +412,9 @@ def check(plan: Plan, cell_plan: CellPlan, model: BaseModel, certifiers: Mapping
     with evaluating(model):
         outputs, setting = _checked_outputs(plan, sampler, x), Setting.of(sampler, plan.budget)
         _require_suited(plan.certifiers, setting)
+        for name in config.certifiers:
+            if entry_of(name).of_model and model.prototypes is None:
+                raise RunError(f"certifiers has {name}: expected a model with prototypes, such as models=[protonet]")
         for key, certifier in certifiers.items():
             name, metric = names_of(key)
             if name in config.certifiers:

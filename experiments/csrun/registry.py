@@ -83,7 +83,7 @@ class MetricEntry(Entry):
 
 @dataclass(frozen=True)
 class CertifierEntry(Entry):
-    """A certifier, built from a metric, or from nothing where it brings its own distance.
+    """A certifier, built from a metric, or from nothing or a model's prototypes where it brings its own distance.
 
     Attributes
     ----------
@@ -99,6 +99,8 @@ class CertifierEntry(Entry):
         Columns of its rows beside those of every row.
     distance : str
         What its own distance says, for axes; empty where it is built from a metric.
+    of_model : bool
+        Whether it is built from the prototypes of a model; from nothing before there is one.
     """
 
     label: str = ""
@@ -107,6 +109,7 @@ class CertifierEntry(Entry):
     of_map: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
     distance: str = ""
+    of_model: bool = False
 
     @property
     def every_rule(self) -> tuple[str, ...]:
@@ -182,6 +185,20 @@ MODELS = {
     "lenet": ModelEntry(
         "csrun.models.builders:lenet",
         "the classifier LeNet, trained here",
+        metrics=_SCORE_METRICS,
+        trained=True,
+        target="labels",
+    ),
+    "lenet_probabilities": ModelEntry(
+        "csrun.models.builders:lenet_probabilities",
+        "the class probabilities of LeNet, trained here",
+        metrics=_SCORE_METRICS,
+        trained=True,
+        target="labels",
+    ),
+    "protonet": ModelEntry(
+        "csrun.models.builders:protonet",
+        "embeddings of norm 1 by LeNet, with prototypes of five examples, trained here",
         metrics=_SCORE_METRICS,
         trained=True,
         target="labels",
@@ -277,6 +294,16 @@ CERTIFIERS = {
         of_map=("two_point", "cdf"),
         details=("score", "lower", "upper"),
         distance="largest movement of a mean score",
+    ),
+    "prototypes": CertifierEntry(
+        "csrun.certifiers:prototypes",
+        "the prototype nearest to the mean embedding: 0 where it cannot change",
+        label="nearest prototype",
+        rules=("lipschitz", "half_spaces", "cdf"),
+        of_map=("lipschitz", "half_spaces", "cdf"),
+        details=("label", "target", "margin", "reach"),
+        distance="1 where the nearest prototype can change",
+        of_model=True,
     ),
     "direction": CertifierEntry(
         "centersmooth:Direction",

@@ -25,7 +25,10 @@ OF_THE_POINT = (ModelError, RequestError)
 
 
 def certifiers_of(
-    metrics: Mapping[str, Metric], setting: Setting, own: Mapping[str, Certifier] | None = None
+    metrics: Mapping[str, Metric],
+    setting: Setting,
+    own: Mapping[str, Certifier] | None = None,
+    prototypes: Tensor | None = None,
 ) -> dict[str, Certifier]:
     """All certifiers that a cell can have, by key: those that bring their own distance, then those of each metric.
 
@@ -33,8 +36,13 @@ def certifiers_of(
     ----------
     own : mapping of str to Certifier, optional
         A user's, by key.
+    prototypes : Tensor, optional
+        Those of the model, if it has some.
     """
-    kinds: dict[str, Certifier] = {name: entry.build() for name, entry in CERTIFIERS.items() if not entry.measured}
+    with_own_distance = {name: entry for name, entry in CERTIFIERS.items() if not entry.measured}
+    kinds: dict[str, Certifier] = {name: one.build() for name, one in with_own_distance.items() if not one.of_model}
+    if prototypes is not None:
+        kinds |= {name: one.build(prototypes) for name, one in with_own_distance.items() if one.of_model}
     for metric_name, metric in metrics.items():
         for name, entry in CERTIFIERS.items():
             if entry.measured:

@@ -80,6 +80,7 @@ class Custom(BaseModel):
         super().__init__()
         self.function = function
         self.output_range = getattr(function, "output_range", None)
+        self.prototypes = getattr(function, "prototypes", None)
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs = self.function(inputs)

@@ -19,10 +19,13 @@ class BaseModel(nn.Module):
         Hard limits of its outputs; None without any.
     note : str
         What a reader of results has to know about the weights; empty if they are what the experiment asks for.
+    prototypes : Tensor or None, shape ``(classes, D)``
+        Those that its outputs, embeddings of norm 1, are compared with; None if its outputs are something else.
     """
 
     output_range: tuple[float, float] | None = None
     note: str = ""
+    prototypes: Tensor | None = None
 
     def inputs(self, examples: Tensor) -> Tensor:
         """Clean examples in the space in which the noise and the perturbation live: here, the examples themselves."""

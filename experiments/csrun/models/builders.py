@@ -11,7 +11,11 @@ from csrun.models import Weights, weights_path
 from csrun.models.autoencoder import Autoencoder, Reconstructor
 from csrun.models.base import BaseModel
 from csrun.models.classifiers import LeNet, ResNet20
+from csrun.models.embeddings import Probabilities, ProtoNet, support_of
 from csrun.models.unet import UNet
+
+SHOTS, _LOOKED_AT = 5, 1000
+"""Examples of each class that make a prototype, the first among so many of the training split."""
 
 
 def autoencoder(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
@@ -40,6 +44,26 @@ def lenet(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
 def resnet20(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     _require_classes(data, "resnet20")
     return ResNet20(_noisy_channels(data, noise), len(data.classes))
+
+
+def lenet_probabilities(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
+    _require_classes(data, "lenet_probabilities")
+    return Probabilities(_noisy_channels(data, noise), data.shape[-1], len(data.classes))
+
+
+def protonet(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
+    _require_classes(data, "protonet")
+    split, classes = data.training_split, len(data.classes)
+    first = range(min(_LOOKED_AT, len(split)))
+    support = support_of(data.images(split, first), data.targets(split, first), classes, SHOTS)
+    if support is None:
+        raise RunError(
+            f"the first {len(first)} training examples of {data.name} have fewer than {SHOTS} of some class: expected "
+            f"{SHOTS} of each, for its prototype"
+        )
+    if noise is not None:
+        support = torch.stack([torch.stack([noise.clean(image) for image in images]) for images in support])
+    return ProtoNet(support.shape[2], data.shape[-1], support)
 
 
 def _require_classes(data: DataSet, model: str) -> None:
