@@ -5,7 +5,7 @@ Usage: CENTERSMOOTH_DATA=FOLDER python scripts/ccert_mnist.py [RUNS] [POINTS] [D
 Of the classifier of `cs-run experiment=score_mnist budget=cpu` at noise 0.25, trained if RUNS has no checkpoint of it,
 without smoothing. The class of a transformed image can differ only where its probabilities move by half of what the
 largest is above the second, or more: the distances are of that movement. An estimate of at most 1e-4 is refuted where a
-lower confidence limit from ten times the draws is above that. Prints the table of docs/library.md.
+lower confidence limit from five times the draws is above that. Prints the table of docs/library.md.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from centersmooth.bounds import EXACT
 from centersmooth.noise import (
     Blur,
     Brightness,
-    Contrast,
     Gamma,
     Noise,
     Transformed,
@@ -38,7 +37,6 @@ ALPHA = 0.001
 
 LAWS: dict[str, Noise] = {
     "brightness, up to 0.3": Transformed(Brightness(), UniformNoise(0.3)),
-    "contrast, a factor of up to 2": Transformed(Contrast(), UniformNoise(0.69)),
     "gamma, an exponent of up to 2": Transformed(Gamma(), UniformNoise(0.69)),
     "translation, up to 2 pixels": Transformed(Translation(), UniformNoise(2.5)),
     "translation, up to 4 pixels": Transformed(Translation(), UniformNoise(4.5)),
@@ -47,7 +45,7 @@ LAWS: dict[str, Noise] = {
 """Uniform in the parameter; translations are of each axis."""
 
 
-def main(runs: str = "runs", points: str = "20", draws: str = "1000") -> None:
+def main(runs: str = "runs", points: str = "10", draws: str = "1000") -> None:
     """Print a row for each law."""
     data = load_data("mnist", None, 0)
     training = training_of(MODEL, data, SCHEDULE, "classify", {"name": "gaussian"}, SCALE, 0, "cpu")
@@ -58,15 +56,13 @@ def main(runs: str = "runs", points: str = "20", draws: str = "1000") -> None:
     margins = (likeliest.values[:, 0] - likeliest.values[:, 1]) / 2
     correct = likeliest.indices[:, 0] == labels
     largest_difference = DistanceFunction(lambda a, b: (a - b).abs().amax(dim=1))
-    print(
-        "| law | correct, and no draw beyond | at most 1%, exact | at most 1e-4, CC-Cert's estimate | of these beyond |"
-    )
+    print("| law | correct | at most 1%, exact | at most 1e-4, CC-Cert's estimate | of these refuted |")
     print("|---|---|---|---|---|")
     for name, law in LAWS.items():
         exact = estimated = refuted = 0
         for point in correct.nonzero()[:, 0].tolist():
             margin, stream = float(margins[point]), RandomStream(0, point)
-            found = movements(model, law, largest_difference, images[point], 10 * int(draws), stream=stream)
+            found = movements(model, law, largest_difference, images[point], 5 * int(draws), stream=stream)
             first = Movements(found.distances[: int(draws)])
             exact += first.probability(margin, ALPHA) <= 0.01
             small = first.cc_estimate(margin) <= 1e-4

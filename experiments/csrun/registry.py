@@ -198,7 +198,7 @@ MODELS = {
     ),
     "protonet": ModelEntry(
         "csrun.models.builders:protonet",
-        "embeddings of norm 1 by LeNet, with prototypes of five examples, trained here",
+        "embeddings by LeNet with prototypes of 5 examples, trained here",
         metrics=_SCORE_METRICS,
         trained=True,
         target="labels",

@@ -25,12 +25,13 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from omegaconf import DictConfig
 
-from centersmooth import Budget, GaussianNoise, Label
+from centersmooth import Budget, GaussianNoise
 from centersmooth.gathering import Setting
 from csrun.cli import main
 from csrun.config import Config, register_schema, resolve
 from csrun.help import config_folder
 from csrun.noise import noise_of
+from csrun.registry import CERTIFIERS
 
 SMALL = [
     "budget=smoke",
@@ -51,11 +52,16 @@ def counts_of(config: Config) -> Budget:
     return Budget(config.n, config.m, config.delta, config.alpha1, config.alpha2, config.n0)
 
 
-def label_problems(config: Config) -> list[str]:
-    """What the rules of classes say against a grid: of each scale the least ``eps``, as the largest may be too much."""
-    setting, scales = Setting(GaussianNoise(1.0), counts_of(config)), config.grid.scale or []
+def own_problems(config: Config) -> list[str]:
+    """What rules of certifiers with a distance of their own say against a grid: of each scale the least ``eps``.
+
+    The largest may be too much.
+    """
+    setting, scales = Setting(GaussianNoise(1.0), counts_of(config), (0.0, 1.0)), config.grid.scale or []
     settings = [replace(setting, noise=noise_of(config.noise, scale)) for scale in scales]
-    return [Label().problem(one, rule, min(config.grid.eps)) for one in settings for rule in Label.rules]
+    certifiers = [CERTIFIERS[name].build() for name in config.certifiers]
+    asked = [(one, rule, each) for one in certifiers for rule in one.rules for each in settings]
+    return [one.problem(each, rule, min(config.grid.eps)) for one, rule, each in asked]
 
 
 CODE = "from csrun.cli import main; main()"
