@@ -302,7 +302,7 @@ CERTIFIERS = {
         rules=("lipschitz", "half_spaces", "cdf"),
         of_map=("lipschitz", "half_spaces", "cdf"),
         details=("label", "target", "margin", "reach"),
-        distance="1 where the nearest prototype can change",
+        distance="1 where the nearest can change",
         of_model=True,
     ),
     "direction": CertifierEntry(
