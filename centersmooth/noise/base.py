@@ -115,7 +115,7 @@ class Noise(ABC):
         0.547
         """
         steps = (1 - np.cos(np.linspace(0, math.pi, _STEPS + 1))) / 2
-        required = np.array([self.required_mass(float(kept), eps) for kept in steps])
+        required = np.maximum.accumulate([self.required_mass(float(kept), eps) for kept in steps])
         kept_for_sure = steps[required < 1]  # where 1 is required, no set keeps it for sure
         corners = np.append(required[1 : len(kept_for_sure)], 1.0)  # up to each of them no more than this is kept:
         heights = kept_for_sure if len(kept_for_sure) else np.zeros(1)
