@@ -48,7 +48,7 @@ LAWS: dict[str, Noise] = {
 def main(runs: str = "runs", points: str = "10", draws: str = "1000") -> None:
     """Print a row for each law."""
     data = load_data("mnist", None, 0)
-    training = training_of(MODEL, data, SCHEDULE, "classify", {"name": "gaussian"}, SCALE, 0, "cpu")
+    training = training_of(MODEL, data, SCHEDULE, "cross_entropy", {"name": "gaussian"}, SCALE, 0, "cpu")
     model, _ = obtain(training, model_spec(MODEL), data, Path(runs), lambda images: None)
     images, labels = (kind(data.test, range(int(points))) for kind in (data.images, data.targets))
     with torch.no_grad():
