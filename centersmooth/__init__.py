@@ -10,12 +10,14 @@ Method: Kumar and Goldstein, *Center Smoothing: Certified Robustness for Network
 from centersmooth.attack import Attack, Attacked
 from centersmooth.certificate import Budget, Certificate, Outcome, Smoothed
 from centersmooth.certifiers import (
+    BoxPercentile,
     Center,
     Direction,
     Label,
     Mean,
     Nearest,
     OutputBall,
+    Percentile,
     Prototypes,
     Score,
     Segmentation,
@@ -55,6 +57,7 @@ __all__ = [
     "Angular",
     "Attack",
     "Attacked",
+    "BoxPercentile",
     "Budget",
     "Center",
     "CenterSmoothError",
@@ -80,6 +83,7 @@ __all__ = [
     "Outcome",
     "OutputBall",
     "PatchNoise",
+    "Percentile",
     "Prototypes",
     "RandomStream",
     "RequestError",

@@ -54,7 +54,7 @@ EXPERIMENTS: tuple[str, ...] = ("tv_mnist", "l2_mnist", "angular_mnist", "jaccar
 EXPERIMENTS += ("tv_cifar10", "l2_cifar10", "angular_cifar10", "ablation_mnist", "lpips_dcgan", "ablation_cifar10")
 EXPERIMENTS += ("lpips_biggan", "gamma_mnist", "blur_mnist", "translation_mnist", "brightness_celeba")
 EXPERIMENTS += ("patch_mnist", "brightness_contrast_cifar10", "segment_mnist", "rotation_mnist", "rotation_celeba")
-EXPERIMENTS += ("label_mnist", "label_cifar10")
+EXPERIMENTS += ("percentile_astronaut", "percentile_celeba", "landmarks_celeba", "label_mnist", "label_cifar10")
 """In order of importance: figures 5 to 7 on MNIST share their cells, and take the least time; other threats and
 classes last."""
 

@@ -21,6 +21,7 @@ from centersmooth import (
     L1,
     L2,
     Angular,
+    BoxPercentile,
     Budget,
     Center,
     Certificate,
@@ -76,7 +77,8 @@ def certificates() -> dict[str, dict[str, Any]]:
 def smoothers(model: Model, metric: Metric, budget: Budget) -> Iterator[Smoother]:
     """One for each rule of each certifier that suits this metric and budget."""
     noise = GaussianNoise(0.3)
-    for certifier in (Center(metric), Center(metric, "free"), Nearest(metric), Mean(metric), Direction(metric)):
+    kinds = (Center(metric), Center(metric, "free"), Nearest(metric), Mean(metric), Direction(metric))
+    for certifier in (*kinds, BoxPercentile(metric=metric)):
         limits = (-1.0, 1.0) if isinstance(certifier, Mean | Nearest) else None
         if not certifier.unsuited(Setting(noise, budget, limits)):
             for rule in certifier.rules:

@@ -6,11 +6,13 @@ from centersmooth.certifiers.center import Center, Nearest
 from centersmooth.certifiers.direction import Direction
 from centersmooth.certifiers.label import Label
 from centersmooth.certifiers.mean import Mean
+from centersmooth.certifiers.percentile import BoxPercentile, Percentile
 from centersmooth.certifiers.prototypes import Prototypes
 from centersmooth.certifiers.score import Score
 from centersmooth.certifiers.segmentation import Segmentation, certified_iou
 
 __all__ = [
+    "BoxPercentile",
     "Center",
     "Certifier",
     "Direction",
@@ -18,6 +20,7 @@ __all__ = [
     "Mean",
     "Nearest",
     "OutputBall",
+    "Percentile",
     "Prototypes",
     "Score",
     "Segmentation",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch import Tensor
 
@@ -90,3 +92,33 @@ class Jaccard(Metric):
 
 def _has_area(boxes: Tensor) -> Tensor:
     return (boxes[:, 2:] > boxes[:, :2]).all(dim=-1)
+
+
+def worst_jaccard(box: Tensor, lower: Tensor, upper: Tensor) -> float:
+    """The largest Jaccard distance of a box to one whose corners are within bounds; 1 where such a box may be inverted.
+
+    The 16 corners of the bounds suffice. Let ``x1`` of a box of sides ``W`` and ``H`` grow, the rest fixed. Up to the
+    ``x1`` of the other box the intersection stays and the union shrinks. From there on a step ``dx`` takes the share
+    ``dx/w`` of the intersection, ``w <= W`` wide; the union, which is at least ``W H``, loses at most ``dx H``, no more
+    than the share ``dx/W``. So intersection over union rises and then falls, and is least at an end of the interval;
+    the other three numbers are alike.
+
+    Parameters
+    ----------
+    box, lower, upper : Tensor, shape ``(4,)``
+        ``x1, y1, x2, y2``.
+
+    Examples
+    --------
+    >>> box = torch.tensor([0.0, 0, 4, 4])
+    >>> worst_jaccard(box, box, box), worst_jaccard(box, box, box + torch.tensor([1.0, 0, 0, 0]))
+    (0.0, 0.25)
+    >>> worst_jaccard(box, box - 2, box + 2), worst_jaccard(box, box - 3, box + 3)
+    (1.0, 1.0)
+    """
+    if bool((lower[2:] < upper[:2]).any()):
+        return 1.0
+    ends = torch.stack([lower, upper]).double().T.tolist()
+    jaccard = Jaccard()
+    corners = jaccard.features(torch.tensor(list(product(*ends)), dtype=torch.float64))
+    return float(jaccard.pairwise(corners, jaccard.features(box[None].double())).max())

@@ -96,7 +96,9 @@ class CertifierEntry(Entry):
     of_map : tuple of str
         Those whose certificates are about the smoothed function itself; the others' are about a fresh run.
     details : tuple of str
-        Columns of its rows beside those of every row.
+        Columns of its rows beside those of every row, a number each.
+    lists : tuple of str
+        Columns of its rows with a number for each coordinate of an output.
     distance : str
         What its own distance says, for axes; empty where it is built from a metric.
     of_model : bool
@@ -108,6 +110,7 @@ class CertifierEntry(Entry):
     apart: tuple[str, ...] = ()
     of_map: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
     distance: str = ""
     of_model: bool = False
 
@@ -216,6 +219,12 @@ MODELS = {
         ("facenet-pytorch",),
         metrics=("jaccard",),
     ),
+    "mtcnn_landmarks": ModelEntry(
+        "csrun.models.builders:mtcnn_landmarks",
+        "five landmarks of the largest face, pre-trained",
+        ("facenet-pytorch",),
+        metrics=("l2",),
+    ),
     "dcgan": ModelEntry("csrun.models.builders:dcgan", "64x64 faces from latents, weights.dcgan", metrics=("lpips",)),
     "biggan": ModelEntry(
         "csrun.models.builders:biggan",
@@ -285,6 +294,23 @@ CERTIFIERS = {
         of_map=("betting", "counts"),
         details=("label", "target", "p_low", "reach", "stopped"),
         distance="1 where the class can change",
+    ),
+    "percentile": CertifierEntry(
+        "centersmooth:Percentile",
+        "the median of each coordinate, with an interval for each",
+        label="medians",
+        rules=("order", "order_run"),
+        of_map=("order",),
+        lists=("lower", "upper"),
+        distance="largest movement of a coordinate",
+    ),
+    "percentile_box": CertifierEntry(
+        "centersmooth:BoxPercentile",
+        "the box of the medians of four corners: for jaccard",
+        label="medians of corners",
+        rules=("order", "order_run"),
+        of_map=("order",),
+        lists=("lower", "upper"),
     ),
     "direction": CertifierEntry(
         "centersmooth:Direction",

@@ -44,6 +44,8 @@ _SUITS: dict[str, tuple[str, ...]] = {
     "mean": ("tv", "l1", "l2"),
     "direction": ("cosine", "angular"),
     "label": (),
+    "percentile": (),
+    "percentile_box": (),
 }
 """Metrics in which each certifier certifies images."""
 

@@ -46,6 +46,7 @@ from centersmooth import (
     Mean,
     ModelError,
     Outcome,
+    Percentile,
     Prototypes,
     RequestError,
     Score,
@@ -207,6 +208,15 @@ class OfHalfEpsScore(OfHalfEps, Score): ...
 class OfHalfEpsPrototypes(OfHalfEps, Prototypes): ...
 
 
+class OfHalfEpsPercentile(OfHalfEps, Percentile): ...
+
+
+class OfHalfEpsRunPercentile(OfHalfEpsPercentile):
+    """Of the rule about a run alone."""
+
+    rules = ("order_run",)
+
+
 class SmallRadius:
     """Radii of a fraction of what is certified: a third for centers and directions, half for means."""
 
@@ -248,6 +258,9 @@ UNSOUND = {
     "score, less noise": (Score(), Understated(1.0)),
     "prototypes, half eps": (OfHalfEpsPrototypes(PROTOTYPES.centers), GaussianNoise(1.0)),
     "prototypes, less noise": (PROTOTYPES, Understated(1.0)),
+    "percentile, half eps": (OfHalfEpsPercentile(), GaussianNoise(1.0)),
+    "percentile, half eps of a run": (OfHalfEpsRunPercentile(), GaussianNoise(1.0)),
+    "percentile, less noise": (Percentile(), Understated(1.0)),
 }
 
 

@@ -17,6 +17,7 @@ from centersmooth import (
     Angular,
     Attack,
     Attacked,
+    BoxPercentile,
     Budget,
     Center,
     CenterSmoother,
@@ -41,6 +42,7 @@ from centersmooth import (
     Outcome,
     OutputBall,
     PatchNoise,
+    Percentile,
     Prototypes,
     RandomStream,
     RequestError,
@@ -57,6 +59,7 @@ from centersmooth.certificate import CenterCertificate
 from centersmooth.certifiers import Certifier
 from centersmooth.draws import Draws
 from centersmooth.noise import L2Ball
+from centersmooth.outputs import brief
 
 BUDGET = Budget(n=200, m=600, delta=0.25)
 NOISE = GaussianNoise(0.5)
@@ -160,9 +163,11 @@ PUBLIC: dict[str, tuple[object, str]] = {
     "Hamming": (Hamming(), "Hamming()"),
     "InfeasibleError": (InfeasibleError("why"), "InfeasibleError('why')"),
     "Jaccard": (Jaccard(), "Jaccard()"),
+    "BoxPercentile": (BoxPercentile(), "BoxPercentile(q=0.5, metric=Jaccard())"),
     "Label": (Label(), "Label()"),
     "Prototypes": (Prototypes(torch.eye(2)), "Prototypes(centers=<Tensor (2, 2), torch.float64>)"),
     "Score": (Score(), "Score()"),
+    "Percentile": (Percentile(q=0.9), "Percentile(q=0.9)"),
     "OutputBall": (OutputBall(torch.zeros(3), 2.0), "OutputBall(center=<Tensor (3,), torch.float32>, radius=2.0)"),
     "Mean": (Mean(TotalVariation()), "Mean(metric=TotalVariation(), n=None, ball=None)"),
     "MeanSmoother": (
@@ -202,7 +207,7 @@ def test_a_public_object_is_shown_in_one_short_line(name: str) -> None:
 
 @pytest.mark.parametrize(
     "certifier",
-    [Center(L2()), Mean(L2()), Direction(Cosine()), Nearest(L2()), Label(), Segmentation()],
+    [Center(L2()), Mean(L2()), Direction(Cosine()), Nearest(L2()), Label(), Segmentation(), Percentile()],
     ids=lambda certifier: certifier.name,
 )
 def test_a_certificate_of_any_kind_is_shown_in_one_line(certifier: Certifier) -> None:
@@ -216,7 +221,7 @@ def test_a_certificate_of_any_kind_is_shown_in_one_line(certifier: Certifier) ->
     assert "\n" not in shown
     assert f"answer=<Tensor {tuple(certificate.answer.shape)}" in shown
     assert certificate.reason in shown
-    assert all(f", {name}={value!r}" in shown for name, value in certificate.details.items())
+    assert all(f", {name}={brief(value)}" in shown for name, value in certificate.details.items())
 
 
 @pytest.mark.parametrize(

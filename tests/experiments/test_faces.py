@@ -17,7 +17,7 @@ from torch.nn.functional import interpolate
 
 from csrun.errors import RunError
 from csrun.models import face_kernels, faces
-from csrun.models.faces import Boxes, FaceDetector
+from csrun.models.faces import Boxes, FaceDetector, LandmarkDetector
 
 ROUNDING = 1e-2
 """Pixels. The package gives its networks other numbers of crops, which moves last digits: 1e-4 at the corners."""
@@ -85,6 +85,18 @@ def test_boxes_are_those_of_the_package_one_at_a_time(detector, reference, portr
     expected = one_by_one(reference, images)
     assert (expected.any(dim=1)).sum() >= 6  # the comparison is about faces, not about zeros
     torch.testing.assert_close(detector(images), expected, rtol=0, atol=ROUNDING)
+
+
+def test_landmarks_are_those_of_the_packages_largest_box(package, reference, portraits):
+    images = noisy(portraits[:6], 0.1)
+    detector = LandmarkDetector()
+    found = detector(images)
+    assert found.shape == (6, 5, 2)
+    for image, points in zip(as_arrays(images), found, strict=True):
+        boxes, _, expected = reference.detect(image, landmarks=True)
+        sides = boxes[:, 2:] - boxes[:, :2]
+        assert points.numpy() == pytest.approx(expected[sides.prod(axis=1).argmax()], abs=ROUNDING)
+    assert not detector(torch.zeros(1, 3, 60, 60)).any()
 
 
 def test_a_batch_gives_each_image_its_own_box(detector, portraits):
@@ -286,11 +298,11 @@ def test_a_box_turned_inside_out_is_none(detector, monkeypatch):
     """Nothing bounds what the last network adds to the corners; Jaccard distance refuses an inverted box."""
     corners = torch.tensor([[30.0, 10, 5, 40], [1, 2, 3, 4], [9, 9, 1, 1]])
     found = Boxes(torch.arange(3), corners, torch.ones(3), torch.zeros(3, 4))
-    monkeypatch.setattr(detector, "_judge", lambda sums, boxes: found)
+    monkeypatch.setattr(detector, "_judge", lambda sums, boxes: (found, torch.ones(3, 5, 2)))
     assert detector(torch.rand(4, 3, 24, 24)).tolist() == [[0] * 4, [1, 2, 3, 4], [0] * 4, [0] * 4]
 
 
 def test_the_largest_box_and_the_last_of_equal_ones():
     rows = [[0.0, 0, 2, 2], [0, 0, 5, 5], [1, 1, 6, 6], [3, 3, 4, 4]]
     boxes = Boxes(torch.tensor([0, 0, 0, 2]), torch.tensor(rows), torch.ones(4), torch.zeros(4, 4))
-    assert faces._largest(boxes, 3).tolist() == [rows[2], [0, 0, 0, 0], rows[3]]
+    assert faces._largest(boxes, 3, boxes.corners).tolist() == [rows[2], [0, 0, 0, 0], rows[3]]

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
@@ -194,6 +195,19 @@ def test_boxes_are_drawn_where_they_are_and_empty_ones_are_not():
     panels._box(ax, np.zeros(4), edgecolor="blue")
     (frame,) = ax.patches
     assert frame.get_bbox().bounds == (10, 20, 30, 40)
+
+
+def test_the_largest_and_the_smallest_box_that_medians_allow_are_drawn():
+    of_row = {"source": "a", "outcome": "certified", "radius": 0.4, "error": 0.1, "vacuous": False}
+    rows = pd.DataFrame([of_row | {"point": 0, "lower": "1 2 7 8", "upper": "3.5 4 9 9"}]).set_index("point")
+    box = np.array([[2.0, 3.0, 8.0, 8.5]])
+    arrays = {"points": np.array([0]), "base": box, "smoothed": box, "inputs": np.zeros((1, 3, 12, 12), np.uint8)}
+    figure = panels._boxes(arrays, rows, [])
+    drawn = [frame.get_bbox().extents.tolist() for frame in figure.axes[0].patches]
+    assert drawn[2:] == [[1, 2, 9, 9], [3.5, 4, 7, 8]]
+    assert len(figure.legends[0].get_texts()) == 3
+    without = panels._boxes(arrays, rows.assign(lower="", upper=""), [])
+    assert (len(without.axes[0].patches), len(without.legends[0].get_texts())) == (2, 2)
 
 
 # What is published

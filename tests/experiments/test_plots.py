@@ -209,10 +209,9 @@ def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, m
                 "center/measured",
                 "center_free/measured",
                 "mean/spectral",
-                "label/counts",
+                "percentile_box/order_run",
                 "direction/spectral",
                 "center_nearest/nearest",
-                "segmentation/holm",
             ],
         ),
         (
@@ -221,10 +220,9 @@ def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, m
                 "center/measured",
                 "center_free/measured",
                 "mean/spectral",
-                "label/counts",
+                "percentile_box/order_run",
                 "direction/spectral",
                 "center_nearest/nearest",
-                "segmentation/holm",
             ],
         ),
         (
@@ -232,10 +230,9 @@ def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, m
             [
                 "center_free/measured",
                 "mean/spectral",
-                "label/counts",
+                "percentile_box/order_run",
                 "direction/spectral",
                 "center_nearest/nearest",
-                "segmentation/holm",
             ],
         ),
         (
@@ -243,10 +240,9 @@ def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, m
             [
                 "center/measured",
                 "mean/spectral",
-                "label/counts",
+                "percentile_box/order_run",
                 "direction/spectral",
                 "center_nearest/nearest",
-                "segmentation/holm",
             ],
         ),
         (
@@ -254,10 +250,9 @@ def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, m
             [
                 "center/measured",
                 "center_free/measured",
-                "label/counts",
+                "percentile_box/order_run",
                 "direction/spectral",
                 "center_nearest/nearest",
-                "segmentation/holm",
             ],
         ),
         (
@@ -266,10 +261,9 @@ def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, m
                 "mean/spectral",
                 "center/measured",
                 "center_free/measured",
-                "label/counts",
+                "percentile_box/order_run",
                 "direction/spectral",
                 "center_nearest/nearest",
-                "segmentation/holm",
             ],
         ),
     ],

@@ -17,6 +17,7 @@ from centersmooth import (
     L2,
     AblationNoise,
     Angular,
+    BoxPercentile,
     Center,
     Cosine,
     Direction,
@@ -33,6 +34,7 @@ from centersmooth import (
     Noise,
     OutputBall,
     PatchNoise,
+    Percentile,
     Prototypes,
     Score,
     Segmentation,
@@ -168,6 +170,11 @@ def nearest_to_mean(mass: float) -> Tensor:
     return PROTOTYPES.nearest((mass * EMBEDDINGS[0] + (1 - mass) * EMBEDDINGS[1])[None])[0]
 
 
+def median_of(outputs: tuple[Tensor, Tensor]) -> dict[str, Any]:
+    """The exact median of a model that gives the first output with a probability, and the second otherwise."""
+    return {"exact": lambda mass: outputs[0] if mass > 0.5 else outputs[1]}
+
+
 CERTIFIERS = {
     "center": [CertifierRow(Center(L2()), VECTORS), CertifierRow(Center(Jaccard()), BOXES)],
     "center_free": [CertifierRow(Center(L2(), "free"), VECTORS)],
@@ -186,6 +193,8 @@ CERTIFIERS = {
         ),
     ],
     "prototypes": [CertifierRow(PROTOTYPES, EMBEDDINGS, {"exact": nearest_to_mean})],
+    "percentile": [CertifierRow(Percentile(), outputs, median_of(outputs)) for outputs in (VECTORS, CLASSES)],
+    "percentile_box": [CertifierRow(BoxPercentile(), BOXES, median_of(BOXES))],
 }
 
 METRICS: dict[str, Metric] = {

@@ -10,6 +10,8 @@ import csv
 import io
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from torch import Tensor
+
 from centersmooth import Budget, Certificate, Outcome
 from centersmooth.certifiers import Certifier
 from centersmooth.gathering import Setting
@@ -21,6 +23,9 @@ from csrun.registry import entry_of, names_of
 from csrun.report.tables import ROW_COLUMNS
 
 Row = dict[str, str]
+
+_LONGEST_LIST = 16
+"""Numbers of a coordinate each: corners and landmarks, not pixels."""
 
 
 def rows_of(
@@ -47,7 +52,8 @@ def rows_of(
         evidence, failure = result.evidence.get(key), result.failures.get(key)
         if evidence is None and failure is None:
             continue
-        details = entry_of(names_of(key)[0]).details
+        entry = entry_of(names_of(key)[0])
+        details = (*entry.details, *entry.lists)
         facts = {"target": text(target_at(result.point))} if "target" in details else {}
         for pair in sorted(pairs):
             for rule in certifier.rules:
@@ -101,17 +107,20 @@ def _numbers(certificate: Certificate, error: float, details: Collection[str]) -
         "error": None if certificate.answer is None else error,
         "alpha": certificate.alpha,
         "reason": certificate.reason,
-        **{name: value for name, value in certificate.details.items() if name in details},
+        **{name: getattr(certificate, name) for name in details if hasattr(certificate, name)},
     }
     return {key: text(value) for key, value in values.items()}
 
 
 def text(value: object) -> str:
-    """A value as text: shortest round-trip floats, empty for None.
+    """A value as text: shortest round-trip floats, empty for None; numbers of a list apart by spaces, if not too many.
 
-    >>> text(0.1), text(None), text(True), text(3)
-    ('0.1', '', 'True', '3')
+    >>> import torch
+    >>> text(0.1), text(None), text(True), text(3), text(torch.tensor([0.1, 2.0])), text(torch.zeros(99))
+    ('0.1', '', 'True', '3', '0.1 2.0', '')
     """
+    if isinstance(value, Tensor):
+        return " ".join(map(str, value.flatten().numpy())) if value.numel() <= _LONGEST_LIST else ""
     return "" if value is None else repr(value) if isinstance(value, float) else str(value)
 
 

@@ -82,6 +82,12 @@ def mtcnn(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     return FaceDetector()
 
 
+def mtcnn_landmarks(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
+    from csrun.models.faces import LandmarkDetector
+
+    return LandmarkDetector()
+
+
 def dcgan(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     from csrun.models.generators import load_face_generator
 

@@ -150,14 +150,19 @@ class FaceDetector(BaseModel):
         Tensor of float32, shape ``(b, 4)``
             ``x1, y1, x2, y2`` in pixels, real-valued, possibly outside the image; zeros where nothing is found.
         """
+        return self._largest_face(images)[0]
+
+    def _largest_face(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Corners of the largest face of each image, ``(b, 4)``, and its landmarks, ``(b, 5, 2)``."""
         _check(images)
         if not len(images):
-            return images.new_zeros(0, 4)
+            return images.new_zeros(0, 4), images.new_zeros(0, 5, 2)
         sums = summed(images * 255)
-        boxes = self._judge(sums, self._refine(sums, self._propose(sums)))
-        largest = _largest(boxes, len(images))
+        boxes, points = self._judge(sums, self._refine(sums, self._propose(sums)))
+        corners, landmarks = (_largest(boxes, len(images), of) for of in (boxes.corners, points))
         # Nothing bounds the networks' corrections: one that turns a box inside out leaves no box.
-        return largest.masked_fill((largest[:, 2:] < largest[:, :2]).any(dim=1, keepdim=True), 0.0)
+        inverted = (corners[:, 2:] < corners[:, :2]).any(dim=1)
+        return corners.masked_fill(inverted[:, None], 0.0), landmarks.masked_fill(inverted[:, None, None], 0.0)
 
     def _propose(self, sums: Tensor) -> Boxes:
         height, width = sums.shape[1] - 1, sums.shape[2] - 1
@@ -188,13 +193,27 @@ class FaceDetector(BaseModel):
         boxes = boxes.take(suppress(boxes, _OVERLAP))
         return boxes._replace(corners=_square(_moved(boxes, unit=1)))
 
-    def _judge(self, sums: Tensor, boxes: Boxes) -> Boxes:
+    def _judge(self, sums: Tensor, boxes: Boxes) -> tuple[Boxes, Tensor]:
+        """The boxes kept, and five points of each, ``(kept, 5, 2)``."""
         boxes = _inside(sums, boxes)
-        shift, _, probabilities = _on_crops(self.judge, sums, boxes, 48, _CPU_JUDGED)
+        shift, places, probabilities = _on_crops(self.judge, sums, boxes, 48, _CPU_JUDGED)
         boxes = boxes._replace(score=probabilities[:, 1], shift=shift)
-        boxes = boxes.take(boxes.score > _ACCEPTED)
+        accepted = boxes.score > _ACCEPTED
+        boxes = boxes.take(accepted)
+        sides = boxes.corners[:, 2:] - boxes.corners[:, :2] + 1
+        points = places[accepted].view(-1, 2, 5).transpose(1, 2) * sides[:, None] + boxes.corners[:, None, :2] - 1
         boxes = boxes._replace(corners=_moved(boxes, unit=1))
-        return boxes.take(suppress_nested(boxes, _NESTED))
+        kept = suppress_nested(boxes, _NESTED)
+        return boxes.take(kept), points[kept]
+
+
+class LandmarkDetector(FaceDetector):
+    """Five landmarks of the largest face of each image: eyes, nose, corners of the mouth, in pixels."""
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """As `FaceDetector`, but ``(b, 5, 2)``: ``x, y`` of each landmark, zeros where nothing is found."""
+        return self._largest_face(images)[1]
 
 
 def pyramid_scales(height: int, width: int) -> list[float]:
@@ -266,8 +285,8 @@ def _over_smaller(corners: Tensor) -> Tensor:
     return shared / torch.minimum(area[:, None], area[None, :])
 
 
-def _largest(boxes: Boxes, images: int) -> Tensor:
-    """Corners of the box of largest area of each image, ``(images, 4)``, zeros without a box.
+def _largest(boxes: Boxes, images: int, values: Tensor) -> Tensor:
+    """Values of the box of largest area of each image, ``(n, ...) -> (images, ...)``, zeros without a box.
 
     Areas in float64, and the last of equal ones: ``MTCNN.detect`` sorts numbers it has turned into Python floats.
     """
@@ -275,8 +294,8 @@ def _largest(boxes: Boxes, images: int) -> Tensor:
     order = (sides[0] * sides[1]).argsort(stable=True).tolist()
     image = boxes.image.tolist()
     last = {image[index]: index for index in order}
-    chosen = boxes.corners.new_zeros(images, 4)
-    chosen[list(last)] = boxes.corners[list(last.values())]
+    chosen = values.new_zeros(images, *values.shape[1:])
+    chosen[list(last)] = values[list(last.values())]
     return chosen
 
 

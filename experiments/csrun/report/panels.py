@@ -5,8 +5,9 @@ experiment's own folder, its radii come from the experiment's rows, so that it c
 alone, without torch and without the data. The same files give the same bytes.
 
 Outputs that are images stand as two rows, the base model's above the smoothed ones. Boxes are drawn on the photograph
-they were found on: the base model's green, the smoothed one blue. Segmentations stand in four rows: the images, the
-smoothed maps, those with the pixels that abstain in white, and the truth.
+they were found on: the base model's green, the smoothed one blue; of medians the largest and the smallest box that is
+certified to be possible, in red. Segmentations stand in four rows: the images, the smoothed maps, those with the pixels
+that abstain in white, and the truth.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_POINTS = 6
-BASE_COLOR, SMOOTHED_COLOR = PALETTE[2], PALETTE[0]
+BASE_COLOR, SMOOTHED_COLOR, BOUND_COLOR = PALETTE[2], PALETTE[0], PALETTE[1]
 _GREY = "#666666"
 _CHANNELS = (1, 3)
 
@@ -187,6 +188,7 @@ def caption(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]
         )
     what = (
         "Green: the base model's box. Blue: the smoothed box."
+        + " Red: the largest and the smallest box that the certificate allows." * bool(_bounds(row))
         if "inputs" in arrays
         else "Above: the base model's outputs. Below: the smoothed outputs at the same inputs."
     )
@@ -299,7 +301,11 @@ def _boxes(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: 
 
     points = arrays["points"].tolist()
     height, width = arrays["inputs"].shape[2:]
-    figure, axes = _grid(1, len(points), 1.65, 1.65 * height / width, small_print, legend=True)
+    kinds = [(BASE_COLOR, 3.2, "-", "base model's box"), (SMOOTHED_COLOR, 1.2, "-", "smoothed box")]
+    if any(_bounds(rows.loc[point]) for point in points):
+        kinds.append((BOUND_COLOR, 0.8, "--", "largest and smallest within ε"))
+    lines = 1 if len(kinds) == 2 or len(points) > 1 else 2
+    figure, axes = _grid(1, len(points), 1.65, 1.65 * height / width, small_print, legend_lines=lines)
     for column, point in enumerate(points):
         row, ax = rows.loc[point], axes[0, column]
         ax.set_title(row["source"], fontsize=6.5)
@@ -307,11 +313,26 @@ def _boxes(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: 
         _box(ax, arrays["base"][column], edgecolor=BASE_COLOR, linewidth=3.2)
         if _certified(row):
             _box(ax, arrays["smoothed"][column], edgecolor=SMOOTHED_COLOR, linewidth=1.2)
+            for bound in _bounds(row):
+                _box(ax, bound, edgecolor=BOUND_COLOR, linewidth=0.8, linestyle="--")
         ax.set_xlabel(result(row), fontsize=6.5)
-    kinds = ((BASE_COLOR, 3.2, "base model's box"), (SMOOTHED_COLOR, 1.2, "smoothed box"))
-    handles = [Line2D([], [], color=color, linewidth=width, label=label) for color, width, label in kinds]
-    figure.legend(handles=handles, loc="upper center", ncols=2, frameon=False, borderaxespad=0.2)
+    handles = [Line2D([], [], color=color, lw=width, ls=dashes, label=label) for color, width, dashes, label in kinds]
+    figure.legend(
+        handles=handles, loc="upper center", ncols=2 if lines > 1 else len(kinds), frameon=False, borderaxespad=0.2
+    )
     return figure
+
+
+def _bounds(row: Mapping[str, Any]) -> list[NDArray[np.float64]]:
+    """The largest and the smallest box within the bounds that a row has of each corner; empty where it has none.
+
+    >>> [box.tolist() for box in _bounds({"lower": "0 0 6 6", "upper": "2 2 8 8"})], _bounds({"lower": ""})
+    ([[0.0, 0.0, 8.0, 8.0], [2.0, 2.0, 6.0, 6.0]], [])
+    """
+    lower, upper = (np.array(str(row.get(name, "")).split(), dtype=float) for name in ("lower", "upper"))
+    if len(lower) != 4:
+        return []
+    return [np.concatenate([lower[:2], upper[2:]]), np.concatenate([upper[:2], lower[2:]])]
 
 
 def result(row: Mapping[str, Any]) -> str:
@@ -329,7 +350,7 @@ def result(row: Mapping[str, Any]) -> str:
 
 
 def _grid(
-    down: int, across: int, width: float, height: float, small_print: Sequence[str], *, legend: bool = False
+    down: int, across: int, width: float, height: float, small_print: Sequence[str], *, legend_lines: int = 0
 ) -> tuple[Figure, NDArray[Any]]:
     """Axes of one size for pictures, with room for titles, results and small print; in inches."""
     import textwrap
@@ -339,7 +360,7 @@ def _grid(
 
     total = max(3.3, across * (width + 0.1) + 0.3)
     lines = [part for line in small_print for part in textwrap.wrap(line, int(total * 22))]
-    below, above = 0.11 * len(lines) + 0.08, 0.2 if legend else 0.0
+    below, above = 0.11 * len(lines) + 0.08, 0.13 * legend_lines + 0.07 * bool(legend_lines)
     whole = down * height + 0.65 + below + above
     room = (0, below / whole, 1, 1 - (below + above) / whole)
     figure = Figure(figsize=(total, whole), layout=ConstrainedLayoutEngine(rect=room, w_pad=0.03, h_pad=0.03))
@@ -357,7 +378,7 @@ def _show(ax: Axes, picture: NDArray[np.uint8]) -> None:
     ax.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
 
 
-def _box(ax: Axes, corners: NDArray[np.float32], **look: Any) -> None:
+def _box(ax: Axes, corners: NDArray[np.floating], **look: Any) -> None:
     """A frame, the wide one first, so that both are seen where they meet; nothing for the empty box."""
     from matplotlib.patches import Rectangle
 

@@ -96,6 +96,8 @@ def beside(rule: Mapping[str, str], present: Iterable[tuple[str, str]] = ()) -> 
     for certifier, sharpest in default_rules(present).items():
         one = {"certifier": certifier, "rule": sharpest}
         if certifier != rule["certifier"]:
+            if entry_of(certifier).distance:  # of its own, in which no other is measured
+                continue
             look = others % len(_OTHERS)
             label = f"{entry_of(certifier).label} ({sharpest})"
             found.append(Beside(one, label, _OTHERS[look], _OTHERS_ATTACKED[look]))

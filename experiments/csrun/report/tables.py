@@ -65,7 +65,10 @@ COLUMNS = (
 DETAILS = tuple(dict.fromkeys(name for entry in CERTIFIERS.values() for name in entry.details))
 """Columns of some certifiers only: numbers, or empty."""
 
-ROW_COLUMNS = (*COLUMNS, *DETAILS)
+LISTS = tuple(dict.fromkeys(name for entry in CERTIFIERS.values() for name in entry.lists))
+"""Columns of some certifiers only: numbers apart by spaces, or empty."""
+
+ROW_COLUMNS = (*COLUMNS, *DETAILS, *LISTS)
 
 SUMMARY_COLUMNS: tuple[str, ...] = (*KEYS, "points", "certified", "abstained", "infeasible", "failed", "vacuous")
 SUMMARY_COLUMNS += ("radius_median", "radius_q25", "radius_q75", "error_median", "error_q25", "error_q75")
