@@ -44,6 +44,7 @@ _SUITS: dict[str, tuple[str, ...]] = {
     "mean": ("tv", "l1", "l2"),
     "direction": ("cosine", "angular"),
     "label": (),
+    "segmentation": (),
     "percentile": (),
     "percentile_box": (),
 }
