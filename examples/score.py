@@ -27,4 +27,4 @@ for rule in Score.rules:
         probabilities, GaussianNoise(sigma=0.25), Score(), Budget(n=100, m=10_000), rule=rule, output_range=(0.0, 1.0)
     )
     top = smoother.certify(images[1796], 0.25, stream=RandomStream(seed=0)).details
-    print(f"{rule}: {top['score']:.2f} here, from {top['lower']:.2f} to {top['upper']:.2f} within eps = 0.25")
+    print(f"{rule}: {top['score']:.2f} here, from {top['score_low']:.2f} to {top['score_high']:.2f} within eps = 0.25")

@@ -116,9 +116,9 @@ class ScoreCertificate(Certificate):
     def details(self) -> dict[str, float | str | bool | None]:
         """The largest mean score, and its limits; the choice is free, as the limits hold for all coordinates."""
         if self.answer is None or self.lower is None or self.upper is None:
-            return {"score": None, "lower": None, "upper": None}
+            return {"score": None, "score_low": None, "score_high": None}
         top = int(self.answer.flatten().argmax())
-        scores = {"score": self.answer, "lower": self.lower, "upper": self.upper}
+        scores = {"score": self.answer, "score_low": self.lower, "score_high": self.upper}
         return {name: float(values.flatten()[top]) for name, values in scores.items()}
 
     def __str__(self) -> str:

@@ -339,7 +339,7 @@ CERTIFIERS = {
         label="mean score",
         rules=("two_point", "cdf"),
         of_map=("two_point", "cdf"),
-        details=("score", "lower", "upper"),
+        details=("score", "score_low", "score_high"),
         distance="largest movement of a mean score",
     ),
     "prototypes": CertifierEntry(

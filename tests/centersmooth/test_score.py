@@ -102,7 +102,11 @@ def test_the_radius_is_the_largest_movement_of_any_score() -> None:
         center, lower, upper = certificate.answer, certificate.lower, certificate.upper
         assert bool(((lower <= center) & (center <= upper)).all())
         assert certificate.radius == pytest.approx(float(torch.maximum(upper - center, center - lower).max()))
-        assert certificate.details == {"score": float(center[2]), "lower": float(lower[2]), "upper": float(upper[2])}
+        assert certificate.details == {
+            "score": float(center[2]),
+            "score_low": float(lower[2]),
+            "score_high": float(upper[2]),
+        }
 
 
 # --- Coverage -------------------------------------------------------------------------------------------------------

@@ -73,8 +73,8 @@ def test_scores_and_classes_from_the_same_draws(tmp_path):
     rows = read_rows(done.folder)
     scores = rows[rows["certifier"] == "score"]
     assert set(scores["rule"]) == {"two_point", "cdf"}
-    assert ((scores["lower"] <= scores["score"]) & (scores["score"] <= scores["upper"])).all()
-    assert (scores["radius"] >= scores["score"] - scores["lower"]).all()
+    assert ((scores["score_low"] <= scores["score"]) & (scores["score"] <= scores["score_high"])).all()
+    assert (scores["radius"] >= scores["score"] - scores["score_low"]).all()
     of_rule = {rule: one.set_index(["point", "eps"])["radius"] for rule, one in scores.groupby("rule")}
     assert (of_rule["cdf"] <= of_rule["two_point"]).all()
     assert set(rows[rows["certifier"] == "label"]["rule"]) >= {"counts_run", "counts"}

@@ -19,7 +19,7 @@ from csrun.cells.cell import Cell
 from csrun.cells.certify import PointResult
 from csrun.config import GridPoint
 from csrun.noise import noise_label
-from csrun.registry import entry_of, names_of
+from csrun.registry import CertifierEntry, entry_of, names_of
 from csrun.report.tables import ROW_COLUMNS
 
 Row = dict[str, str]
@@ -53,17 +53,20 @@ def rows_of(
         if evidence is None and failure is None:
             continue
         entry = entry_of(names_of(key)[0])
-        details = (*entry.details, *entry.lists)
-        facts = {"target": text(target_at(result.point))} if "target" in details else {}
+        facts = {"target": text(target_at(result.point))} if "target" in entry.details else {}
         for pair in sorted(pairs):
             for rule in certifier.rules:
                 row = _common(result, cell, setting, key, pair)
-                row |= {"rule": rule, "about": certifier.about(rule)} | _counts(cell.budget, certifier, details) | facts
+                row |= (
+                    {"rule": rule, "about": certifier.about(rule)}
+                    | _counts(cell.budget, certifier, entry.details)
+                    | facts
+                )
                 if evidence is None:
                     rows.append(row | {"outcome": Outcome.FAILED.value, "reason": str(failure)})
                 else:
                     certificate = certifier.certificate(evidence, pair.eps, rule, setting)
-                    rows.append(row | _numbers(certificate, evidence.error, details))
+                    rows.append(row | _numbers(certificate, evidence.error, entry))
     return rows
 
 
@@ -99,7 +102,7 @@ def _counts(budget: Budget, certifier: Certifier, details: Collection[str]) -> R
     return {key: text(value) for key, value in values.items()}
 
 
-def _numbers(certificate: Certificate, error: float, details: Collection[str]) -> Row:
+def _numbers(certificate: Certificate, error: float, entry: CertifierEntry) -> Row:
     values = {
         "outcome": certificate.outcome.value,
         "radius": certificate.radius,
@@ -107,7 +110,8 @@ def _numbers(certificate: Certificate, error: float, details: Collection[str]) -
         "error": None if certificate.answer is None else error,
         "alpha": certificate.alpha,
         "reason": certificate.reason,
-        **{name: getattr(certificate, name) for name in details if hasattr(certificate, name)},
+        **{name: value for name, value in certificate.details.items() if name in entry.details},
+        **{name: getattr(certificate, name) for name in entry.lists},
     }
     return {key: text(value) for key, value in values.items()}
 
