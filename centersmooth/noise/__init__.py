@@ -4,6 +4,7 @@ from centersmooth.noise.ablation import AblationNoise, PatchNoise
 from centersmooth.noise.balls import Ball, Ellipsoid, L1Ball, L2Ball, LInfBall, LpBall, ball
 from centersmooth.noise.base import DrawsTogether, Enumerable, GaussianShift, Noise
 from centersmooth.noise.brightness_contrast import BrightnessContrastNoise
+from centersmooth.noise.composed import Composed
 from centersmooth.noise.gaussian import EllipsoidNoise, GaussianNoise
 from centersmooth.noise.laplace import LaplaceNoise
 from centersmooth.noise.onesided import ExponentialNoise, FoldedNormalNoise, UpperUniformNoise
@@ -23,6 +24,7 @@ __all__ = [
     "Blur",
     "Brightness",
     "BrightnessContrastNoise",
+    "Composed",
     "Contrast",
     "DrawsTogether",
     "EightBitL1",

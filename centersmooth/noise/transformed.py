@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from centersmooth.draws import Draws
@@ -115,6 +116,10 @@ class Transformed(Noise):
                 f"law is {self.law!r}, which answers shifts upward only: {self.transform!r} has parameters of both "
                 "signs and needs a law such as GaussianNoise(1.0)"
             )
+        if not _is_added(self.law, self.transform.parameters):
+            raise RequestError(
+                f"law is {self.law!r}, whose noise is not added to a number: expected one such as GaussianNoise(1.0)"
+            )
 
     def __repr__(self) -> str:
         return f"Transformed({self.transform!r}, {self.law!r})"
@@ -138,6 +143,18 @@ class Transformed(Noise):
             The transform is not one of this input.
         """
         return transformed(self.transform, x, lambda origin: self.law.sample(origin, count, draws), draws)
+
+    def sample_around_each(self, inputs: Tensor, draws: Draws) -> Tensor:
+        """Transform each of several inputs, ``(n, *in) -> (n, *in)``, by random parameters of its own.
+
+        Raises
+        ------
+        RequestError
+            The transform is not one of these inputs.
+        """
+        self.transform.require(inputs[0])
+        parameters = self.law.sample(inputs.new_zeros(self.transform.parameters), len(inputs), draws)
+        return torch.vmap(lambda x, own: self.transform.apply(x, own[None])[0])(inputs, parameters)
 
     def required_mass(self, mass: float, eps: float) -> float:
         """That of the law."""
@@ -166,6 +183,16 @@ class _GaussianTransformed(_TransformedTogether):
         """That of the law."""
         assert isinstance(self.law, GaussianShift)
         return self.law.shift(eps)
+
+
+def _is_added(law: Noise, parameters: int) -> bool:
+    """Whether a law adds its noise, so that the same draws around two numbers differ as these do.
+
+    Noise around the transform's parameters is drawn around 0, and its bound is of laws around other numbers.
+    """
+    origin = torch.zeros(parameters, dtype=torch.float64)
+    around = [law.sample(x, 16, Draws(0, x)) for x in (origin, origin + 0.5)]
+    return torch.allclose(around[1] - around[0], origin + 0.5, rtol=0, atol=1e-3)
 
 
 def transformed(transform: Transform, x: Tensor, sample: Callable[[Tensor], Tensor], draws: Draws) -> Tensor:
