@@ -31,7 +31,7 @@ from centersmooth.certifiers.base import Certifier
 from centersmooth.checks import an_integer
 from centersmooth.errors import RequestError, is_out_of_memory
 from centersmooth.gathering import Setting, gather_one
-from centersmooth.noise import Threat
+from centersmooth.noise import Noise, Threat
 from centersmooth.outputs import brief_repr
 from centersmooth.sampling import Progress, RandomStream, Sampler
 
@@ -91,10 +91,29 @@ class Attack:
         ------
         RequestError
         """
+        self.require_gradients(sampler.noise, x)
         objective = certifier.objective(sampler.base_output(x))
         target = _Target(sampler, objective, x, 1.0, RandomStream(0), self.draws)
         look = target.steepest if self.kind == "pgd" else target.score
         look(target.threat.start(x, 0.0, RandomStream(0).draws("attack check", 0, x)), "attack check")
+
+    def require_gradients(self, noise: Noise, x: Tensor) -> None:
+        """Refuse gradients where noisy copies of ``x`` pass none on to the perturbation, whatever the model is.
+
+        Raises
+        ------
+        RequestError
+        """
+        if self.kind != "pgd":
+            return
+        draws = RandomStream(0).draws("attack check", 0, x)
+        shift = noise.threat.start(x, 0.0, draws).requires_grad_()
+        with torch.enable_grad():
+            noisy = noise.sample(noise.threat.apply(x, shift), 1, draws)
+        if not noisy.requires_grad:
+            raise RequestError(
+                f"attack is 'pgd', and {noise} passes no gradient on to the perturbation: use attack=search"
+            )
 
     def perturb(
         self,
@@ -116,6 +135,7 @@ class Attack:
         stream : RandomStream
             The attack's own: neither that of the certificate nor one it is judged on.
         """
+        self.require_gradients(sampler.noise, x)
         target = _Target(sampler, certifier.objective(answer), x, eps, stream, self.draws)
         climb = _ascend if self.kind == "pgd" else _search
         ends = []

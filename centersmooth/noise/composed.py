@@ -118,10 +118,11 @@ class Composed(Noise):
     def __new__(cls, *arguments: Any, **named: Any) -> Composed:
         """A noise with the abilities that both have, as `Transformed` makes one."""
         parts = (*arguments, *(named[name] for name in ("first", "second") if name in named))[:2]
-        if cls is Composed and all(isinstance(part, GaussianShift) for part in parts):
-            cls = _GaussianComposed
-        elif cls is Composed and all(isinstance(part, DrawsTogether) for part in parts):
-            cls = _ComposedTogether
+        if cls is Composed and parts:  # there are none where one is unpickled, which names its own class
+            if all(isinstance(part, GaussianShift) for part in parts):
+                cls = _GaussianComposed
+            elif all(isinstance(part, DrawsTogether) for part in parts):
+                cls = _ComposedTogether
         return object.__new__(cls)
 
     def __post_init__(self) -> None:

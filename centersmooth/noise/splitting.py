@@ -77,7 +77,7 @@ class SplittingNoise(TotalVariationNoise):
         """
         width = 2 * self.scale
         splits = draws.uniform((count, *x.shape)) * width
-        cells = ((x.to(draws.dtype).clamp(0, 1) - splits) / width).floor()
+        cells = ((x.detach().to(draws.dtype).clamp(0, 1) - splits) / width).floor()  # no gradient, where it would be 0
         lower, upper = splits + width * cells, splits + width * (cells + 1)
         return ((lower.clamp(min=0) + upper.clamp(max=1)) / 2).to(x.dtype)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from csrun.noise import noise_of
 from csrun.registry import METHODS, NOISES, entry_of, leading_rule, names_of, require_known
 from csrun.registry import key_of as key_of_certifier
 from csrun.report.published import key_of
-from csrun.training.checkpoints import Training, build_method, training_of
+from csrun.training.checkpoints import Training, build_method, fresh_model, training_of
 
 TRAINING_WEIGHT = 3
 """A training step on an image counts as this many forward passes."""
@@ -282,7 +282,8 @@ def make_plan(config: Config) -> Plan:
     }
     settings = {scale: Setting(noise, budget, (0.0, 1.0), config.forward_block) for scale, noise in noises.items()}
     if not config.recommend:  # which looks for counts that are enough
-        _require_feasible(config, certifiers, pairs, settings)
+        known = [(settings[pair.scale], None if noises[pair.scale].local else pair.eps) for pair in pairs]
+        _require_feasible(config, certifiers, known)
     _require_suited(certifiers, settings[pairs[0].scale])
     data = load_data(config.data.name, config.data.path, config.seed)
     points = range(config.points.start, config.points.start + at_least(1, "points.count", config.points.count))
@@ -298,13 +299,43 @@ def make_plan(config: Config) -> Plan:
             own = tuple(pair for pair in pairs if pair.scale == scale)
             for training in _trainings(config, name, spec, data, scale):
                 cells.append(CellPlan(name, spec, noises[scale], own, training))
-    problems = ["" if config.recommend else _infeasible(certifiers, settings[c.scale], c.pairs) for c in cells]
-    feasible = tuple(cell for cell, problem in zip(cells, problems, strict=True) if not problem)
-    skipped = dict.fromkeys(
-        f"scale {cell.scale:.4g} left out: {problem}" for cell, problem in zip(cells, problems, strict=True) if problem
-    )
-    plan = Plan(config, data, budget, metrics, certifiers, feasible, points, tuple(skipped))
+    plan = Plan(config, data, budget, metrics, certifiers, tuple(cells), points)
+    bound = [replace(settings[cell.scale], noise=law) for cell, law in zip(cells, _first_laws(plan), strict=True)]
+    if not config.recommend:
+        sizes = [[pair.eps for pair in cell.pairs] for cell in cells]
+        asked = [(setting, eps) for setting, several in zip(bound, sizes, strict=True) for eps in several]
+        _require_feasible(config, certifiers, asked)
+        problems = [_infeasible(certifiers, *one) for one in zip(bound, sizes, strict=True)]
+        feasible = tuple(cell for cell, problem in zip(cells, problems, strict=True) if not problem)
+        skipped = [f"scale {c.scale:.4g} left out: {why}" for c, why in zip(cells, problems, strict=True) if why]
+        plan = replace(plan, cells=feasible, skipped=tuple(dict.fromkeys(skipped)))
     return plan if config.cells is None else plan.only(config.cells)
+
+
+def _first_laws(plan: Plan) -> list[Noise]:
+    """The law of each cell with its bound for the first point; bounds depend on sizes, which all points share.
+
+    Raises
+    ------
+    RunError
+        A law refuses the input, or passes no gradient to an attack that needs one.
+    """
+    first = {cell.model: cell for cell in reversed(plan.cells)}
+    inputs = {name: _first_input(plan, cell) for name, cell in first.items()}
+    try:
+        laws = [cell.noise.at(inputs[cell.model]) for cell in plan.cells]
+        for cell, law in zip(plan.cells, laws, strict=True):
+            if plan.attack is not None:
+                plan.attack.require_gradients(law, inputs[cell.model])
+    except RequestError as error:
+        raise RunError(str(error)) from error
+    return laws
+
+
+def _first_input(plan: Plan, cell: CellPlan) -> Tensor:
+    """The first point as a model's input, before it is trained or loaded; loaded ones take examples as they are."""
+    model = fresh_model(cell.training, cell.spec, plan.data) if cell.training else BaseModel()
+    return plan.input(model, plan.points[0])
 
 
 def _require_readable(data: DataSet, points: range) -> None:
@@ -332,18 +363,13 @@ def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, scale:
     ]
 
 
-def _infeasible(certifiers: Asked, setting: Setting, pairs: Iterable[GridPoint]) -> str:
-    """The reason why no rule of any certifier asked for certifies a pair at one noise level; empty if one does."""
+def _infeasible(certifiers: Asked, setting: Setting, sizes: Sequence[float]) -> str:
+    """The reason why no rule of any certifier asked for certifies an eps at one noise level; empty if one does."""
     kinds = list(map(_any_of, certifiers.values()))
     apart = [_any_of(certifiers[name]).of_rule(rule) for name in certifiers for rule in entry_of(name).apart]
     kinds += [kind for kind in apart if not kind.unsuited(setting)]
-    problems = [_problem(kind, setting, rule, pair) for kind in kinds for rule in kind.rules for pair in pairs]
+    problems = [kind.problem(setting, rule, eps) for kind in kinds for rule in kind.rules for eps in sizes]
     return "" if "" in problems else problems[-1]
-
-
-def _problem(certifier: Certifier, setting: Setting, rule: str, pair: GridPoint) -> str:
-    """The reason why no counts certify a pair, as far as it is known before any input is."""
-    return certifier.problem(setting, rule, None if setting.noise.local else pair.eps)
 
 
 def _any_of(by_metric: Mapping[str, Certifier]) -> Certifier:
@@ -375,15 +401,19 @@ def _budget(config: Config) -> Budget:
         raise RunError(str(error)) from error
 
 
-def _require_feasible(
-    config: Config, certifiers: Asked, pairs: list[GridPoint], settings: Mapping[float, Setting]
-) -> None:
-    """Refuse counts by which the leading rule certifies nothing; says whether another needs fewer."""
+def _require_feasible(config: Config, certifiers: Asked, asked: Sequence[tuple[Setting, float | None]]) -> None:
+    """Refuse counts by which the leading rule certifies nothing; says whether another needs fewer.
+
+    Parameters
+    ----------
+    asked : sequence of (Setting, float or None)
+        Each noise with an eps, or with None while its bound is not known.
+    """
     name, rule = _leading(config, certifiers).values()
     one = _any_of(certifiers[name]).of_rule(rule)
-    if rule in entry_of(name).apart and (problem := one.unsuited(settings[pairs[0].scale])):
+    if rule in entry_of(name).apart and (problem := one.unsuited(asked[0][0])):
         raise RunError(problem)
-    problems = [_problem(one, settings[pair.scale], rule, pair) for pair in pairs]
+    problems = [one.problem(setting, rule, eps) for setting, eps in asked]
     if all(problems):
         sharpest = one.rules[-1]
         other = f" (rule={sharpest} needs fewer)" if rule != sharpest else ""

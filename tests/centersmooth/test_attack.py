@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from plugins import NOISES
 from scipy.stats import binom
 
 from centersmooth import (
@@ -18,10 +19,13 @@ from centersmooth import (
     CenterSmoother,
     Cosine,
     DistanceFunction,
+    EnumeratedSplitting,
     GaussianNoise,
     Jaccard,
     RandomStream,
     RequestError,
+    Smoother,
+    SplittingNoise,
     SquaredL2,
     TotalVariation,
 )
@@ -248,3 +252,32 @@ def test_a_model_without_gradients_is_sent_to_search():
     certificate = smoother.certify(X, EPS, stream=RandomStream(0))
     with pytest.raises(RequestError, match=r"needs gradients .* search needs none"):
         smoother.attack(X, certificate, Attack("pgd", steps=2))
+
+
+@pytest.mark.parametrize("noise", [SplittingNoise(0.5), EnumeratedSplitting(0.5)], ids=str)
+def test_a_noise_that_passes_no_gradient_is_named(noise):
+    """It is not the model's fault, which has gradients."""
+    smoother = Smoother(LINEAR, noise, Center(L2()), BUDGET)
+    x = (255 * X.clamp(0, 1)).round() / 255
+    certificate = smoother.certify(x, 0.1, stream=RandomStream(0))
+    with pytest.raises(RequestError, match=rf"attack is 'pgd', and {type(noise).__name__}.*: use attack=search$"):
+        smoother.attack(x, certificate, Attack("pgd", steps=2))
+    found = smoother.attack(x, certificate, Attack("search", steps=2), runs=1, stream=RandomStream(1))
+    assert len(found.movements) == 1
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_noises_pass_gradients_on_or_say_that_they_do_not(name):
+    """No law of the table passes zeros on everywhere, with which gradients would climb nothing."""
+    for row in NOISES[name]:
+        x = torch.full((1, 3, 3), 0.4) if row.x is None or row.x.ndim < 2 else row.x
+        noise, draws = row.noise.at(x), RandomStream(0).draws("test", 0, x)
+        try:
+            Attack("pgd").require_gradients(noise, x)
+        except RequestError:
+            assert name in ("translation", "splitting", "splitting_8bit")
+            continue
+        shift = noise.threat.start(x, 0.1, draws).requires_grad_()
+        noisy = noise.sample(noise.threat.apply(x, shift), 64, draws)
+        slope = torch.autograd.grad((noisy * (1 + torch.arange(noisy.numel())).view_as(noisy)).sum(), shift)[0]
+        assert float(slope.abs().max()) > 0

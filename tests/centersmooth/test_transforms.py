@@ -34,6 +34,7 @@ from centersmooth.noise import (
     Blur,
     Brightness,
     BrightnessContrastNoise,
+    Composed,
     Contrast,
     DrawsTogether,
     ExponentialNoise,
@@ -284,6 +285,8 @@ DOT = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
 STEPS = torch.tensor([[0.0, *range(-1, -11, -1), *range(9, 0, -1)]], dtype=torch.float64)
 """An image whose first number is by how much it was moved to the right."""
 
+BRIGHTNESS_AND_PIXELS = Composed(Transformed(Brightness(), GaussianNoise(0.2)), GaussianNoise(0.2))
+
 WORST = {
     "brightness": (Transformed(Brightness(), GaussianNoise(0.2)), ONE, [0.3]),
     "contrast": (Transformed(Contrast(), GaussianNoise(0.2)), ONE, [0.3]),
@@ -295,6 +298,17 @@ WORST = {
     "uniform blur": (Transformed(Blur(), UpperUniformNoise(2.0)), DOT, [0.7]),
     "blur of folded normal variance": (Transformed(Blur(), FoldedNormalNoise(1.0)), DOT, [1.0]),
     "translation": (Transformed(Translation(), GaussianNoise(2.0)), STEPS, [0.0, 3.0]),
+    "brightness and pixels": (BRIGHTNESS_AND_PIXELS, ONE, [0.3, 0.3]),
+    "brightness and translation": (
+        Composed(Transformed(Translation(), GaussianNoise(2.0)), Transformed(Brightness(), GaussianNoise(2.0))),
+        STEPS,
+        [0.0, 3.0, 3.0],
+    ),
+    "blur and brightness": (
+        Composed(Transformed(Blur(), ExponentialNoise(1.0)), Transformed(Brightness(), GaussianNoise(0.1)), 0.1),
+        DOT,
+        [1.0, -0.1],
+    ),
 }
 """A law, an input whose noisy copies rise or fall with the parameter in their first number, a shift to the worst x'."""
 
@@ -331,6 +345,18 @@ def test_centers_are_covered_and_the_bound_of_less_is_not(name: str) -> None:
         assert failures(noise, x, shift, 0.2) > most
 
 
+class OnlyTheFirst(Composed):
+    """Its bound forgets the second perturbation."""
+
+    def required_mass(self, mass: float, eps: float) -> float:
+        return self.first.required_mass(mass, eps)
+
+
+def test_a_bound_for_one_of_two_noises_fails() -> None:
+    pair = BRIGHTNESS_AND_PIXELS
+    assert failures(OnlyTheFirst(pair.first, pair.second), ONE, [0.3, 0.3], 1.0) > binom.isf(1e-9, RUNS, 0.01)
+
+
 def test_attacks_move_the_parameter_to_its_limit() -> None:
     """Of a model that falls with brightness, gradients and queries find the darkest image; translations by queries."""
     smoother = Smoother(
@@ -349,7 +375,8 @@ def test_attacks_move_the_parameter_to_its_limit() -> None:
         lambda x: x.flatten(1)[:, :1], Transformed(Translation(), GaussianNoise(1.0)), Center(L2()), Budget.quick()
     )
     certificate = moving.certify(image(4, 4), 1.0, stream=RandomStream(0))
-    with pytest.raises(RequestError, match="search needs none"):
+    expected = r"attack is 'pgd', and Transformed\(Translation\(\).* passes no gradient .*: use attack=search$"
+    with pytest.raises(RequestError, match=expected):
         moving.attack(image(4, 4), certificate, Attack("pgd"), stream=RandomStream(0))
     found = moving.attack(image(4, 4), certificate, Attack("search"), stream=RandomStream(0))
     moves = [image(4, 4).roll(by, (0, 1)) for by in ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))]

@@ -104,11 +104,36 @@ def test_other_laws_have_rows_of_draws_only(run_small, request_):
             ("noise=splitting_8bit", "grid.scale=[0.5]", "grid.eps=[0.05]"),
             r"x has a number 0.0\d+ away from every k/255: expected an 8-bit image",
         ),
+        (
+            ("noise=patch", "grid.scale=[4]", "grid.eps=[6,7]"),
+            r"no certificate is possible: m = .* are too few for eps = 6",
+        ),
+        (
+            ("noise=patch", "grid.scale=[4]", "grid.eps=[6]", "rule=enumerated"),
+            r"no certificate is possible: eps = 6 changes 64 of 64 noisy inputs",
+        ),
+        (
+            ("noise=gaussian", "noise.p=inf", "grid.h=null", "grid.scale=[0.1]", "grid.eps=[0.2]"),
+            r"no certificate is possible: m = .* are too few for eps = 0.2",
+        ),
+        (
+            ("noise=translation", "grid.h=null", "grid.scale=[2]", "grid.eps=[1]", "attack=pgd"),
+            r"attack is 'pgd', and Transformed\(Translation\(\), .* passes no gradient .*: use attack=search",
+        ),
     ],
 )
 def test_what_a_law_cannot_serve_is_refused_in_a_line(request_, words, tmp_path):
     said = ask(*SMALL, "train.images=50", *request_, f"out={tmp_path}", cwd=tmp_path)
     assert said.returncode == 2
     assert len(said.stderr.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("*.safetensors"))  # before any training
     with pytest.raises(RunError, match=words):
         raise RunError(said.stderr)
+
+
+def test_scales_at_which_the_size_of_the_input_allows_no_certificate_are_left_out():
+    """Of 64 pixels a block of side 6 meets a patch of side 3 in every position, one of side 2 in 16."""
+    plan = make_plan(compose(*SMALL, "noise=patch", "grid.scale=[2,6]", "grid.eps=[3]"))
+    assert [cell.scale for cell in plan.cells] == [2.0]
+    assert len(plan.skipped) == 1
+    assert plan.skipped[0].startswith("scale 6 left out: eps = 3 changes 64 of 64 noisy inputs")

@@ -48,6 +48,7 @@ from centersmooth.noise import (
     Blur,
     Brightness,
     BrightnessContrastNoise,
+    Composed,
     Contrast,
     ExponentialNoise,
     FoldedNormalNoise,
@@ -85,6 +86,9 @@ class CertifierRow:
 
 
 _GREY = torch.full((1,), 0.5, dtype=torch.float64)
+_DOT = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
+_RISING = torch.arange(20.0)[None]
+_BRIGHTER = Transformed(Brightness(), GaussianNoise(0.2))
 _LOG_NORMAL = (math.exp(0.02), math.exp(0.02) * math.sqrt(math.expm1(0.04)))
 """Mean and standard deviation of a factor whose logarithm has standard deviation 0.2."""
 
@@ -111,18 +115,25 @@ NOISES = {
         NoiseRow(UniformNoise(0.5, p=2), 0.3, (0.0, 0.5 / 3**0.5)),
         NoiseRow(UniformNoise(0.5, p=math.inf), 0.7, (0.0, 0.5 / 3**0.5)),
     ],
-    "brightness": [NoiseRow(Transformed(Brightness(), GaussianNoise(0.2)), 0.2, (0.0, 0.2), torch.zeros(1).double())],
+    "brightness": [NoiseRow(_BRIGHTER, 0.2, (0.0, 0.2), torch.zeros(1).double())],
     "contrast": [NoiseRow(Transformed(Contrast(), GaussianNoise(0.2)), 0.2, _LOG_NORMAL, torch.ones(1).double())],
     "brightness_contrast": [NoiseRow(BrightnessContrastNoise(0.2, 0.5), 0.2, None, torch.tensor([1.0, 2.0]).double())],
     "gamma": [NoiseRow(Transformed(Gamma(), GaussianNoise(0.5)), 0.5, None, _GREY)],
     "rayleigh": [NoiseRow(RayleighNoise(), eps, None, _GREY) for eps in (0.1, 0.5)],
     "blur": [
-        NoiseRow(Transformed(Blur(), law), 1.0, None, torch.tensor([[1.0, 0.0, 0.0]]).double())
+        NoiseRow(Transformed(Blur(), law), 1.0, None, _DOT)
         for law in (ExponentialNoise(1.0), FoldedNormalNoise(1.0), UpperUniformNoise(2.0))
     ],
-    "translation": [NoiseRow(Transformed(Translation(), GaussianNoise(1.0)), 1.0, None, torch.arange(20.0)[None])],
     "rotation": [NoiseRow(RotationNoise(20.0, 0.1), 15.0, None, _HALVES, draws=40_000)],
     "scaling": [NoiseRow(ScalingNoise(0.1, 3.0), 0.1, None, _HALVES, draws=40_000)],
+    "translation": [NoiseRow(Transformed(Translation(), GaussianNoise(1.0)), 1.0, None, _RISING)],
+    "composed": [
+        NoiseRow(Composed(_BRIGHTER, GaussianNoise(0.5)), 0.5, (0.0, math.hypot(0.2, 0.5)), torch.zeros(1).double()),
+        NoiseRow(Composed(Transformed(Blur(), ExponentialNoise(1.0)), _BRIGHTER, 0.2), 1.0, None, _DOT),
+        NoiseRow(Composed(Transformed(Blur(), UpperUniformNoise(2.0)), _BRIGHTER, 0.2), 1.0, None, _DOT),
+        NoiseRow(Composed(Transformed(Blur(), FoldedNormalNoise(1.0)), _BRIGHTER, 0.2), 1.0, None, _DOT),
+        NoiseRow(Composed(_BRIGHTER, Transformed(Translation(), GaussianNoise(1.0)), 5), 0.2, None, _RISING),
+    ],
     "splitting": [
         NoiseRow(SplittingNoise(0.25), 0.2, (0.125, 0.25 / 12**0.5)),
         NoiseRow(SplittingNoise(0.5), 0.25, (0.25, 0.5 / 12**0.5)),

@@ -160,7 +160,7 @@ def obtain(
         Where to say that another process trains it, which is then waited for; without it that is a `RunError`.
     """
     path = training.path(out)
-    model = _fresh_model(training, spec, data)
+    model = fresh_model(training, spec, data)
     with held(path.with_suffix(".lock"), f"the checkpoint {path.name}", say):
         if not path.is_file():
             keep_checkpoint(path, *train_checkpoint(training, spec, data, step_done))
@@ -207,7 +207,8 @@ def train(model: BaseModel, training: Training, data: DataSet, step_done: Callab
     return final
 
 
-def _fresh_model(training: Training, spec: ModelSpec, data: DataSet) -> BaseModel:
+def fresh_model(training: Training, spec: ModelSpec, data: DataSet) -> BaseModel:
+    """The model before its training, with its first weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         return spec.build(data, {}, training.law).to(training.device)
@@ -217,7 +218,7 @@ def train_checkpoint(
     training: Training, spec: ModelSpec, data: DataSet, step_done: Callable[[int], None]
 ) -> tuple[bytes, bytes]:
     """Train a model; the bytes of its checkpoint, and those of the record that lies beside it."""
-    model, started = _fresh_model(training, spec, data), time.perf_counter()
+    model, started = fresh_model(training, spec, data), time.perf_counter()
     loss = train(model, training, data, step_done)
     seconds = round(time.perf_counter() - started, 3)
     state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
