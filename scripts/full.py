@@ -53,10 +53,25 @@ from csrun.training.checkpoints import weights_of
 EXPERIMENTS: tuple[str, ...] = ("tv_mnist", "l2_mnist", "angular_mnist", "jaccard_astronaut", "jaccard_celeba")
 EXPERIMENTS += ("tv_cifar10", "l2_cifar10", "angular_cifar10", "ablation_mnist", "lpips_dcgan", "ablation_cifar10")
 EXPERIMENTS += ("lpips_biggan", "gamma_mnist", "blur_mnist", "translation_mnist", "brightness_celeba")
-EXPERIMENTS += ("patch_mnist", "brightness_contrast_cifar10", "segment_mnist", "rotation_mnist", "rotation_celeba")
+EXPERIMENTS += (
+    "patch_mnist",
+    "l1_mnist",
+    "brightness_contrast_cifar10",
+    "segment_mnist",
+    "rotation_mnist",
+    "rotation_celeba",
+)
 EXPERIMENTS += ("percentile_astronaut", "percentile_celeba", "landmarks_celeba", "label_mnist", "label_cifar10")
 """In order of importance: figures 5 to 7 on MNIST share their cells, and take the least time; other threats and
 classes last."""
+
+LAWS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "l1_mnist": (
+        ("noise=laplace",),
+        *((f"noise={law}", "grid.scale=[0.866]") for law in ("uniform", "splitting", "splitting_8bit")),
+    )
+}
+"""Settings of each run of an experiment that holds several laws side by side."""
 
 SLICE_SECONDS = 900.0
 """About how long a slice of points takes: what is lost where a machine goes in the middle of one."""
@@ -198,13 +213,13 @@ def find_work(names: Sequence[str], settings: Sequence[str], console: Console) -
     found: dict[str, Work] = {}
     configs: list[Config] = []
     problems: dict[str, str] = {}
-    for name in names:
-        overrides = [f"experiment={name}", "budget=full", *settings]
+    for name, own in _requests(names):
+        overrides = [f"experiment={name}", "budget=full", *own, *settings]
         try:
             config = resolved(overrides)
             plan = make_plan(config)
         except CANNOT_BE_SERVED as error:
-            problems[name] = one_line(error)
+            problems[" ".join((name, *own))] = one_line(error)
             continue
         configs.append(config)
         command = ["cs-run", *(one for one in overrides if one.partition("=")[0] not in PATHS)]
@@ -216,6 +231,11 @@ def find_work(names: Sequence[str], settings: Sequence[str], console: Console) -
     for name, problem in problems.items():
         console.print(f"{name} is left out: {problem}", highlight=False, soft_wrap=True)
     return list(found.values()), configs
+
+
+def _requests(names: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Experiments with their own settings, one for each law."""
+    return [(name, own) for name in names for own in LAWS.get(name, ((),))]
 
 
 def resolved(overrides: list[str]) -> Config:
@@ -341,7 +361,7 @@ def compute(hours: float, names: Sequence[str], settings: Sequence[str], results
         for folder in (results / config.name / folder_of(config) for config in configs):
             if published.is_published(folder):
                 refresh(folder)
-        code = 1 if len(configs) < len(names) or any(work.failed or work.refused for work in works) else 0
+        code = 1 if len(configs) < len(_requests(names)) or any(work.failed or work.refused for work in works) else 0
     except KeyboardInterrupt:
         console.print("stopped; what is finished is kept, and the same command continues and makes the figures anew")
         code = 143 if terminations else 130

@@ -61,7 +61,7 @@ def rows_of(grid, **fixed):
             else:
                 row |= {"outcome": "certified", "radius": radius, "error": radius / 4, "vacuous": radius > 90}
             made.append(row | fixed)
-            made[-1]["cell"] = "-".join(str(made[-1][key]) for key in ("model", "dataset", "train", "scale"))
+            made[-1]["cell"] = "-".join(str(made[-1][key]) for key in ("model", "dataset", "train", "noise", "scale"))
     return pd.DataFrame(made)
 
 
@@ -274,6 +274,24 @@ def test_what_stands_beside_a_rule(rule, expected):
     assert [one.column for one in others] == [f"beside {name}" for name in expected]
     assert [bool(one.marker) for one in others] == [one.rule["certifier"] != rule["certifier"] for one in others]
     assert len({one.label for one in others}) == len({one.style["marker"] for one in others}) == len(others)
+
+
+def test_laws_of_one_scale_are_curves_of_their_own(tmp_path):
+    """Each with its own symbol of the scale; none of them is taken for another training."""
+    laws = ("uniform", "splitting", "gaussian[p=1]")
+    rows = [rows_of({(0.5, 0.2): [i, i, i], (1.0, 0.4): [i, i, i]}, noise=law) for i, law in enumerate(laws, 1)]
+    figure = figure_of(write(tmp_path, pd.concat(rows), curve="scale", noise={"name": "uniform"}))
+    expected = ["gaussian[p=1], σ = 0.4", "splitting, scale = 0.4", "uniform, λ = 0.4"]
+    assert legend_of(figure)[:3] == expected
+    (ax,) = figure.axes
+    assert [drawn(ax, color) for color in plots.PALETTE[:3]] == [[3, 3], [2, 2], [1, 1]]
+
+
+def test_a_rule_that_draws_nothing_stands_beside_one_that_does_where_it_has_rows():
+    rule = {"certifier": "center", "rule": "measured"}
+    labels = [one.label for one in plots.beside(rule, [("center", "measured"), ("center", "enumerated")])]
+    assert labels[0] == "no draws (enumerated)"
+    assert "no draws (enumerated)" not in [one.label for one in plots.beside(rule)]
 
 
 def test_baselines_are_curves_where_h_goes_across(tmp_path, monkeypatch):

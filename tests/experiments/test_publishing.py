@@ -108,6 +108,17 @@ def test_other_cells_stay_where_new_ones_are_added(published):
     assert "0.6" in (target / "summary.csv").read_text()
 
 
+def test_laws_of_one_experiment_join_in_one_figure(published, figures):
+    """Run one after the other under one name; each is a curve, also at one scale."""
+    for law in ("laplace", "uniform"):
+        folder = published(f"noise={law}", "points.count=2", "grid.eps=[0.2]", "grid.h=null", "grid.scale=[0.5]")
+    assert len(read_cells(folder)) == 2
+    summary = summarise(read_rows(folder))
+    assert sorted(set(summary["noise"])) == ["laplace", "uniform"]
+    assert set(summary["points"]) == {2}
+    assert (folder / "radius_tv.png").is_file()
+
+
 def test_slices_of_points_join_and_the_manifest_lists_their_runs(published):
     published("points.start=0", "points.count=2")
     target = published("points.start=2", "points.count=3")
@@ -466,6 +477,16 @@ def test_full_covers_every_experiment_that_has_its_budget(full):
     have = {name for name in experiments() if "full" in composed(name, "paper").budgets}
     assert set(full.EXPERIMENTS) == have
     assert len(full.EXPERIMENTS) == len(have)
+
+
+def test_full_computes_an_experiment_under_each_of_its_laws(full):
+    names = [own[0] for name, own in full._requests(["tv_mnist", "l1_mnist"]) if name == "l1_mnist"]
+    assert names == ["noise=laplace", "noise=uniform", "noise=splitting", "noise=splitting_8bit"]
+    for name, own in full._requests(["l1_mnist"]):
+        config = full.resolved([f"experiment={name}", "budget=full", *own])
+        (scale,) = config.grid.scale
+        deviation = scale * (2**0.5 if config.noise["name"] == "laplace" else 3**-0.5)
+        assert deviation == pytest.approx(0.5, rel=1e-3)
 
 
 @functools.cache

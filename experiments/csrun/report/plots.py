@@ -52,6 +52,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale for a line."""
 
 _DOTTED = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0, "marker": ".", "markersize": 4}
+_DASHED = {"linestyle": (0, (3, 1, 1, 1)), "linewidth": 1.1, "marker": "x", "markersize": 4}
 _OTHERS: tuple[dict[str, Any], ...] = (
     {"linestyle": (0, (4, 1.2)), "linewidth": 1.0, "marker": "s", "markersize": 3, "markerfacecolor": "white"},
     {"linestyle": (0, (6, 1.5, 1, 1.5)), "linewidth": 1.0, "marker": "d", "markersize": 3.5},
@@ -92,9 +93,13 @@ def beside(rule: Mapping[str, str], present: Iterable[tuple[str, str]] = ()) -> 
     present : iterable of (str, str)
         Certifiers and rules of the rows, in their order: a user's own are known by these alone.
     """
+    present = list(present)
     found, others = [], 0
     for certifier, sharpest in default_rules(present).items():
         one = {"certifier": certifier, "rule": sharpest}
+        for apart in entry_of(certifier).apart:
+            if certifier == rule["certifier"] and apart != rule["rule"] and (certifier, apart) in present:
+                found.append(Beside(one | {"rule": apart}, f"no draws ({apart})", _DASHED))
         if certifier != rule["certifier"]:
             if entry_of(certifier).distance:  # of its own, in which no other is measured
                 continue
@@ -142,10 +147,11 @@ _STYLE: dict[RcKeyType, Any] = {
 
 
 class Curve(NamedTuple):
-    """Curve of one colour: a value of `h`, `scale` or `eps`, and the training where the panels hold several."""
+    """Curve of one colour: a value of `h`, `scale` or `eps`; training and noise where the panels hold several."""
 
     value: float
     training: str
+    noise: str
     label: str
 
 
@@ -309,15 +315,16 @@ def save(figure: Figure, path: Path, title: str) -> list[Path]:
 def _with_curves(summary: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, list[Curve]]:
     """Give every line its x and its curve; a curve has the same place, and so the same colour, in every figure."""
     summary = summary.assign(x=summary[layout.across])
-    trainings = trainings_of(summary)
+    trainings, noises = trainings_of(summary), list(summary["noise"])
+    several = len(set(noises)) > 1
     values = [float(f"{value:.9g}") for value in summary[layout.curves]]
     by_training = layout.by_training or _collide(summary, values)
     by_value = not layout.by_training or len(set(values)) > 1
     keys = [
-        (value if by_value else math.nan, training if by_training else "")
-        for value, training in zip(values, trainings, strict=True)
+        (value if by_value else math.nan, training if by_training else "", noise if several else "")
+        for value, training, noise in zip(values, trainings, noises, strict=True)
     ]
-    names = {key: _curve_label(layout.symbol, *key) for key in keys}
+    names = {key: _curve_label(layout, *key) for key in keys}
     curves = sorted({names[key]: Curve(*key, names[key]) for key in keys}.values(), key=_curve_order)
     place = {curve.label: index for index, curve in enumerate(curves)}
     return summary.assign(curve=[place[names[key]] for key in keys]), curves
@@ -325,21 +332,23 @@ def _with_curves(summary: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, l
 
 def _collide(summary: pd.DataFrame, values: Sequence[float]) -> bool:
     """True if two lines of one panel would be one point of one curve: then the curves differ in training as well."""
-    points = summary[["model", "dataset", "metric", "x"]].assign(value=values)
+    points = summary[["model", "dataset", "metric", "noise", "x"]].assign(value=values)
     return bool(points.duplicated().any())
 
 
-def _curve_label(symbol: str, value: float, training: str) -> str:
-    parts = [] if math.isnan(value) else [f"{symbol} = {number(value)}"]
-    if training:
-        parts.append(f"trained {training}")
+def _curve_label(layout: Layout, value: float, training: str, noise: str) -> str:
+    entry = NOISES.get(noise.partition("[")[0])
+    symbol = entry.symbol if entry and layout.curves == "scale" else layout.symbol
+    parts = [noise] if noise else []
+    parts += [] if math.isnan(value) else [f"{symbol} = {number(value)}"]
+    parts += [f"trained {training}"] if training else []
     return ", ".join(parts) or "one curve"
 
 
-def _curve_order(curve: Curve) -> tuple[float, int, str]:
+def _curve_order(curve: Curve) -> tuple[str, float, int, str]:
     trainings = ("with noise", "without noise")
     place = trainings.index(curve.training) if curve.training in trainings else len(trainings)
-    return (0.0 if math.isnan(curve.value) else curve.value, place, curve.training)
+    return (curve.noise, 0.0 if math.isnan(curve.value) else curve.value, place, curve.training)
 
 
 def _figure(
