@@ -282,7 +282,7 @@ def test_laws_of_one_scale_are_curves_of_their_own(tmp_path):
     rows = [rows_of({(0.5, 0.2): [i, i, i], (1.0, 0.4): [i, i, i]}, noise=law) for i, law in enumerate(laws, 1)]
     figure = figure_of(write(tmp_path, pd.concat(rows), curve="scale", noise={"name": "uniform"}))
     expected = ["gaussian[p=1], σ = 0.4", "splitting, scale = 0.4", "uniform, λ = 0.4"]
-    assert legend_of(figure)[:3] == expected
+    assert set(expected) <= set(legend_of(figure))
     (ax,) = figure.axes
     assert [drawn(ax, color) for color in plots.PALETTE[:3]] == [[3, 3], [2, 2], [1, 1]]
 
