@@ -141,7 +141,7 @@ class Composed(Noise):
                 )
         elif not isinstance(self.second, GaussianNoise) or self.second.p != 2:
             raise RequestError(f"second is {brief(self.second)}: expected noise on a transform, or GaussianNoise in l2")
-        elif not isinstance(transform, _LENGTHENS_NOTHING):
+        elif type(transform) not in _LENGTHENS_NOTHING:
             raise RequestError(
                 f"{transform} can lengthen an l2 perturbation, of which {self.second} after it has no bound: expected "
                 f"one of {_names(_LENGTHENS_NOTHING)}"

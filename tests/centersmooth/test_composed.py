@@ -71,6 +71,13 @@ def on(transform: Transform, scale: float = 0.2) -> Transformed:
 BRIGHT = on(Brightness())
 
 
+class Doubled(Brightness):
+    """A transform of a user's own, derived from one that lengthens nothing."""
+
+    def apply(self, x: Tensor, parameters: Tensor) -> Tensor:
+        return 2 * super().apply(x, parameters)
+
+
 def defect(first: Transform, second: Transform) -> float:
     """How far ``S_a T_b S_c T_d`` is from ``S_(a+c) T_(b+d)`` at most."""
     x = image(2, 9, 12)
@@ -126,6 +133,8 @@ def test_pixel_noise_follows_a_transform_that_lengthens_no_difference(transform:
         (BRIGHT, GaussianNoise(0.5, p=math.inf), 1, "second is Gauss.*: expected noise on a transform, or Gauss.* l2"),
         (BRIGHT, SplittingNoise(0.5), 1, "second is SplittingNoise.*: expected noise on a transform, or Gauss.* in l2"),
         (BRIGHT, BRIGHT, 1, "are not known to commute"),
+        (on(Doubled()), on(Translation()), 1, "are not known to commute"),
+        (on(Doubled()), GaussianNoise(0.5), 1, "can lengthen an l2 perturbation"),
         (BRIGHT, GaussianNoise(0.5), 0, "ratio is 0"),
     ],
     ids=str,
