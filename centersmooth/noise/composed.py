@@ -203,7 +203,7 @@ class _GaussianComposed(ShiftedNormal, Composed):
         """``sqrt(s^2 + t^2)`` of both shifts, rounded up: two normal variables are shifted at right angles.
 
         The second shift may depend on the first variable, as one that a random transform shortens does: it is what a
-        map of normal variables makes of the full shift (docs/guarantee.md, section 14).
+        map of normal variables makes of the full shift (docs/guarantee.md, section 17).
         """
         self.threat.require(eps)
         assert isinstance(self.first, GaussianShift)
@@ -228,7 +228,7 @@ def _in_turn(mass: float, outer: _Part, inner: _Part, draws: int) -> float:
     """The mass needed against one shift after the other; exact where the outer law is exponential or uniform.
 
     Two steps are sound for any laws. Where the outer noise at ``x`` and at ``x'`` is the same but with probability
-    ``D``, the inner shift is asked about within that part alone (docs/guarantee.md, section 14).
+    ``D``, the inner shift is asked about within that part alone (docs/guarantee.md, section 17).
 
     Examples
     --------
