@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import re
@@ -22,6 +23,7 @@ from running import FRAGILE, TWO_CELLS, Watched, is_alive, rows_without_seconds,
 from support import CODE, SMALL, compose
 
 from csrun import cli, executors
+from csrun.config import RayConfig
 from csrun.errors import RunError
 from csrun.executors import launcher as ray_launcher
 from csrun.executors import tasks
@@ -280,6 +282,14 @@ def test_a_run_that_loses_a_cluster_of_its_own_says_how_to_go_on_and_no_port_was
     assert re.search(r"what is finished is kept.*continue", last_line(tmp_path / "runs" / "said"))
     assert addresses
     assert addresses <= {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+@pytest.mark.slow
+def test_a_broken_connection_to_the_cluster_is_the_loss_of_it(cluster):
+    """What a driver meets first where a raylet is killed: of the exceptions of Python, not of Ray."""
+    expected = r"the Ray cluster went away \(.*Broken pipe\); what is finished is kept: the same command continues"
+    with pytest.raises(RunError, match=expected), ray_executor.connected(RayConfig(address=cluster.address)):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def last_line(file: Path) -> str:
