@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import shlex
 from statistics import median
+from typing import Any
 
 import pytest
 import torch
@@ -65,11 +67,16 @@ def pilot() -> Pilot:
     return pilot_of(1.0, 1.5)
 
 
+@functools.cache
+def evidence_of(key: str, budget: Budget) -> list[Any]:
+    """Evidence of a run at the same points, for every rule and eps."""
+    return [gather_one(SAMPLER, CERTIFIERS[key], budget, x, RandomStream(9, i)) for i, x in enumerate(POINTS)]
+
+
 def certified(key: str, rule: str, eps: float, budget: Budget) -> float:
     """Median radius of a run at the same points."""
     certifier, setting = CERTIFIERS[key], Setting.of(SAMPLER, budget)
-    found = [gather(SAMPLER, {key: certifier}, budget, x, RandomStream(9, i))[key] for i, x in enumerate(POINTS)]
-    return median(certifier.certificate(one, eps, rule, setting).radius for one in found)
+    return median(certifier.certificate(one, eps, rule, setting).radius for one in evidence_of(key, budget))
 
 
 @pytest.mark.parametrize("h", [1.0, 1.5])
