@@ -245,11 +245,11 @@ def test_half_normal_distances_need_a_fiftieth_of_the_papers_draws(h: float, rul
 
 
 @of_all
-@pytest.mark.parametrize("counts_asked", [(1_000, 4_000), (2_000, 2_000), (8_000, 20_000)])
+@pytest.mark.parametrize("counts_asked", [(500, 2_000), (1_000, 1_000), (4_000, 10_000)])
 def test_radii_are_foreseen_at_other_counts(case: str, counts_asked: tuple[int, int]) -> None:
     """Of an answer as of a radius: at half the draws of the pilot, as many, and four times as many."""
     certifier, rule, budget = CASES[case]
-    pilot = dataclasses.replace(budget, n=2_000)
+    pilot = dataclasses.replace(budget, n=1_000)
     asked = dataclasses.replace(budget, n=counts_asked[0], m=counts_asked[1])
     sampler = Sampler(model, GaussianNoise(0.5), 400, 400, (0.0, 1.0))
     collector = certifier.collector(Setting.of(sampler, pilot), shared := Shared(), radius=True)

@@ -292,9 +292,8 @@ def test_the_astronauts_face_is_certified_and_drawn_without_any_data(tmp_path, m
     pytest.importorskip("skimage", reason="pip install 'centersmooth[faces]'")
     pytest.importorskip("facenet_pytorch", reason="pip install 'centersmooth[faces]'")
     monkeypatch.delenv("CENTERSMOOTH_DATA", raising=False)
-    config = compose(
-        "experiment=jaccard_astronaut", "budget=smoke", "grid.eps=[0.15]", "n=150", "m=200", f"out={tmp_path}"
-    )
+    few = ("n=100", "m=150", "alpha1=0.05", "alpha2=0.05")
+    config = compose("experiment=jaccard_astronaut", "budget=smoke", "grid.eps=[0.15]", *few, f"out={tmp_path}")
     folder = run(config, Display(Console(file=io.StringIO())), "cs-run (test)").folder
     manifest, rows = read_manifest(folder), read_rows(folder)
     exact = rows[rows["rule"] == "exact"].iloc[0]

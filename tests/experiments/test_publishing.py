@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from running import run_in
-from support import compose, counts_of, label_problems
+from support import SMALL, compose, counts_of, label_problems
 
 from centersmooth import GaussianNoise
 from centersmooth.bounds import PAPER
@@ -87,8 +87,7 @@ def test_a_published_folder_has_the_rows_the_summary_and_the_figures_of_the_run(
 def test_the_key_is_known_before_the_weights_and_free_of_them(published):
     """What `make full` looks for is what was published; another machine's last digits change nothing of it."""
     (cell,) = read_cells(published("cells=null")).values()
-    small = ["budget=smoke", "points.count=2", "grid.eps=[0.4]", "grid.h=[1]", "n=1000", "m=1100"]
-    plan = make_plan(compose(*small, "train.epochs=1", "train.images=100", "workers=1"))
+    plan = make_plan(compose(*SMALL))
     assert [key_of(plan.request(one)) for one in plan.cells] == [key_of(cell)]
     assert key_of(cell | {"weights": "other", "metric_weights": "other"}) == key_of(cell)
     assert key_of(cell | {"seed": 1}) != key_of(cell)
@@ -161,7 +160,7 @@ def test_cells_of_other_counts_are_refused_where_medians_would_mix_them(publishe
     target = published()
     before = read_rows(target)
     with pytest.raises(RunError, match=r"autoencoder at scale 0.4 with other counts: give the run a name of its own"):
-        published("n=1100")
+        published("n=500")
     assert read_rows(target).equals(before)
 
 
@@ -320,7 +319,7 @@ def full(script, monkeypatch):
     return script
 
 
-BUDGET = "{n: 1000, m: 1100, delta: 0.1, points: {count: 3}, train: {epochs: 1, images: 100, batch_size: 50}}"
+BUDGET = "{n: 400, m: 500, delta: 0.15, points: {count: 3}, train: {epochs: 1, images: 100, batch_size: 50}}"
 
 
 def work(full, folder, hours, *overrides, names=("tv_digits",)):
