@@ -3,7 +3,8 @@
 PYTHON ?= python3
 PYTHONS ?= python3.11 python3.12 python3.13
 BUDGET ?= auto
-JOBS ?= 2
+# Three on two cores: the tests of Ray, of signals and of locks wait for minutes in all, and every run for the disk.
+JOBS ?= 3
 HOURS ?= 2.5
 QUICK := centersmooth $(addprefix tests/centersmooth/test_,bounds.py metrics.py sampling.py against_reference.py sources.py) \
 	$(addprefix tests/experiments/test_,golden.py startup.py)

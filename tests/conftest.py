@@ -9,8 +9,9 @@ import torch
 from hypothesis import settings
 from plugins import TABLES
 
-LONGEST = ["test_ray.py", "test_experiments.py", "test_cores.py", "test_publishing.py", "test_examples.py"]
-"""Files of a minute or more, longest first; that of Ray mostly waits, and is best beside those that compute."""
+LONGEST = ["test_ray.py", "test_cores.py", "test_experiments.py", "test_publishing.py", "test_contracts.py"]
+LONGEST += ["test_custom.py", "test_campaigns.py", "test_known_laws.py", "test_additive.py", "test_recommend.py"]
+"""Files of more than twenty seconds, longest first; that of Ray mostly waits, and is best beside those that compute."""
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: threads that wait for a busy core burn the other

@@ -101,7 +101,7 @@ def test_figures_6_to_8_at_smoke_share_their_cells(tmp_path, data_folder, data):
 @pytest.mark.slow
 def test_jaccard_celeba_at_smoke_on_a_real_face(tmp_path, data_folder):
     pytest.importorskip("facenet_pytorch", reason="pip install 'centersmooth[faces]'")
-    rows = run_real("jaccard_celeba", data_folder, tmp_path, "grid.eps=[0.1]", *FEWER, "n=120")
+    rows = run_real("jaccard_celeba", data_folder, tmp_path, "grid.eps=[0.1]", *FEW)
     assert set(rows["metric"]) == {"jaccard"}
     assert set(rows["outcome"]) == {"certified"}
     assert rows["radius"].between(0, 1).all()

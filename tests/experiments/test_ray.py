@@ -15,12 +15,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from running import FRAGILE, TWO_CELLS, Watched, is_alive, rows_without_seconds, run_in
-from support import CODE, SMALL, compose
+from support import CODE, SMALL, ask, compose
 
 from csrun import cli, executors
 from csrun.config import RayConfig
@@ -51,6 +52,7 @@ QUICK_TO_NOTICE = {"RAY_health_check_period_ms": "200", "RAY_health_check_failur
 """A lost node is one after half a second instead of 15."""
 LISTENING = "0A"
 STORE = 80 * 2**20
+SWEEP = ["--multirun", "hydra/launcher=ray"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -161,16 +163,15 @@ def test_a_signal_ends_the_run_as_it_does_without_ray(cluster, tmp_path):
 
 @pytest.fixture(scope="module")
 def sweeps(cluster, tmp_path_factory) -> dict[str, tuple[int, str, str, Path]]:
-    """How three sweeps on the cluster ended, what they said and where they were: side by side, as each waits for Ray.
+    """How two sweeps on the cluster ended, what they said and where they were: side by side, as each waits for Ray.
 
-    One of two runs, one whose second job is refused, one whose jobs have no room.
+    One of two runs, one whose second job is refused.
     """
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'centersmooth[ray-launcher]'")
-    launch = [*SMALL, "--multirun", "hydra/launcher=ray", f"ray.address={cluster.address}"]
+    launch = [*SMALL, *SWEEP, f"ray.address={cluster.address}"]
     requests = {
         "runs": ["seed=0,1", "out=ray/${seed}"],
         "refused": ["rule=paper,nope", "dry_run=true"],
-        "no room": ["ray.cpus=3", "dry_run=true"],
     }
     places = {name: tmp_path_factory.mktemp("sweep") for name in requests}
     processes = {
@@ -205,15 +206,21 @@ def test_a_sweep_whose_jobs_are_tasks_gives_the_rows_of_local_runs(sweeps, tmp_p
 
 @pytest.mark.slow
 def test_a_sweep_on_ray_fails_in_one_line(sweeps):
-    """Of a job, whose error comes back from its worker, and of the sweep itself."""
+    """Of a job, whose error comes back from its worker."""
     code, stdout, stderr, _ = sweeps["refused"]
     assert code == 2
     assert stdout.count("1 cells, ") == 1
     expected = "cs-run: rule is 'nope': expected one of paper, exact, measured, enumerated for the certifier center"
     assert stderr.splitlines()[-1] == f"{expected}, or null"
-    code, _, stderr, _ = sweeps["no room"]
-    assert (code, len(stderr.splitlines())) == (2, 1)
-    assert "no node of the Ray cluster has ray.cpus=3: ask for less" in stderr
+
+
+@pytest.mark.slow
+def test_jobs_no_node_has_room_for_are_refused(cluster, tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'centersmooth[ray-launcher]'")
+    with patch.dict(os.environ):  # a sweep sets variables of Ray's
+        done = ask(*SWEEP, f"ray.address={cluster.address}", "ray.cpus=3", "dry_run=true", cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "no node of the Ray cluster has ray.cpus=3: ask for less" in done.stderr
 
 
 @pytest.mark.slow
