@@ -210,8 +210,8 @@ def test_the_estimate_counts_attacks():
         config = compose(*SMALL, *overrides)
         dry_run(config, Display(Console(file=screen, width=300)))
         said.append(screen.getvalue())
-    attack = 8 * (3 * 3 + 1) + 2 * (1 + 2 * 400)
-    passes = 2 * (1 + 400 + 500)
+    attack = 8 * (3 * 3 + 1) + 2 * (1 + 2 * 500)
+    passes = 2 * (1 + 500 + 600)
     assert f"{passes:,} forward passes" in said[0]
     assert f"{passes + 2 * attack:,} forward passes" in said[1]
     assert _units(make_plan(compose(*SMALL, *QUICK))) - _units(make_plan(compose(*SMALL))) == 2 * attack

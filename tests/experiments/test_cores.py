@@ -100,7 +100,7 @@ def fragile(tmp_path, monkeypatch):
     (tmp_path / "fragile_own.py").write_text(FRAGILE + STARVED)
     np.save(tmp_path / "inputs.npy", np.array([0, 3, 1, 2, 4, 0, 3, 0], np.float32)[:, None].repeat(64, axis=1))
     own = ["experiment=custom", "model=fragile_own:model", f"data.path={tmp_path / 'inputs.npy'}", "grid.eps=[0.01]"]
-    return [*own, "budget=smoke", "n=400", "m=500", "delta=0.15", f"out={tmp_path / 'runs'}"]
+    return [*own, "budget=smoke", "n=500", "m=600", "delta=0.17", f"out={tmp_path / 'runs'}"]
 
 
 @pytest.mark.slow

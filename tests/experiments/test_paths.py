@@ -16,7 +16,7 @@ from csrun.cli import _with_path_as_text, _without_paths
 ODD = "Bilder (1), =#ü"
 TEXTS = [ODD, "a'b", 'a"b', 'it\'s "1"', "a\\b", "a\\", "a\\'", " a ", "[a]", "{a: 1}", "a:b", "1", "1e5", "true"]
 TEXTS += ["$x", "%", "~/a", "choice(a,b)", "'a' b", "日本", "\udcff"]
-REQUEST = ["experiment=custom", "budget=smoke", "points.count=1", "n=400", "m=500", "delta=0.15", "grid.eps=[0.1]"]
+REQUEST = ["experiment=custom", "budget=smoke", "points.count=1", "n=500", "m=600", "delta=0.17", "grid.eps=[0.1]"]
 MODEL = ["model=torch.nn:Identity", "metric=l2"]
 
 

@@ -130,7 +130,7 @@ def test_what_fails_at_one_point_is_a_row_with_its_reason(cluster, tmp_path, mon
     (tmp_path / "fragile.py").write_text(FRAGILE)
     np.save(tmp_path / "inputs.npy", np.array([0, 3, 1, 2, 4], np.float32)[:, None].repeat(64, axis=1))
     own = ["experiment=custom", "model=fragile:model", f"data.path={tmp_path / 'inputs.npy'}", "grid.eps=[0.01]"]
-    counts = ["budget=smoke", "n=400", "m=500", "delta=0.15", "points.count=5", f"out={tmp_path / 'runs'}"]
+    counts = ["budget=smoke", "n=500", "m=600", "delta=0.17", "points.count=5", f"out={tmp_path / 'runs'}"]
     config = compose(*own, *counts, ON_RAY, f"ray.address={cluster.address}")
     result = run(config, Watched(), "cs-run (test)")
     rows = rows_without_seconds(result.folder)
