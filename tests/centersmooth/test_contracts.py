@@ -161,7 +161,7 @@ OF_VECTORS = {
 
 
 RUNS = {"direction": 60}
-"""Pairs of runs, where the 30 of the others do not suffice to tell the unsound variants below."""
+"""Pairs of runs, where 30 do not suffice: half of the answers of unsound directions are beyond, 23 of 60 may be."""
 
 
 @pytest.mark.parametrize("certifier", CERTIFIERS)
@@ -270,7 +270,7 @@ UNSOUND = {
 
 @pytest.mark.parametrize("fault", UNSOUND)
 def test_certificates_that_do_not_cover_are_caught(fault: str) -> None:
-    """Of 30 answers, 16 may be beyond a radius with alpha = 0.1: of these variants at least 80% are."""
+    """Of 30 answers, 16 may be beyond a radius with alpha = 0.1; but for directions, at least 80% of these are."""
     (broken, noise), name = UNSOUND[fault], fault.split(",")[0]
     row, runs = CERTIFIERS[name][0], RUNS.get(name, 30)
     words = rf"of {runs} answers at x' are beyond the radius of the rule \w+, where \d+ may be"
