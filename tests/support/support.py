@@ -73,6 +73,9 @@ CODE = "from csrun.cli import main; main()"
 
 ALONE = patch("csrun.executors.supervise.needed", return_value=False)
 
+COMPOSED_ONCE = patch("hydra._internal.hydra.Hydra.get_mode", return_value=None)
+"""Hydra composes a configuration before it does so for the run, to look for ``hydra.mode``, which none of ours has."""
+
 
 def cs_run(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """`cs-run` with these arguments, as a process of its own."""
@@ -131,7 +134,14 @@ def ask(*arguments: str, cwd: Path) -> Answer:
     said, complained = io.StringIO(), io.StringIO()
     caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a module rewritten within a second is read again
     try:
-        with chdir(cwd), redirect_stdout(said), redirect_stderr(complained), warnings.catch_warnings(), ALONE:
+        with (
+            chdir(cwd),
+            redirect_stdout(said),
+            redirect_stderr(complained),
+            warnings.catch_warnings(),
+            ALONE,
+            COMPOSED_ONCE,
+        ):
             warn_as_a_process()
             with pytest.raises(SystemExit) as ended:
                 main(list(arguments))
