@@ -111,6 +111,19 @@ def test_a_lock_of_a_killed_process_holds_nothing(tmp_path):
         assert json.loads((tmp_path / "lock.holder").read_text())["process"] == os.getpid()
 
 
+@pytest.mark.parametrize("name", ["autoencoder-5534.lock", ".lock"])
+def test_what_a_killed_process_was_writing_goes_with_the_next_holder_of_its_lock(tmp_path, name):
+    """Of a checkpoint, whose folder others share, and of who holds a lock."""
+    lock = tmp_path / name
+    left = [tmp_path / f".{lock.stem}{suffix}.1o2a.unfinished" for suffix in (".safetensors", ".json", ".lock.holder")]
+    others = tmp_path / ".autoencoder-5534f.safetensors.1o2a.unfinished"
+    for path in (*left, others):
+        path.touch()
+    with held(lock, "it"):
+        assert not any(path.exists() for path in left)
+    assert others.exists()
+
+
 def test_a_run_on_a_cell_in_work_stops_before_it_touches_it(out):
     cell = cell_of(out)
     before = {path: path.stat().st_mtime_ns for path in cell.rglob("*") if path.is_file()}

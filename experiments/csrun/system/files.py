@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
@@ -52,4 +53,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Remove what a killed process was writing; only under the lock of whatever the folder holds."""
     for path in folder.rglob(f".*{_UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
+def remove_unfinished_beside(lock: Path) -> None:
+    """Remove what a killed process was writing of the files that a lock is named after; only under that lock."""
+    for path in lock.parent.glob(f".{glob.escape(lock.stem)}.*{_UNFINISHED}"):
         path.unlink(missing_ok=True)

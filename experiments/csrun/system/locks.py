@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from csrun.errors import RunError
-from csrun.system.files import write_atomically
+from csrun.system.files import remove_unfinished_beside, write_atomically
 
 
 @contextmanager
@@ -48,6 +48,7 @@ def held(lock: Path, what: str, say: Callable[[str], None] | None = None) -> Ite
         say(f"{busy}: waiting for it to end")
         own.acquire()
     try:
+        remove_unfinished_beside(lock)
         record = {"process": os.getpid(), "machine": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
         write_atomically(holder, json.dumps(record).encode())
         yield
