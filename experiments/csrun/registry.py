@@ -356,8 +356,8 @@ CERTIFIERS = {
 """The names and rules are those of `centersmooth.certifiers.Certifier`."""
 
 _OF_RINGS = {
-    "pixels": Parameter(0.5, "standard deviation of what is added, for interpolation; 0.28 pixels/low_pass is seen"),
-    "low_pass": Parameter(1, "blur in pixels, at most a quarter of the side: the wider, the less pixels have to be"),
+    "pixels": Parameter(0.5, "standard deviation of the noise of samples; of a pixel it is 0.28 pixels/low_pass"),
+    "low_pass": Parameter(1, "blur in pixels, at most a quarter of the side; a wider one needs less noise"),
 }
 
 NOISES = {

@@ -47,6 +47,8 @@ _SUITS: dict[str, tuple[str, ...]] = {
     "segmentation": (),
     "percentile": (),
     "percentile_box": (),
+    "score": (),
+    "prototypes": (),
 }
 """Metrics in which each certifier certifies images."""
 

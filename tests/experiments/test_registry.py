@@ -43,7 +43,8 @@ def test_every_entry_can_be_imported_and_is_told_in_one_line(kind):
 
 def test_every_plug_in_has_a_row_of_contract_tests():
     """LPIPS needs weights; its contract is in test_perceptual."""
-    assert set(plugins.NOISES) == {*registry.NOISES, "ellipsoid"}  # its shape is a tensor, which no request can hold
+    in_python = {"ellipsoid", "composed"}  # made of a tensor, or of two laws, which no request can hold
+    assert set(plugins.NOISES) == {*registry.NOISES, *in_python}
     assert set(plugins.CERTIFIERS) == set(registry.CERTIFIERS)
     assert {*plugins.METRICS, "lpips"} == set(registry.METRICS)
 
