@@ -179,11 +179,11 @@ def compose(*overrides: str) -> Config:
 
 
 def compose_raw(*overrides: str) -> DictConfig:
-    """The same as Hydra hands it over; composed once, whatever folder ``out`` names."""
-    places = [one for one in overrides if re.fullmatch(r"out=[\w./-]+", one)]
-    raw = copy.deepcopy(_composed(config_folder(), *[one for one in overrides if one not in places]))
-    for place in places:
-        raw.out = place.removeprefix("out=")
+    """The same as Hydra hands it over; composed once, whatever folder ``out`` and whichever ``budget`` are named."""
+    plain = [one for one in overrides if re.fullmatch(r"(out|budget)=[\w./-]+", one)]
+    raw = copy.deepcopy(_composed(config_folder(), *[one for one in overrides if one not in plain]))
+    for name, _, value in (one.partition("=") for one in plain):
+        raw[name] = value
     return raw
 
 
