@@ -28,6 +28,7 @@ class Ablation(TotalVariationNoise):
     """A law that keeps some pixels of an image and drops the others."""
 
     local: ClassVar[bool] = True
+    by_size: ClassVar[bool] = True
 
     def clean(self, x: Tensor) -> Tensor:
         """The image with all of its pixels kept."""

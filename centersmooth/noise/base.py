@@ -45,10 +45,13 @@ class Noise(ABC):
         a draw around each of its inputs.
     local : bool
         Whether the bound depends on the input, so that it is that of ``noise.at(x)`` only.
+    by_size : bool
+        Whether it then depends on the input's size alone.
     """
 
     coordinatewise: ClassVar[bool] = False
     local: ClassVar[bool] = False
+    by_size: ClassVar[bool] = False
 
     if TYPE_CHECKING:  # a property of the class would leave dataclasses no field of this name
 

@@ -46,6 +46,7 @@ class UniformNoise(TotalVariationNoise):
     size: int | None = field(default=None, kw_only=True)
 
     coordinatewise: ClassVar[bool] = True
+    by_size: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         expected = "a positive number, in the unit of the model's input"

@@ -300,9 +300,13 @@ def make_plan(config: Config) -> Plan:
             for training in _trainings(config, name, spec, data, scale):
                 cells.append(CellPlan(name, spec, noises[scale], own, training))
     plan = Plan(config, data, budget, metrics, certifiers, tuple(cells), points)
-    bound = [replace(settings[cell.scale], noise=law) for cell, law in zip(cells, _first_laws(plan), strict=True)]
+    laws = _first_laws(plan)
     if not config.recommend:
-        sizes = [[pair.eps for pair in cell.pairs] for cell in cells]
+        bound = [replace(settings[cell.scale], noise=law) for cell, law in zip(cells, laws, strict=True)]
+        sizes = [
+            [pair.eps if _holds_for_all(law) else None for pair in cell.pairs]
+            for cell, law in zip(cells, laws, strict=True)
+        ]
         asked = [(setting, eps) for setting, several in zip(bound, sizes, strict=True) for eps in several]
         _require_feasible(config, certifiers, asked)
         problems = [_infeasible(certifiers, *one) for one in zip(bound, sizes, strict=True)]
@@ -313,7 +317,7 @@ def make_plan(config: Config) -> Plan:
 
 
 def _first_laws(plan: Plan) -> list[Noise]:
-    """The law of each cell with its bound for the first point; bounds depend on sizes, which all points share.
+    """The law of each cell at the first point; with its bound where that holds for all points, as they share a size.
 
     Raises
     ------
@@ -330,6 +334,11 @@ def _first_laws(plan: Plan) -> list[Noise]:
     except RequestError as error:
         raise RunError(str(error)) from error
     return laws
+
+
+def _holds_for_all(law: Noise) -> bool:
+    """Whether the bound of a law at one point is that of all points."""
+    return law.by_size or not law.local
 
 
 def _first_input(plan: Plan, cell: CellPlan) -> Tensor:
@@ -363,7 +372,7 @@ def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, scale:
     ]
 
 
-def _infeasible(certifiers: Asked, setting: Setting, sizes: Sequence[float]) -> str:
+def _infeasible(certifiers: Asked, setting: Setting, sizes: Sequence[float | None]) -> str:
     """The reason why no rule of any certifier asked for certifies an eps at one noise level; empty if one does."""
     kinds = list(map(_any_of, certifiers.values()))
     apart = [_any_of(certifiers[name]).of_rule(rule) for name in certifiers for rule in entry_of(name).apart]
@@ -407,7 +416,7 @@ def _require_feasible(config: Config, certifiers: Asked, asked: Sequence[tuple[S
     Parameters
     ----------
     asked : sequence of (Setting, float or None)
-        Each noise with an eps, or with None while its bound is not known.
+        Each noise with an eps, or with None where its bound is not known.
     """
     name, rule = _leading(config, certifiers).values()
     one = _any_of(certifiers[name]).of_rule(rule)

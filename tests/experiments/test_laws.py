@@ -67,6 +67,7 @@ class Uneven(GaussianNoise):
     """Gaussian noise under which a perturbation of a bright input counts twice: a bound for each input."""
 
     local = True
+    by_size = False
 
     def __init__(self, scale, factor=None):
         super().__init__(scale)
@@ -95,6 +96,18 @@ def test_a_bound_that_depends_on_the_input_is_that_of_each_point(run_small, monk
     for request in (uneven, attacked):
         for row in read_rows(run_small(*request).folder).itertuples():
             assert row.radius == radii[row.point, row.rule, 0.4 if bright[row.point] else 0.2]
+
+
+def test_a_bound_of_one_image_decides_nothing_for_all_points(monkeypatch):
+    """Nor is it computed before any work: that of a rotated face takes seconds."""
+    from centersmooth.noise import RotationNoise
+
+    def shift(self, eps):
+        raise AssertionError
+
+    monkeypatch.setattr(RotationNoise, "shift", shift)
+    plan = make_plan(compose(*SMALL, "noise=rotation", "grid.h=null", "grid.scale=[1]", "grid.eps=[90]"))
+    assert [cell.scale for cell in plan.cells] == [1.0]
 
 
 @pytest.mark.parametrize("name", NOISES)
