@@ -48,8 +48,8 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from csrun.executors import on_ray as ray_executor  # noqa: E402
 
 ON_RAY = "executor=ray"
-QUICK_TO_NOTICE = {"RAY_health_check_period_ms": "200", "RAY_health_check_failure_threshold": "2"}
-"""A lost node is one after half a second instead of 15."""
+SETTINGS = {"RAY_health_check_period_ms": "200", "RAY_health_check_failure_threshold": "2", "RAY_worker_niceness": "0"}
+"""A lost node is one after half a second instead of 15; workers share the cores with other tests, else they starve."""
 LISTENING = "0A"
 STORE = 80 * 2**20
 SWEEP = ["--multirun", "hydra/launcher=ray"]
@@ -59,7 +59,7 @@ SWEEP = ["--multirun", "hydra/launcher=ray"]
 def around_all_tests() -> Iterator[None]:
     """Handles are collected here, where the warning of Ray's is ignored, and in no test of another file."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in QUICK_TO_NOTICE.items():
+        for name, value in SETTINGS.items():
             patch.setenv(name, value)
         yield
     gc.collect()
@@ -292,11 +292,21 @@ def test_a_run_that_loses_a_cluster_of_its_own_says_how_to_go_on_and_no_port_was
 
 
 @pytest.mark.slow
-def test_a_broken_connection_to_the_cluster_is_the_loss_of_it(cluster):
+@pytest.mark.parametrize(
+    "error", [BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)), OSError("Broken pipe")], ids=["python's", "ray's"]
+)
+def test_a_broken_connection_to_the_cluster_is_the_loss_of_it(cluster, error):
     """What a driver meets first where a raylet is killed: of the exceptions of Python, not of Ray."""
     expected = r"the Ray cluster went away \(.*Broken pipe\); what is finished is kept: the same command continues"
     with pytest.raises(RunError, match=expected), ray_executor.connected(RayConfig(address=cluster.address)):
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        raise error
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_no_loss_of_the_cluster(cluster):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space left"), ray_executor.connected(RayConfig(address=cluster.address)):
+        raise full
 
 
 def last_line(file: Path) -> str:

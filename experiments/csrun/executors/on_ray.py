@@ -59,7 +59,9 @@ def connected(settings: RayConfig, show_workers: bool = False) -> Iterator[None]
         if own and ray.util.get_node_ip_address() != "127.0.0.1":
             raise RunError("ray was imported before the run and would open ports to others: use ray.address=auto")
         yield
-    except (RayError, ConnectionError) as error:  # the second from a broken connection to the object store
+    except (RayError, OSError) as error:
+        if isinstance(error, OSError) and not _is_of_connection(error):
+            raise
         raise RunError(
             f"the Ray cluster went away ({first_line(error)}); what is finished is kept: the same command continues"
         ) from error
@@ -67,6 +69,11 @@ def connected(settings: RayConfig, show_workers: bool = False) -> Iterator[None]
         raise error.__cause__ or error from None
     finally:
         ray.shutdown()
+
+
+def _is_of_connection(error: OSError) -> bool:
+    """Test for a broken connection to the cluster; an error that Ray raises itself has no number, unlike a file's."""
+    return isinstance(error, ConnectionError) or error.errno is None
 
 
 def _require_answer(address: str) -> None:
