@@ -62,6 +62,15 @@ def half_count(n: int) -> int:
     return (n + 1) // 2
 
 
+def mass_of_count(count: int, draws: int, alpha: float) -> float:
+    """The mass of a set that holds at least ``count`` of ``draws`` draws w.p. ``>= 1 - alpha``, rounded up.
+
+    >>> round(mass_of_count(501, 1_001, 0.005), 3), round(mass_of_count(901, 1_001, 0.005), 3)
+    (0.541, 0.922)
+    """
+    return min(1.0, float(betainccinv(count, draws - count + 1, alpha)) * _ROUND_UP)
+
+
 class Bounds(Protocol):
     """Confidence bounds; the module explains each method."""
 

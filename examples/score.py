@@ -18,7 +18,7 @@ means = torch.stack([images[:1200][labels[:1200] == digit].mean(dim=0) for digit
 
 
 def probabilities(batch):
-    """Of each class, by the squared distances to their mean images, (b, 8, 8) -> (b, 10)."""
+    """Probabilities of classes, by the squared distances to their mean images, (b, 8, 8) -> (b, 10)."""
     return torch.softmax(-2 * torch.cdist(batch.flatten(1), means.flatten(1)).square(), dim=1)
 
 

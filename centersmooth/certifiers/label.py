@@ -35,11 +35,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import betainc, betainccinv
+from scipy.special import betainc
 from torch import Tensor
 
 from centersmooth.betting import BettingTest, first_above, least_draws
-from centersmooth.bounds import EXACT
+from centersmooth.bounds import EXACT, mass_of_count
 from centersmooth.certificate import About, Certificate, Outcome, Smoothed
 from centersmooth.certifiers.base import Certifier
 from centersmooth.errors import RequestError
@@ -283,8 +283,7 @@ def majority_mass(n: int, alpha: float) -> float:
     >>> round(majority_mass(1, 0.005), 3), round(majority_mass(1_001, 0.005), 3), round(majority_mass(1_000, 0.005), 3)
     (0.995, 0.541, 0.541)
     """
-    half = n // 2
-    return min(1.0, float(betainccinv(half + 1, n - half, alpha)) * (1 + 1e-12))
+    return mass_of_count(n // 2 + 1, n, alpha)
 
 
 def labels_of(outputs: Tensor) -> Tensor:

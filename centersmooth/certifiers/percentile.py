@@ -41,10 +41,10 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import betainccinv, ndtr, ndtri
+from scipy.special import ndtr, ndtri
 from torch import Tensor
 
-from centersmooth.bounds import EXACT
+from centersmooth.bounds import EXACT, mass_of_count
 from centersmooth.certificate import About, Certificate, Outcome, Smoothed
 from centersmooth.certifiers.base import Certifier
 from centersmooth.certifiers.distances import DistanceBuffer
@@ -59,15 +59,6 @@ _KEEP_ALL: Final = 2**16
 
 _LEAST: Final = 255
 """Values of a coordinate that are kept at least; fewer where some have the same rank."""
-
-
-def mass_of_count(count: int, draws: int, alpha: float) -> float:
-    """The mass of a set that holds at least ``count`` of ``draws`` draws w.p. ``>= 1 - alpha``, rounded up.
-
-    >>> round(mass_of_count(501, 1_001, 0.005), 3), round(mass_of_count(901, 1_001, 0.005), 3)
-    (0.541, 0.922)
-    """
-    return min(1.0, float(betainccinv(count, draws - count + 1, alpha)) * (1 + 1e-12))
 
 
 def sample_rank(q: float, draws: int) -> int:
@@ -392,7 +383,7 @@ class _Counter:
         self._drawn += len(draws)
 
     def counts(self) -> OrderCounts:
-        """What was counted."""
+        """The counts of the draws added so far."""
         at_most = self._below.cumsum(1)[:, :-1]  # a draw with i values below it is at most the value after these
         at_least = self._drawn - self._up_to.cumsum(1)[:, :-1]  # and not at least the value after i that are up to it
         return OrderCounts(

@@ -24,10 +24,10 @@ ROUND_UP: Final = 1 + 1e-12
 """Outward rounding of inverses, as in `centersmooth.bounds`."""
 
 _STEPS: Final = 500
-"""Of the staircase of `Noise.kept_mean`, closer at its ends."""
+"""Number of steps of the staircase of `Noise.kept_mean`, which are closer at its ends."""
 
 _SLOPES: Final = np.concatenate([[0.0], np.geomspace(1e-3, 1e3, 601)])
-"""Of the lines of `Noise.kept_mean`."""
+"""Slopes of the lines below the staircase of `Noise.kept_mean`."""
 
 _ROUNDING: Final = 1e-12
 """Outward rounding of their heights."""

@@ -249,7 +249,7 @@ def test_total_variation_and_a_normal_shift_are_exact_together(mass: float, need
 
 
 def test_uniform_laws_leave_what_both_leave() -> None:
-    """Of several draws together as of one: ``1 - ((1 - D) (1 - E))^draws`` is lost."""
+    """Several draws together lose mass as one does: ``1 - ((1 - D) (1 - E))^draws`` is lost."""
     noise, eps, *_ = PAIRS["uniform, uniform"]
     assert noise.required_mass(0.5, eps) == pytest.approx(0.5 + 1 - 0.9 * 0.9)
     assert isinstance(noise, DrawsTogether)
@@ -314,7 +314,7 @@ def test_the_unit_names_both() -> None:
 
 @pytest.mark.parametrize("kind", ["pgd", "search"])
 def test_attacks_use_both_perturbations_to_their_limits(kind: str) -> None:
-    """Of the mean of 16 pixels, 0.2 of brightness move it by 0.2 and an l2 perturbation of 0.4 by 0.1."""
+    """The mean of 16 pixels is the output: 0.2 of brightness move it by 0.2 and an l2 perturbation of 0.4 by 0.1."""
     noise = Composed(BRIGHT, GaussianNoise(0.5), ratio=2.0)
     smoother = Smoother(lambda x: x.flatten(1).mean(1, keepdim=True), noise, Center(L2()), Budget.quick())
     x = torch.full((1, 4, 4), 0.1)

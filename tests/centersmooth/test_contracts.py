@@ -111,7 +111,7 @@ class Mirrored(GaussianNoise):
 
 
 class Concave(GaussianNoise):
-    """What a score keeps is below what sets keep, and not convex."""
+    """A law that says it keeps less of a score than of sets, in a way that is not convex."""
 
     def kept_mean(self, mean: float, eps: float) -> float:
         return self.kept_mass(mean, eps) - 0.3 * abs(mean - 0.5)

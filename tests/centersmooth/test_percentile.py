@@ -29,9 +29,9 @@ from centersmooth import (
     Smoother,
     UniformNoise,
 )
-from centersmooth.bounds import EXACT
+from centersmooth.bounds import EXACT, mass_of_count
 from centersmooth.certifiers import pack
-from centersmooth.certifiers.percentile import PercentileCollector, kept_ranks, mass_of_count, sample_rank
+from centersmooth.certifiers.percentile import PercentileCollector, kept_ranks, sample_rank
 from centersmooth.gathering import Setting, gather_one
 from centersmooth.metrics.boxes import worst_jaccard
 from centersmooth.noise import RayleighNoise
