@@ -55,13 +55,16 @@ def test_the_command_line_wins_over_the_budget():
 FEW = ("n=200", "m=400", "alpha1=0.05", "alpha2=0.05")
 """Counts that serve every rule at h = 1 under the delta of ``smoke`` where a pass takes long, with alphas to match."""
 
+IN_BLOCKS = ("forward_block=40", *FEW)
+"""The same in blocks that divide them, for networks that take a millisecond an input."""
+
 FEWER = ("n=80", "m=200", "delta=0.15", "alpha1=0.1", "alpha2=0.1")
 """The same under a smaller delta: outputs have to differ more for a center to be found."""
 
 
 @pytest.mark.slow
 def test_tv_mnist_at_smoke_on_the_real_files(tmp_path, data_folder):
-    rows = run_real("tv_mnist", data_folder, tmp_path, "grid.eps=[0.4]", "grid.h=[0.5,1]", *FEW)
+    rows = run_real("tv_mnist", data_folder, tmp_path, "grid.eps=[0.4]", "grid.h=[0.5,1]", *IN_BLOCKS)
     assert set(rows["model"]) == {"autoencoder", "reconstructor"}
     assert len(rows) == 2 * 2 * 2 * 3  # models, noise levels, points, rules
     certified = rows[rows["outcome"] == "certified"]
@@ -89,7 +92,7 @@ def run_real(name: str, data_folder, out, *overrides: str):
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["mnist", "cifar10"])
 def test_figures_6_to_8_at_smoke_share_their_cells(tmp_path, data_folder, data):
-    small = ("models=[autoencoder]", "grid.eps=[0.4]", "points.count=1", *FEW)
+    small = ("models=[autoencoder]", "grid.eps=[0.4]", "points.count=1", *IN_BLOCKS)
     metrics = {"l2": "l2", "angular": "angular", "ablation": "tv"}
     rows = {kind: run_real(f"{kind}_{data}", data_folder, tmp_path, *small) for kind in metrics}
     assert {kind: set(found["metric"]) for kind, found in rows.items()} == {k: {v} for k, v in metrics.items()}
@@ -155,7 +158,7 @@ def test_a_generator_of_other_latents_is_refused_in_one_line(tmp_path):
 
 @pytest.mark.slow
 def test_tv_cifar10_at_smoke_on_the_real_files(tmp_path, data_folder):
-    small = ("models=[reconstructor]", "grid.eps=[0.4]", *FEW)
+    small = ("models=[reconstructor]", "grid.eps=[0.4]", *IN_BLOCKS)
     rows = run_real("tv_cifar10", data_folder, tmp_path, *small)
     assert (rows["outcome"] == "certified").any()
 
