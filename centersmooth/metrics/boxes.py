@@ -120,5 +120,5 @@ def worst_jaccard(box: Tensor, lower: Tensor, upper: Tensor) -> float:
         return 1.0
     ends = torch.stack([lower, upper]).double().T.tolist()
     jaccard = Jaccard()
-    corners = jaccard.features(torch.tensor(list(product(*ends)), dtype=torch.float64))
+    corners = jaccard.features(torch.tensor(list(product(*ends)), dtype=torch.float64, device=box.device))
     return float(jaccard.pairwise(corners, jaccard.features(box[None].double())).max())

@@ -115,9 +115,10 @@ def _l1_of_pairs(features: Tensor) -> Tensor:
 
 def _l1_on_device(a: Tensor, b: Tensor) -> Tensor:
     """Distances between two lists, ``(n, D), (m, D) -> (n, m)``, where there is no ``pdist`` to gain from."""
-    total = a.new_zeros((len(a), len(b)), dtype=torch.float64)
-    for part_a, part_b in zip(torch.split(a, _CHUNK, 1), torch.split(b, _CHUNK, 1), strict=True):
-        total += torch.cdist(part_a.contiguous(), part_b.contiguous(), p=1)
+    total, kind = a.new_zeros((len(a), len(b)), dtype=torch.float64), torch.promote_types(a.dtype, b.dtype)
+    for parts in zip(torch.split(a, _CHUNK, 1), torch.split(b, _CHUNK, 1), strict=True):
+        of_a, of_b = (part.to(kind).contiguous() for part in parts)  # cdist takes no two types
+        total += torch.cdist(of_a, of_b, p=1)
     return total.to(a.dtype)
 
 
