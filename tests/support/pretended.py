@@ -113,6 +113,7 @@ def pretended_device() -> Iterator[None]:
     torch._C._set_only_lift_cpu_tensors(True)  # new tensors are made on the CPU, then moved
     with (
         patch("torch.cuda._lazy_init", lambda: None),
+        torch.backends.cudnn.flags(enabled=False),
         patch.multiple(Draws, __init__=on_host, **{name: moved(name) for name in names}),
         _Mode(),
     ):

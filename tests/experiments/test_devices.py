@@ -1,0 +1,59 @@
+"""Base models and LPIPS on a pretended CUDA device: their outputs are those of the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pretended import pretended_device
+
+from csrun.data import load_data
+from csrun.metrics.perceptual import LPIPS
+from csrun.models import MODELS
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there: nothing to pretend")
+
+DIGITS = ("autoencoder", "reconstructor", "lenet", "lenet_probabilities", "protonet")
+FACES = ("mtcnn", "mtcnn_landmarks")
+
+
+@pytest.fixture(autouse=True)
+def parameters_that_can_move():
+    """Modules replace their parameters, which cannot become of another kind of tensor in place."""
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    yield
+    torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+
+@pytest.mark.parametrize("name", [*DIGITS, *FACES])
+def test_outputs_of_a_model_are_those_of_the_cpu(name):
+    if name in FACES:
+        pytest.importorskip("facenet_pytorch", reason="pip install 'centersmooth[faces]'")
+    data = load_data("astronaut" if name in FACES else "digits", None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = MODELS[name].build(data, {}, None).eval().requires_grad_(False)
+    x = model.inputs(data.images(data.test, [0])).repeat_interleave(2, dim=0)
+    wanted = model(x)
+    with pretended_device():
+        found = model.to("cuda")(x.to("cuda"))
+        assert found.device.type == "cuda"
+        torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_lpips_is_that_of_the_cpu(data_folder):
+    pytest.importorskip("lpips", reason="pip install 'centersmooth[lpips]'")
+    file = data_folder / "alexnet_features.pth"
+    if not file.is_file():
+        pytest.skip(f"no {file}: AlexNet's convolutions, as docs/data.md says")
+    images = torch.rand(3, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+    def distances(device: str) -> torch.Tensor:
+        metric = LPIPS(file, "alex", device)
+        features = metric.features(images.to(device))
+        rows = torch.cat(list(metric.self_rows(features)))
+        assert rows.device.type == device
+        return torch.cat([rows, metric.pairwise(features[:1], features)]).cpu()
+
+    wanted = distances("cpu")
+    with pretended_device():
+        torch.testing.assert_close(distances("cuda"), wanted, rtol=1e-6, atol=1e-8)
