@@ -12,17 +12,15 @@ has to keep a mean above ``q_k = (1 + t_k)/2``. Its mean at ``x`` is at least ``
 Chernoff's bound at ``alpha2/(K - 1)``: so for all bisectors, and for every ``eps``, at once.
 
 **half_spaces.** The prototype stays where ``kept_mean(p_k, eps) > q_k`` for every ``k`` (`Noise.kept_mean`); under
-Gaussian noise, up to ``eps = min_k sigma (Phi^-1(p_k) - Phi^-1(q_k))``. Attained: by an embedding that is a step
-between ``u_k`` and ``-u_k``.
+Gaussian noise, up to ``eps = min_k sigma (Phi^-1(p_k) - Phi^-1(q_k))``.
 
 **cdf.** The mean of ``psi_k`` at ``x'`` is bounded by its order statistics at ``x``, as that of a score (`.score`),
-with the same share of ``alpha2``: farther than ``half_spaces`` where embeddings vary little under the noise, as those
-of a step do not.
+with the same share of ``alpha2``: farther than ``half_spaces`` where embeddings vary little under the noise.
 
-**lipschitz.** ``|g(x') - g(x)| <= sqrt(2/pi) eps/sigma``, as ``E|L - 1| = 2(2 Phi(h/2) - 1)`` for the likelihood ratio
-``L`` of Gaussian noise, ``h = eps/sigma``. The prototype stays where that is below the least distance to a bisector,
-``min_k 2(p_k - q_k)``. Never beyond ``half_spaces``, as ``Phi^-1`` rises at least by ``sqrt(2 pi)``; it is the
-published rule.
+**lipschitz.** The published rule, for Gaussian noise: ``|g(x') - g(x)| <= sqrt(2/pi) eps/sigma``. Never beyond
+``half_spaces``.
+
+Proofs: docs/guarantee.md, section 19.
 
 Source: Pautov, Kuznetsova, Tursynbek, Petiushko and Oseledets, *Smoothed Embeddings for Certified Few-Shot Learning*,
 NeurIPS 2022. Differences from the code that came with it: all bisectors in the place of the second nearest prototype's,

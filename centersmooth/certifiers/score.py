@@ -6,17 +6,15 @@ once; its radius is the largest distance of an interval's end to the answer, the
 is chosen from draws, so that no further ones are needed, and ``alpha2`` is divided among ``D`` coordinates with two
 sides each: a statement below has the share ``a = alpha2 / 2D``. All of them hold for every ``eps`` jointly.
 
-**two_point.** ``psi = (f - l) / (u - l)`` has values in [0, 1]. Its mean is at least the ``p`` with ``kl(mean of the
-draws, p) = ln(1/a) / m``, except with probability ``a`` (Chernoff's bound for variables in [0, 1], Hoeffding 1963). A
-function of mean ``p`` keeps `Noise.kept_mean`, under Gaussian noise ``Phi(Phi^-1(p) - eps/sigma)``; so ``g(x') >= l +
-(u - l) kept_mean(p)``. The other side is that of ``-f``. Nothing smaller follows from the mean: a function that is 0 or
-1 attains it.
+**two_point.** ``psi = (f - l) / (u - l)`` has values in [0, 1], and a mean of at least the ``p`` with ``kl(mean of the
+draws, p) = ln(1/a) / m``; so ``g(x') >= l + (u - l) kept_mean(p)`` (`Noise.kept_mean`). Nothing smaller follows from
+the mean.
 
-**cdf.** A score is the integral of the masses above each ``t``, ``f - l = integral_l^u 1{f > t} dt``, and a set of mass
-``p`` at ``x`` has at most ``1 - kept_mass(1 - p)`` at ``x'``. For ``u - f`` the `Band` of `.expectation` bounds all
-these masses at once, by order statistics of fixed ranks, except with probability ``a``; the integral over it bounds ``u
-- g(x')``. The other side is that of ``f - l``. Where `Noise.kept_mass` is convex and masses are known, this is never
-wider than ``two_point`` (Jensen): scores that vary little cannot be those of a function that is 0 or 1.
+**cdf.** The mean is the integral of the masses above each value, and each of them keeps what `Noise.kept_mass` says.
+The `Band` of `.expectation` bounds all these masses at once, by order statistics of fixed ranks. Scores that vary
+little cannot be those of a function that is 0 or 1, so this is narrower.
+
+Proofs: docs/guarantee.md, section 18.
 
 Source: Chiang, Curry, Abdelkader, Kumar, Dickerson and Goldstein, *Detection as Regression: Certified Object Detection
 by Median Smoothing*, NeurIPS 2020 (two_point); Kumar, Levine, Feizi and Goldstein, *Certifying Confidence via
