@@ -137,7 +137,7 @@ def test_the_sharper_rule_is_a_dotted_curve_beside_the_papers(tmp_path):
     with plots.style():
         summary, curves = plots._with_curves(merged, plots.LAYOUTS["h"])
         figure = plots._figure(summary, "tv", curves, plots.LAYOUTS["h"], [], [one])
-    dotted = [line for line in figure.axes[0].lines if line.get_linewidth() == plots._DOTTED["linewidth"]]
+    dotted = [line for line in figure.axes[0].lines if line.get_linewidth() == plots.DOTTED["linewidth"]]
     assert [line.get_ydata().tolist() for line in dotted] == [[0.5] * 3, [0.75] * 3, [1.0]]
     assert "sharper (measured)" in legend_of(figure)
     assert plots.draw(write(tmp_path / "b", rows, rule=rule))

@@ -10,7 +10,7 @@ Source: Kumar and Goldstein, *Center Smoothing*, NeurIPS 2021, section 5 and fig
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ import pandas as pd
 
 from csrun.cells import METHOD_VERSION
 from csrun.registry import CERTIFIERS
+from csrun.report.paper import EXPERIMENTS, Setting, computed_in, settings_of
 from csrun.report.published import superseded
 from csrun.report.tables import (
     FREE_RULE,
@@ -37,10 +38,6 @@ from csrun.report.tables import (
     summarise,
     trainings_of,
 )
-
-PAPER_EXPERIMENTS = {f"{kind}_{data}" for kind in ("tv", "l2", "angular", "ablation") for data in ("mnist", "cifar10")}
-PAPER_EXPERIMENTS |= {"jaccard_celeba", "lpips_biggan", "lpips_dcgan"}
-"""The experiments of figures 3 to 8; `lpips_dcgan` is figure 4's with a stand-in for the generator."""
 
 WELL_BELOW = 0.5
 """The error is called well below the radius where the ratio of their medians is at most this."""
@@ -141,12 +138,15 @@ class Finding:
         The numbers.
     sampled : bool
         Whether they rest on the study's draws, so that reduced counts matter.
+    settings : frozenset of Setting
+        Points of the paper's curves that they rest on.
     """
 
     study: Study
     holds: bool | None
     text: str
     sampled: bool = True
+    settings: frozenset[Setting] = frozenset()
 
     @property
     def reduced(self) -> bool:
@@ -155,11 +155,26 @@ class Finding:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper with our findings."""
+    """A claim of the paper with our findings.
+
+    Attributes
+    ----------
+    text, source : str
+    findings : tuple of Finding
+    short : str
+        The claim in a few words.
+    figures : tuple of int
+        The figures of the paper it is read off.
+    grid : frozenset of Setting
+        The points of their curves that it speaks of.
+    """
 
     text: str
     source: str
     findings: tuple[Finding, ...]
+    short: str = ""
+    figures: tuple[int, ...] = ()
+    grid: frozenset[Setting] = frozenset()
 
     @property
     def verdict(self) -> str:
@@ -176,8 +191,38 @@ class Claim:
     @property
     def reduced(self) -> bool:
         """True if only reduced counts support the verdict."""
-        deciding = [finding for finding in self.findings if finding.holds is not None]
-        return bool(deciding) and all(finding.reduced for finding in deciding)
+        return bool(self._deciding) and all(finding.reduced for finding in self._deciding)
+
+    @property
+    def conditions(self) -> list[str]:
+        """Conditions of the verdict in a few words: reduced counts, a part of the grid only."""
+        conditions = ["at reduced counts"] * self.reduced
+        settings = frozenset().union(*(finding.settings for finding in self._deciding))
+        if self._deciding and settings != self.grid:
+            conditions.append(f"on {extent(settings, self.grid)}")
+        return conditions
+
+    def extent_of(self, finding: Finding) -> str:
+        """The part of the grid, in the figures that a finding speaks of, that it rests on; empty if it is all."""
+        figures = {setting.figure for setting in finding.settings} or self.figures
+        grid = frozenset(setting for setting in self.grid if setting.figure in figures)
+        return f"on {extent(finding.settings, grid)}" if finding.settings != grid else ""
+
+    @property
+    def _deciding(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.holds is not None]
+
+
+def extent(settings: Set[Setting], grid: Set[Setting]) -> str:
+    """How much of a grid of the paper some settings are, in words.
+
+    >>> grid = settings_of([6], h=1)
+    >>> extent({one for one in grid if one.eps == 0.2}, grid)
+    "4 of 20 settings of the paper's figure 6"
+    """
+    figures = sorted({setting.figure for setting in grid})
+    names = ", ".join(map(str, figures))
+    return f"{len(settings)} of {len(grid)} settings of the paper's figure{'s' * (len(figures) > 1)} {names}"
 
 
 RULES_BESIDE = {
@@ -241,11 +286,18 @@ def judge(studies: Sequence[Study]) -> list[Claim]:
 
     A run at smoke counts, or of another smoothed model than the paper's, is quoted and decides nothing.
     """
-    papers = [study for study in studies if study.name in PAPER_EXPERIMENTS]
-    return [
-        Claim(text, source, tuple(_weighed(finding) for study in papers for finding in look(study)))
-        for text, source, look in _CLAIMS
-    ]
+    papers = [study for study in studies if study.name in EXPERIMENTS]
+    return [_judged(statement, papers) for statement in _STATEMENTS]
+
+
+def _judged(statement: _Statement, studies: Sequence[Study]) -> Claim:
+    grid = frozenset(settings_of(statement.figures, statement.h))
+    findings = tuple(
+        replace(_weighed(finding), settings=grid & computed_in(study.drawn()) if grid else frozenset())
+        for study in studies
+        for finding in statement.look(study)
+    )
+    return Claim(statement.text, statement.source, findings, statement.short, statement.figures, grid)
 
 
 def _weighed(finding: Finding) -> Finding:
@@ -387,18 +439,51 @@ def _largest_total_variation(study: Study) -> Iterator[Finding]:
         yield Finding(study, reached <= quoted, text, sampled=False)
 
 
-_Look = Callable[[Study], Iterable[Finding]]
-_CLAIMS: tuple[tuple[str, str, _Look], ...] = (
-    ("Certified radius and smoothing error both rise with eps", "figures 3, 4, 5, 7", _both_rise),
-    ("The smoothing error stays well below the radius (here: at most half)", "figures 3, 4, 5, 7", _error_below_radius),
-    ("A larger h = eps/sigma gives a smaller radius", "figures 3, 4, 5, 7", _larger_h_is_smaller),
-    ("At h = 2 the Jaccard radius stays below 0.2", "figure 3", _jaccard_below_bound),
-    ("Training with noise lowers both radius and error", "figure 8", _training_noise_helps),
-    ("The l2 radius at h = 1 stays below the paper's baseline for the mean", "figure 6", _below_l2_baselines),
-    ("A point takes 1 to 3 minutes on one RTX 2080 Ti", "section 5", _minutes_a_point),
-    (
+@dataclass(frozen=True)
+class _Statement:
+    """A claim of the paper, where it is read off, and who looks for it in a study."""
+
+    text: str
+    short: str
+    look: Callable[[Study], Iterable[Finding]]
+    figures: tuple[int, ...] = ()
+    h: float | None = None
+    section: str = ""
+
+    @property
+    def source(self) -> str:
+        """Figures or section of the paper."""
+        if self.section:
+            return f"section {self.section}"
+        return f"figure{'s' * (len(self.figures) > 1)} {', '.join(map(str, self.figures))}"
+
+
+_STATEMENTS = (
+    _Statement("Certified radius and smoothing error both rise with eps", "both rise", _both_rise, (3, 4, 5, 7)),
+    _Statement(
+        "The smoothing error stays well below the radius (here: at most half)",
+        "error well below radius",
+        _error_below_radius,
+        (3, 4, 5, 7),
+    ),
+    _Statement(
+        "A larger h = eps/sigma gives a smaller radius", "larger h, smaller radius", _larger_h_is_smaller, (3, 4, 5, 7)
+    ),
+    _Statement("At h = 2 the Jaccard radius stays below 0.2", "below 0.2 at h = 2", _jaccard_below_bound, (3,), h=2),
+    _Statement(
+        "Training with noise lowers both radius and error", "training noise lowers both", _training_noise_helps, (8,)
+    ),
+    _Statement(
+        "The l2 radius at h = 1 stays below the paper's baseline for the mean",
+        "below the baseline",
+        _below_l2_baselines,
+        (6,),
+    ),
+    _Statement("A point takes 1 to 3 minutes on one RTX 2080 Ti", "1 to 3 minutes", _minutes_a_point, section="5"),
+    _Statement(
         "1458 and 5766 are the largest distances of two images of the size of MNIST's and of CIFAR-10's",
-        "section 5.3",
+        "largest distances",
         _largest_total_variation,
+        section="5.3",
     ),
 )

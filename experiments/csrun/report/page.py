@@ -201,8 +201,8 @@ def markdown(claims: Sequence[Claim]) -> str:
     """The claims as a Markdown table, for results/README.md."""
     lines = ["| the paper | ours | |", "|---|---|---|"]
     for claim in claims:
-        ours = "<br>".join(map(_finding_line, claim.findings)) or "–"
-        verdict = f"**{claim.verdict}**" + ", at reduced counts" * claim.reduced
+        ours = "<br>".join(_finding_line(claim, finding) for finding in claim.findings) or "–"
+        verdict = ", ".join([f"**{claim.verdict}**", *claim.conditions])
         lines.append(f"| {claim.text} ({claim.source}) | {ours} | {verdict} |")
     return "\n".join(lines) + "\n"
 
@@ -231,9 +231,9 @@ def ratio_text(one: Sharpening) -> str:
     return "; ".join(parts)
 
 
-def _finding_line(finding: Finding) -> str:
+def _finding_line(claim: Claim, finding: Finding) -> str:
     conditions = f" ({', '.join(finding.study.conditions)})" if finding.sampled else ""
-    return f"`{finding.study.name}`{conditions}: {finding.text}"
+    return f"`{finding.study.name}`{conditions}: {'; '.join(filter(None, [finding.text, claim.extent_of(finding)]))}"
 
 
 if __name__ == "__main__":

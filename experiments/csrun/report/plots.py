@@ -51,7 +51,7 @@ NAMES |= {"lenet": "LeNet", "resnet20": "ResNet-20"}
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale for a line."""
 
-_DOTTED = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0, "marker": ".", "markersize": 4}
+DOTTED = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0, "marker": ".", "markersize": 4}
 _DASHED = {"linestyle": (0, (3, 1, 1, 1)), "linewidth": 1.1, "marker": "x", "markersize": 4}
 _OTHERS: tuple[dict[str, Any], ...] = (
     {"linestyle": (0, (4, 1.2)), "linewidth": 1.0, "marker": "s", "markersize": 3, "markerfacecolor": "white"},
@@ -109,16 +109,16 @@ def beside(rule: Mapping[str, str], present: Iterable[tuple[str, str]] = ()) -> 
             others += 1
         elif sharpest != rule["rule"]:
             how = "from draws" if rule["rule"] in entry_of(certifier).apart else "sharper"
-            found.append(Beside(one, f"{how} ({sharpest})", _DOTTED))
+            found.append(Beside(one, f"{how} ({sharpest})", DOTTED))
     return sorted(found, key=lambda one: bool(one.marker))
 
 
 _GLOBAL_RULE = MEAN_RULE | {"rule": "global"}
 
 _MARKERS = "osD^vPX"
-_INK = "#333333"
+INK = "#333333"
 PANEL_WIDTH, PANEL_HEIGHT = 3.3, 2.45  # inches: one column of a paper
-_LEGEND_LINE, FOOTER = 0.135, 0.115
+LEGEND_LINE, FOOTER = 0.135, 0.115
 _PANELS_A_ROW = 4
 _DPI = 200
 _STYLE: dict[RcKeyType, Any] = {
@@ -132,7 +132,7 @@ _STYLE: dict[RcKeyType, Any] = {
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
-    "axes.edgecolor": _INK,
+    "axes.edgecolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -371,10 +371,10 @@ def _figure(
     down = math.ceil(len(panels) / across)
     width = across * PANEL_WIDTH
     handles = _legend_handles(lines, curves, others) + _baseline_handles(baselines, layout) + _slip_handles(slip)
-    legend_columns = _columns_that_fit(handles, 2 * across, width)
+    legend_columns = columns_that_fit(handles, 2 * across, width)
     legend_rows = math.ceil(len(handles) / legend_columns)
     footer = [part for line in footer for part in textwrap.wrap(line, int(width * 22))]
-    below = legend_rows * _LEGEND_LINE + len(footer) * FOOTER + 0.1
+    below = legend_rows * LEGEND_LINE + len(footer) * FOOTER + 0.1
     height = down * PANEL_HEIGHT + below
 
     layout_engine = ConstrainedLayoutEngine(rect=(0, below / height, 1, 1 - below / height), w_pad=0.05, h_pad=0.04)
@@ -393,13 +393,13 @@ def _figure(
         if index % across == 0:
             ax.set_ylabel(METRIC_LABELS.get(metric, metric))
     anchor: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, below / height)}
-    figure.legend(handles=_row_wise(handles, legend_columns), ncols=legend_columns, **anchor, **_LEGEND)
+    figure.legend(handles=row_wise(handles, legend_columns), ncols=legend_columns, **anchor, **LEGEND)
     bottom = 0.04 / height
     figure.text(0.5, bottom, "\n".join(footer), ha="center", va="bottom", fontsize=6, color="#666666", linespacing=1.3)
     return figure
 
 
-_LEGEND: dict[str, Any] = {
+LEGEND: dict[str, Any] = {
     "frameon": False,
     "borderaxespad": 0.2,
     "labelspacing": 0.3,
@@ -408,7 +408,7 @@ _LEGEND: dict[str, Any] = {
 }
 
 
-def _columns_that_fit(handles: Sequence[Artist], most: int, width: float) -> int:
+def columns_that_fit(handles: Sequence[Artist], most: int, width: float) -> int:
     """Number of columns, at most ``most``, in which a legend of these is no wider than ``width`` inches; measured."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -416,14 +416,14 @@ def _columns_that_fit(handles: Sequence[Artist], most: int, width: float) -> int
     rows = math.ceil(len(handles) / most)
     for columns in range(math.ceil(len(handles) / rows), 1, -1):
         figure = Figure(figsize=(width, width), dpi=_DPI)
-        legend = figure.legend(handles=_row_wise(handles, columns), ncols=columns, **_LEGEND)
+        legend = figure.legend(handles=row_wise(handles, columns), ncols=columns, **LEGEND)
         padding = 2 * legend.borderpad * legend.prop.get_size_in_points() / 72  # of a frame that is not drawn
         if legend.get_window_extent(FigureCanvasAgg(figure).get_renderer()).width <= (width + padding) * figure.dpi:
             return columns
     return 1
 
 
-def _row_wise(handles: Sequence[Artist], columns: int) -> list[Artist]:
+def row_wise(handles: Sequence[Artist], columns: int) -> list[Artist]:
     """Matplotlib fills a legend column by column; reorder so that it reads row by row."""
     rows = math.ceil(len(handles) / columns)
     full = len(handles) - (rows - 1) * columns
@@ -451,13 +451,13 @@ def _panel(ax: Axes, panel: pd.DataFrame, others: Sequence[Beside]) -> None:
         ax.set_xticks(x, [number(value) for value in x])
     for place, (index, lines) in enumerate(panel.groupby("curve", sort=True)):
         _curve(ax, lines.sort_values("x"), int(index), others)
-        _gap_marks(ax, lines, int(index), 0.97 - 0.055 * place)
+        gap_marks(ax, lines, int(index), 0.97 - 0.055 * place)
 
 
 _BASELINE_DASHES = ((0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1, 4)), (0, (8, 3)))
 
 
-def _baseline_look(index: int) -> dict[str, Any]:
+def baseline_look(index: int) -> dict[str, Any]:
     return {"color": "#666666", "linewidth": 1, "linestyle": _BASELINE_DASHES[index % len(_BASELINE_DASHES)]}
 
 
@@ -476,10 +476,10 @@ def _baselines(ax: Axes, baselines: Sequence[Mapping[str, Any]], layout: Layout)
     """
     if layout.across == "h":
         for index, pairs in enumerate(_of_label(baselines).values()):
-            ax.plot(*zip(*pairs, strict=True), marker=".", markersize=4, **_baseline_look(index), zorder=1)
+            ax.plot(*zip(*pairs, strict=True), marker=".", markersize=4, **baseline_look(index), zorder=1)
     else:
         for index, line in enumerate(baselines):
-            ax.axhline(line["value"], **_baseline_look(index), zorder=1)
+            ax.axhline(line["value"], **baseline_look(index), zorder=1)
     for line in baselines:
         ax.set_ylim(0, max(ax.get_ylim()[1], 1.06 * line["value"]))
 
@@ -490,7 +490,7 @@ def _baseline_handles(baselines: Sequence[Mapping[str, Any]], layout: Layout) ->
     several = len({line["h"] for line in baselines}) > 1
     labels = [f"{line['label']}{', h = ' + number(line['h']) if several else ''}" for line in baselines]
     labels = list(_of_label(baselines)) if layout.across == "h" else labels
-    return [Line2D([], [], **_baseline_look(index), label=label) for index, label in enumerate(labels)]
+    return [Line2D([], [], **baseline_look(index), label=label) for index, label in enumerate(labels)]
 
 
 _SLIP_LOOK: dict[str, Any] = {
@@ -509,7 +509,7 @@ def _unit_slip(ax: Axes, slip: pd.DataFrame | None, model: str, dataset: str) ->
     own = slip[(slip["model"] == model) & (slip["dataset"] == dataset)]
     for _, lines in own.groupby("curve"):
         medians = lines.groupby("x")[SLIP_NUMBER].agg(lambda values: quantile(values, 0.5))
-        ax.plot(medians.index.to_numpy(dtype=float), _finite(medians), **_SLIP_LOOK)
+        ax.plot(medians.index.to_numpy(dtype=float), finite(medians), **_SLIP_LOOK)
 
 
 def _slip_handles(slip: pd.DataFrame | None) -> list[Artist]:
@@ -520,47 +520,47 @@ def _slip_handles(slip: pd.DataFrame | None) -> list[Artist]:
     return [Line2D([], [], **_SLIP_LOOK, label="unit slip: NOT a certificate")]
 
 
-def _look(index: int) -> dict[str, Any]:
+def curve_look(index: int) -> dict[str, Any]:
     return {"color": PALETTE[index % len(PALETTE)], "marker": _MARKERS[index % len(_MARKERS)]}
 
 
 def _curve(ax: Axes, lines: pd.DataFrame, index: int, others: Sequence[Beside]) -> None:
     """Radius and error of one curve; a missing median is NaN and leaves a gap."""
-    look = _look(index)
+    look = curve_look(index)
     x = lines["x"].to_numpy(dtype=float)
-    radius, error = _finite(lines["radius_median"]), _finite(lines["error_median"])
+    radius, error = finite(lines["radius_median"]), finite(lines["error_median"])
     _band(ax, x, radius, lines["radius_q25"], lines["radius_q75"], look["color"])
     _band(ax, x, error, lines["error_q25"], lines["error_q75"], look["color"])
     ax.plot(x, error, color=look["color"], linestyle=(0, (3.5, 1.8)), linewidth=1.1)
     ax.plot(x, radius, **look, zorder=3)
     if _has(lines, "attacked"):
-        _points(ax, x, _finite(lines["attacked"]), color=look["color"], **_ATTACKED)
+        marks(ax, x, finite(lines["attacked"]), color=look["color"], **_ATTACKED)
     for one in others:
         if _has(lines, one.column):
-            ax.plot(x, _finite(lines[one.column]), color=look["color"], **one.style, zorder=2)
+            ax.plot(x, finite(lines[one.column]), color=look["color"], **one.style, zorder=2)
         if one.marker and _has(lines, one.attacked):
-            _points(ax, x, _finite(lines[one.attacked]), color=look["color"], **_ATTACKED | {"marker": one.marker})
+            marks(ax, x, finite(lines[one.attacked]), color=look["color"], **_ATTACKED | {"marker": one.marker})
     hollow = (lines["vacuous"] > 0).to_numpy() & np.isfinite(radius)
-    _points(ax, x[hollow], radius[hollow], **look, markerfacecolor="white", zorder=4)
-    _points(ax, x[_alone(error)], error[_alone(error)], color=look["color"], marker="_", markersize=6)
+    marks(ax, x[hollow], radius[hollow], **look, markerfacecolor="white", zorder=4)
+    marks(ax, x[isolated(error)], error[isolated(error)], color=look["color"], marker="_", markersize=6)
 
 
 def _has(lines: pd.DataFrame, name: str) -> bool:
     return name in lines and bool(np.isfinite(lines[name]).any())
 
 
-def _points(ax: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
+def marks(ax: Axes, x: np.ndarray, y: np.ndarray, **style: Any) -> None:
     """Markers without a line; none where there are none, for an empty one would count in the layout."""
     if len(x):
         ax.plot(x, y, linestyle="none", **style)
 
 
-def _finite(values: pd.Series) -> np.ndarray:
+def finite(values: pd.Series) -> np.ndarray:
     array = values.to_numpy(dtype=float)
     return np.where(np.isfinite(array), array, np.nan)
 
 
-def _alone(values: np.ndarray) -> np.ndarray:
+def isolated(values: np.ndarray) -> np.ndarray:
     """Mask of values with a gap on both sides, which no line would show."""
     there = np.pad(np.isfinite(values), 1)
     alone: np.ndarray = there[1:-1] & ~there[:-2] & ~there[2:]
@@ -573,19 +573,19 @@ def _band(ax: Axes, x: np.ndarray, median: np.ndarray, low: pd.Series, high: pd.
     bottom = np.where(np.isfinite(median), low.to_numpy(dtype=float), np.nan)
     above = np.where(np.isfinite(median), np.minimum(high.to_numpy(dtype=float), top), np.nan)
     ax.fill_between(x, bottom, above, color=color, alpha=0.13, linewidth=0)
-    alone = _alone(median)
+    alone = isolated(median)
     ax.vlines(x[alone], bottom[alone], above[alone], color=color, alpha=0.3, linewidth=2.5)
 
 
-def _gap_marks(ax: Axes, lines: pd.DataFrame, index: int, height: float) -> None:
+def gap_marks(ax: Axes, lines: pd.DataFrame, index: int, height: float) -> None:
     """Marks along the top edge, one row a curve."""
-    for status, marker in _GAPS.items():
+    for status, marker in GAPS.items():
         x = lines.loc[lines["status"] == status, "x"].to_numpy(dtype=float)
-        style = {"marker": marker, "color": _look(index)["color"], "markersize": 4.5, "markeredgewidth": 1.2}
-        _points(ax, x, np.full(len(x), height), **style, transform=ax.get_xaxis_transform())
+        style = {"marker": marker, "color": curve_look(index)["color"], "markersize": 4.5, "markeredgewidth": 1.2}
+        marks(ax, x, np.full(len(x), height), **style, transform=ax.get_xaxis_transform())
 
 
-_GAPS = {"abstains": "x", "infeasible": "|"}
+GAPS = {"abstains": "x", "infeasible": "|"}
 
 
 def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve], others: Sequence[Beside]) -> list[Artist]:
@@ -594,9 +594,9 @@ def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve], others: Sequen
     from matplotlib.patches import Patch
 
     def line(label: str, **style: Any) -> Line2D:
-        return Line2D([], [], **{"color": _INK, "label": label, **style})
+        return Line2D([], [], **{"color": INK, "label": label, **style})
 
-    handles: list[Artist] = [line(curves[index].label, **_look(index)) for index in sorted(set(lines["curve"]))]
+    handles: list[Artist] = [line(curves[index].label, **curve_look(index)) for index in sorted(set(lines["curve"]))]
     handles.append(line("certified radius (median)", marker="o" if len(handles) == 1 else None))
     handles += [line(one.label, **one.style) for one in others if _has(lines, one.column)]
     handles.append(line("smoothing error (median)", linestyle=(0, (3.5, 1.8)), linewidth=1.1))
@@ -606,8 +606,8 @@ def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve], others: Sequen
         if one.marker and _has(lines, one.attacked):
             label = f"{one.label.split(' (')[0]}, attacked"
             handles.append(line(label, linestyle="none", **_ATTACKED | {"marker": one.marker}))
-    handles.append(Patch(facecolor=_INK, alpha=0.2, linewidth=0, label="interquartile range"))
-    for status, marker in _GAPS.items():
+    handles.append(Patch(facecolor=INK, alpha=0.2, linewidth=0, label="interquartile range"))
+    for status, marker in GAPS.items():
         if (lines["status"] == status).any():
             handles.append(line(status, marker=marker, markersize=4.5, markeredgewidth=1.2, linestyle="none"))
     if ((lines["vacuous"] > 0) & (lines["status"] == "ok")).any():
