@@ -7,26 +7,24 @@ medians over the points, radius by the paper's rule, smoothing error dashed; the
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from csrun.report.claims import Study, current
-from csrun.report.paper import EXPERIMENTS, PARTS, Part
+from csrun.report.paper import EXPERIMENTS, PANELS, Panel
 from csrun.report.plot_cli import find_experiments
 from csrun.report.plots import (
     DOTTED,
-    FOOTER,
     GAPS,
     INK,
     LEGEND,
     LEGEND_LINE,
     METRIC_LABELS,
     NAMES,
-    PANEL_HEIGHT,
-    PANEL_WIDTH,
     baseline_look,
     columns_that_fit,
     curve_look,
@@ -50,16 +48,40 @@ if TYPE_CHECKING:
 FOLDER = "figures"
 OVERVIEW = "overview"
 
-_NUMBERS = tuple(dict.fromkeys(part.figure for part in PARTS))
+_NUMBERS = tuple(dict.fromkeys(panel.figure for panel in PANELS))
 _WITHOUT_NOISE = 3
 _COLOURS = {1: 0, 1.5: 1, 2: 2}
 """Places in the palette: a value of `h` has one colour in all figures."""
 
 _ERROR: dict[str, Any] = {"linestyle": (0, (3.5, 1.8)), "linewidth": 1.1}
 _SMALL: dict[str, Any] = {"color": "#666666", "linespacing": 1.25}
-_NOTE = "medians over points; a curve breaks where a setting of the paper's grid is not computed here; steps: of training"
+_NOTE = (
+    "medians over points; a curve breaks where a setting of the paper's grid is not computed here; steps: of training"
+)
 
-Panel = tuple[str, Reproduction]
+
+class _Sheet(NamedTuple):
+    """Sizes of a picture in inches."""
+
+    down: int
+    across: int
+    axes: tuple[float, float]
+    gaps: tuple[float, float]
+    left: float
+    below: float
+
+    def figure(self) -> tuple[Figure, np.ndarray]:
+        """An empty figure with its axes; the sizes are fixed, so that text of no panel moves another."""
+        from matplotlib.figure import Figure
+
+        (wide, high), (between, above) = self.axes, self.gaps
+        width = self.left + self.across * wide + (self.across - 1) * between + 0.12
+        height = self.below + self.down * (high + above)
+        figure = Figure(figsize=(width, height))
+        place = {"left": self.left / width, "right": 1 - 0.12 / width, "bottom": self.below / height}
+        spaces = {"wspace": between / wide, "hspace": above / high, "top": 1 - (above - 0.4) / height}
+        figure.subplots_adjust(**place, **spaces)
+        return figure, figure.subplots(self.down, self.across, squeeze=False)
 
 
 def draw_figures(results: Path) -> list[Path]:
@@ -76,12 +98,11 @@ def draw_figures(results: Path) -> list[Path]:
         return []
     folder = results / FOLDER
     folder.mkdir(exist_ok=True)
-    made = reproductions(studies)
-    written = []
+    made, written = reproductions(studies), []
     with style():
         for which in _NUMBERS:
-            title = f"Figure {which} of the paper"
-            written += save(figure_of(which, made), folder / f"figure{which}.png", title)
+            own = [one for one in made if one.panel.figure == which]
+            written += save(figure_of(own), folder / f"figure{which}.png", f"Figure {which} of the paper")
         written += save(overview_of(made), folder / f"{OVERVIEW}.png", "The figures of the paper")
     return written
 
@@ -91,99 +112,88 @@ def figures_in(results: Path) -> list[Path]:
     return sorted((results / FOLDER).glob("figure*.png"))
 
 
-def figure_of(figure: int, made: Sequence[Reproduction]) -> Figure:
+def figure_of(made: Sequence[Reproduction]) -> Figure:
     """One figure of the paper: two panels a row, the legend below."""
-    from matplotlib.figure import Figure
-
-    panels = _panels(figure, made)
-    across = min(len(panels), 2)
-    width = 2 * PANEL_WIDTH * (0.7 if across == 1 else 1)
-    handles = _handles(made_of for _, made_of in panels)
-    columns = columns_that_fit(handles, 4, width)
-    below = math.ceil(len(handles) / columns) * LEGEND_LINE + FOOTER + 0.12
-    height = (PANEL_HEIGHT + 0.15) * math.ceil(len(panels) / across) + below
-    drawn = Figure(figsize=(width, height), layout=_layout(below / height))
-    axes = drawn.subplots(math.ceil(len(panels) / across), across, squeeze=False)
-    for ax, panel in zip(axes.flat, panels, strict=True):
-        _draw_panel(ax, panel, first=ax in axes[:, 0])
-    place: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, below / height)}
-    drawn.legend(handles=row_wise(handles, columns), ncols=columns, **place, **LEGEND)
-    drawn.text(0.5, 0.04 / height, _NOTE, ha="center", va="bottom", fontsize=5.5, **_SMALL)
-    return drawn
+    across = min(len(made), 2)
+    handles, width = _handles(made), 6.6 if across == 2 else 5.0
+    columns = columns_that_fit(handles, 3, width)
+    legend = math.ceil(len(handles) / columns) * LEGEND_LINE
+    single = (4.3, 2.2) if across == 1 else (2.65, 1.75)
+    sheet = _Sheet(len(made) // across, across, single, (0.55, 1.0), 0.58, below=legend + 0.68)
+    figure, axes = sheet.figure()
+    for ax, one in zip(axes.flat, made, strict=True):
+        _draw_panel(
+            ax, one, first=ax in axes[:, 0], small=_small_print(one, one.panel.command, 66 if across == 2 else 104)
+        )
+    place: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 0.16 / figure.get_figheight())}
+    figure.legend(handles=row_wise(handles, columns), ncols=columns, **place, **LEGEND)
+    _write_note(figure)
+    return figure
 
 
 def overview_of(made: Sequence[Reproduction]) -> Figure:
     """All panels: figures 3 and 4 beside the legend, then a row for each figure."""
-    from matplotlib.figure import Figure
-
-    rows = [[*_panels(3, made), *_panels(4, made)], *(_panels(figure, made) for figure in _NUMBERS[2:])]
-    drawn = Figure(figsize=(9.2, 2.05 * len(rows) + 0.2), layout=_layout(0.2 / (2.05 * len(rows) + 0.2)))
-    axes = drawn.subplots(len(rows), 4)
-    for row, panels in zip(axes, rows, strict=True):
-        for ax in row[len(panels) :]:
-            ax.set_axis_off()
-        for ax, panel in zip(row, panels, strict=False):
-            _draw_panel(ax, panel, first=ax is row[0] or len(panels) == 2)
-    anchor = axes[0, 2].get_position()
-    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (anchor.x0, 0.985)}
-    drawn.legend(handles=_handles(made), **place, **LEGEND | {"labelspacing": 0.55})
-    drawn.text(0.5, 0.003, _NOTE, ha="center", va="bottom", fontsize=6, **_SMALL)
-    return drawn
+    figure, axes = _Sheet(len(_NUMBERS) - 1, 4, (1.8, 1.15), (0.5, 1.0), 0.58, below=0.62).figure()
+    first, *rows = axes
+    for ax in first[2:]:
+        ax.set_axis_off()
+    places = [*first[:2], *(ax for row in rows for ax in row)]
+    for ax, one in zip(places, made, strict=True):
+        _draw_panel(ax, one, first=ax in axes[:, 0] or ax is first[1], small=_small_print(one, "", 50))
+    corner = first[2].get_position()
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (corner.x0, corner.y1 + 0.03)}
+    figure.legend(handles=_handles(made), **place, **LEGEND)
+    _write_note(figure)
+    return figure
 
 
-def _layout(below: float) -> Any:
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    return ConstrainedLayoutEngine(rect=(0, below, 1, 1 - below), w_pad=0.05, h_pad=0.05)
+def _write_note(figure: Figure) -> None:
+    figure.text(0.5, 0.05 / figure.get_figheight(), _NOTE, ha="center", va="bottom", fontsize=5.5, **_SMALL)
 
 
-def _panels(figure: int, made: Sequence[Reproduction]) -> list[Panel]:
-    return [panel for one in made if one.part.figure == figure for panel in one.panels()]
-
-
-def _draw_panel(ax: Axes, panel: Panel, *, first: bool) -> None:
-    """One panel of the paper, with what its rows rest on in small letters above it."""
-    letter, made = panel
-    part, lines = made.part, made.lines
-    step = part.eps[1] - part.eps[0]
-    ax.set_xlim(part.eps[0] - 0.4 * step, part.eps[-1] + 0.4 * step)
-    ax.set_xticks(part.eps, [number(eps) for eps in part.eps])
-    ax.set_xlabel("perturbation ε (l2)")
+def _draw_panel(ax: Axes, made: Reproduction, *, first: bool, small: str) -> None:
+    """One panel of the paper; ``small`` says above it what its rows rest on, in up to four lines."""
+    panel = made.panel
+    step = panel.eps[1] - panel.eps[0]
+    ax.set_xlim(panel.eps[0] - 0.4 * step, panel.eps[-1] + 0.4 * step)
+    ax.set_xticks(panel.eps, [number(eps) for eps in panel.eps])
+    ax.set_xlabel("perturbation ε (l2)", labelpad=2)
     if first:
-        ax.set_ylabel(METRIC_LABELS[part.metric].partition(" (")[0])
-    ax.set_title(_title(letter, made), loc="left", pad=18, fontweight="bold")
-    small = [made.counts, ", ".join([*made.conditions, made.extent])]
-    ax.text(0, 1.02, "\n".join(small), transform=ax.transAxes, va="bottom", fontsize=5.8, in_layout=False, **_SMALL)
-    if lines is None:
-        _not_computed(ax, part)
+        ax.set_ylabel(METRIC_LABELS[panel.metric].partition(" (")[0])
+    ax.set_title(_title(made), loc="left", pad=33, fontweight="bold")
+    ax.annotate(small, (0, 1), (0, 31), "axes fraction", textcoords="offset points", va="top", fontsize=5.8, **_SMALL)
+    if made.lines is None:
+        _not_computed(ax, panel)
         return
-    lacking = []
-    top = _top(made, lines)
-    ax.set_ylim(0, top)
-    for index, curve in enumerate(part.curves):
-        own = lines[(lines["training"] == curve[0]) & (lines["h"] == curve[1])]
-        if own.empty:
-            lacking.append(_curve_name(*curve))
-        else:
-            _draw_curve(ax, part, own, curve, index)
-    for index, line in enumerate(_baselines(made)):
-        ax.axhline(line["value"], **baseline_look(index), zorder=1)
-    if lacking:
-        text = "\n".join(f"{name}: not computed here" for name in lacking)
-        ax.text(0.02, 0.9, text, transform=ax.transAxes, va="top", fontsize=6, **_SMALL)
+    ax.set_ylim(0, _top(made, made.lines))
+    for index, (training, h) in enumerate(panel.curves):
+        own = made.lines[(made.lines["training"] == training) & (made.lines["h"] == h)]
+        _draw_curve(ax, panel, own, _place(training, h), 0.97 - 0.05 * index)
+    for index, baseline in enumerate(_baselines(made)):
+        ax.axhline(baseline["value"], **baseline_look(index), zorder=1)
 
 
-def _title(letter: str, made: Reproduction) -> str:
-    part = made.part
-    (model,) = part.models
+def _title(made: Reproduction) -> str:
+    panel = made.panel
     stand_in = " (stand-in for BigGAN)" if made.stand_in else ""
-    dataset = "" if part.dataset.startswith("latents") else f", {NAMES.get(part.dataset, part.dataset)}"
-    return f"{part.figure}{letter}  {NAMES.get(model, model)}{dataset}{stand_in}"
+    dataset = "" if panel.dataset.startswith("latents") else f", {NAMES.get(panel.dataset, panel.dataset)}"
+    return f"{panel.figure}{panel.letter}  {NAMES.get(panel.model, panel.model)}{dataset}{stand_in}"
 
 
-def _not_computed(ax: Axes, part: Part) -> None:
+def _small_print(made: Reproduction, command: str, width: int) -> str:
+    """Counts, conditions, how much of the grid is computed; curves of which nothing is, with the command for them."""
+    if made.lines is None:
+        return ""
+    parts = [made.counts, ", ".join(made.conditions), made.extent]
+    if made.lacking:
+        names = ", ".join(_curve_name(made.panel, *curve) for curve in made.lacking)
+        parts.append(f"{names}: not computed here" + (f" ({command})" if command else ""))
+    return "\n".join(textwrap.wrap("; ".join(filter(None, parts)), width))
+
+
+def _not_computed(ax: Axes, panel: Panel) -> None:
     ax.set_yticks([])
-    text = "not computed here\n\n" + part.command.replace(" budget", "\nbudget")
+    text = "not computed here\n\n" + panel.command.replace(" budget", "\nbudget")
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=6, **_SMALL)
 
 
@@ -193,31 +203,31 @@ def _top(made: Reproduction, lines: pd.DataFrame) -> float:
     values = [value for one in both for name in ("radius_median", "error_median") for value in one[name]]
     values += [line["value"] for line in _baselines(made)]
     highest = max((value for value in values if math.isfinite(value)), default=0.0) or 1.0
-    return highest * (1.2 if (both[0]["status"] != "ok").any() else 1.08)
+    return highest * (1.25 if (both[0]["status"] != "ok").any() else 1.08)
 
 
-def _draw_curve(ax: Axes, part: Part, lines: pd.DataFrame, curve: tuple[str, float], index: int) -> None:
+def _draw_curve(ax: Axes, panel: Panel, lines: pd.DataFrame, place: int, height: float) -> None:
     """Radius by both rules and error; NaN, and so a gap, at each setting of the grid without a median."""
-    place = _place(*curve)
     colour = curve_look(place)["color"]
     papers, sharper = (of_rule(lines, rule).set_index("eps") for rule in (PAPER_RULE, SHARPER_RULE))
-    eps = sorted({*part.eps, *lines["eps"]})
+    eps = sorted({*panel.eps, *lines["eps"]})
     x = np.array(eps)
     radius, ours = (finite(one["radius_median"].reindex(eps)) for one in (papers, sharper))
+    # Both rules have the same error, but no line has one where its rule needs more draws.
     error = finite(papers["error_median"].combine_first(sharper["error_median"]).reindex(eps))
     ax.plot(x, ours, color=colour, **DOTTED, zorder=2)
     ax.plot(x, error, color=colour, **_ERROR)
     marks(ax, x[isolated(error)], error[isolated(error)], color=colour, marker="_", markersize=7, markeredgewidth=1.1)
     ax.plot(x, radius, **curve_look(place), zorder=3)
-    gap_marks(ax, papers.reset_index().rename(columns={"eps": "x"}), place, 0.96 - 0.055 * index)
+    gap_marks(ax, papers.reset_index().rename(columns={"eps": "x"}), place, height)
 
 
 def _place(training: str, h: float) -> int:
     return _WITHOUT_NOISE if training == "without noise" else _COLOURS[h]
 
 
-def _curve_name(training: str, h: float) -> str:
-    return f"h = {number(h)}" + (f", trained {training}" if training == "without noise" else "")
+def _curve_name(panel: Panel, training: str, h: float) -> str:
+    return f"trained {training}" if len(panel.trainings) > 1 else f"h = {number(h)}"
 
 
 def _baselines(made: Reproduction) -> list[dict[str, Any]]:
@@ -225,18 +235,18 @@ def _baselines(made: Reproduction) -> list[dict[str, Any]]:
     if made.study is None:
         return []
     every = made.study.manifest["baselines"]
-    return [line for line in every if line["metric"] == made.part.metric == "l2" and line["h"] in made.part.h]
+    return [line for line in every if line["metric"] == made.panel.metric and line["h"] in made.panel.h]
 
 
-def _handles(made: Iterable[Reproduction]) -> list[Artist]:
+def _handles(made: Sequence[Reproduction]) -> list[Artist]:
     """The paper's curves, computed or not; then what lines and marks mean, where they occur."""
     from matplotlib.lines import Line2D
 
     def line(label: str, **look: Any) -> Line2D:
         return Line2D([], [], **{"color": INK, "label": label, **look})
 
-    made = list(made)
-    names = {_place(*curve): _curve_name(*curve) for one in made for curve in one.part.curves}
+    every = [(one.panel, *curve) for one in reversed(made) for curve in one.panel.curves]
+    names = {_place(training, h): _curve_name(panel, training, h) for panel, training, h in every}
     handles: list[Artist] = [line(names[place], **curve_look(place)) for place in sorted(names)]
     handles.append(line("radius, the paper's rule"))
     handles.append(line(f"radius, sharpest rule ({SHARPER_RULE['rule']})", **DOTTED))

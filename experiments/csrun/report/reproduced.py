@@ -1,14 +1,15 @@
-"""The paper's figures beside what is computed of them: for each part the study that serves, its counts, its claims."""
+"""The paper's figures beside what is computed of them: for each panel the study that serves, its counts, its claims."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from csrun.report.claims import Claim, Study, judge
-from csrun.report.paper import PARTS, Part, Setting
+from csrun.report.paper import PANELS, Panel, Setting
 from csrun.report.tables import number
 
 if TYPE_CHECKING:
@@ -17,37 +18,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Panels of the paper with the rows that reproduce them.
+    """A panel of the paper with the rows that reproduce it.
 
     Attributes
     ----------
-    part : Part
-        As in the paper, or its stand-in where that serves.
+    panel : Panel
+        The paper's, or its stand-in where that serves.
     study : Study or None
-        The lines of these panels and their cells alone; None where nothing is computed.
+        The lines of the panel and their cells alone; None where nothing is computed.
     stand_in : bool
     """
 
-    part: Part
+    panel: Panel
     study: Study | None
-    stand_in: bool = False
+    stand_in: bool
 
     @property
     def lines(self) -> pd.DataFrame | None:
-        """The lines of these panels, as `Part.lines` returns them."""
-        return None if self.study is None else self.part.lines(self.study.summary)
+        """The lines of the panel, as `Panel.lines` returns them."""
+        return None if self.study is None else self.study.summary
 
     @property
     def computed(self) -> set[Setting]:
         """Points of the paper's curves that are computed."""
-        return set() if self.lines is None else self.part.computed(self.lines)
-
-    def panels(self) -> Iterator[tuple[str, Reproduction]]:
-        """Each panel's letter with its own reproduction: conditions and counts are those of its rows alone."""
-        for letter, model in zip(self.part.letters, self.part.models, strict=True):
-            part = replace(self.part, letters=letter, models=(model,))
-            study = None if self.study is None else _restricted(self.study, part)
-            yield letter, replace(self, part=part, study=study)
+        return set() if self.lines is None else self.panel.computed(self.lines)
 
     @property
     def counts(self) -> str:
@@ -74,52 +68,56 @@ class Reproduction:
         """How much of the paper's grid is computed, and which `eps` are not of it."""
         if self.lines is None:
             return ""
-        further = sorted(set(self.lines["eps"]) - set(self.part.eps))
-        beside = f", and eps = {', '.join(map(number, further))}" if further else ""
-        return f"{len(self.computed)} of {len(self.part.settings())} settings{beside}"
+        further = sorted(set(self.lines["eps"]) - set(self.panel.eps))
+        beside = f" and ε = {', '.join(map(number, further))}" if further else ""
+        return f"{len(self.computed)} of {len(self.panel.settings())} settings{beside}"
+
+    @property
+    def lacking(self) -> list[tuple[str, float]]:
+        """Curves of which nothing is computed, by training and ``h``."""
+        there = {(setting.training, setting.h) for setting in self.computed}
+        return [curve for curve in self.panel.curves if curve not in there]
 
     def claims(self) -> list[Claim]:
         """What these rows say of the paper's claims about the figure."""
         judged = judge([self.study]) if self.study else []
-        return [claim for claim in judged if self.part.figure in claim.figures and claim.findings]
+        return [claim for claim in judged if self.panel.figure in claim.figures and claim.findings]
 
 
 def reproductions(studies: Sequence[Study]) -> list[Reproduction]:
-    """Every part of the paper's figures with the study that serves it best."""
-    return [_reproduction(part, studies) for part in PARTS]
+    """Every panel of the paper's figures with the study that serves it best."""
+    return [_reproduction(panel, studies) for panel in PANELS]
 
 
-def _reproduction(part: Part, studies: Sequence[Study]) -> Reproduction:
-    for one in (part, part.stand_in):
-        serving = [found for study in studies if one and (found := _restricted(study, one))]
-        if one and serving:
-            best = max(serving, key=lambda study: _preference(one, study))
-            return Reproduction(one, best, stand_in=one is not part)
-    return Reproduction(part.stand_in or part, None)
+def _reproduction(panel: Panel, studies: Sequence[Study]) -> Reproduction:
+    for one in filter(None, (panel, panel.stand_in)):
+        serving = list(filter(None, (_restricted(study, one) for study in studies)))
+        if serving:
+            return Reproduction(one, max(serving, key=partial(_preference, one)), stand_in=one is not panel)
+    return Reproduction(panel, None, stand_in=False)
 
 
-def _restricted(study: Study, part: Part) -> Study | None:
-    """The lines and cells of a study that belong to a part; None where there are none."""
-    lines = part.lines(study.summary)
+def _restricted(study: Study, panel: Panel) -> Study | None:
+    """The lines and cells of a study that belong to a panel; None where there are none."""
+    lines = panel.lines(study.summary)
     if lines.empty:
         return None
-    names = ("model", "dataset", "train", "scale")
-    there = {_setting(line, names) for line in lines.to_dict("records")}
-    cells = [cell for cell in study.cells if all(name in cell for name in names) and _setting(cell, names) in there]
-    changes = {"metrics": [part.metric], "points": int(lines["points"].min()), "cells": cells}
+    there = {_setting(line) for line in lines.to_dict("records")}
+    cells = [cell for cell in study.cells if _setting(cell) in there]
+    changes = {"metrics": [panel.metric], "points": int(lines["points"].min()), "cells": cells}
     return replace(study, summary=lines, manifest=study.manifest | changes)
 
 
-def _setting(entry: Mapping[str, Any], names: Sequence[str]) -> tuple[str, ...]:
-    return tuple(f"{entry[name]:.9g}" if name == "scale" else str(entry[name]) for name in names)
+def _setting(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    """What tells cells of a study apart, of a cell's entry or a line."""
+    return (*(str(entry[name]) for name in ("model", "dataset", "train")), f"{entry['scale']:.9g}")
 
 
-def _preference(part: Part, study: Study) -> tuple[Any, ...]:
+def _preference(panel: Panel, study: Study) -> tuple[Any, ...]:
     """The newest method first, then most of the grid, then most points and draws; smoke runs last."""
-    computed = len(part.computed(study.summary))
-    points, draws = study.manifest["points"], study.manifest["counts"]["m"]
-    mine = study.name == part.experiment
-    return study.manifest["budget"] != "smoke", not study.older, computed, points, draws, mine, str(study.folder)
+    computed, counts = len(panel.computed(study.summary)), (study.manifest["points"], study.manifest["counts"]["m"])
+    own = study.name == panel.experiment
+    return study.manifest["budget"] != "smoke", not study.older, computed, *counts, own, str(study.folder)
 
 
 def _steps(training: Mapping[str, Any]) -> int:
