@@ -1,8 +1,8 @@
 """Add the cells of an experiment's last run to ``results/<experiment>/<budget>-<device>/``.
 
 Cells that are there stay, and rows of one cell join, newer ones in place of older ones; `csrun.publishing` says how.
-The tables of results/README.md, of the paper's claims and of how much smaller certificates get, are made anew from all
-that is published.
+The paper's figures in results/figures/, and the tables of results/README.md (figures, claims, how much smaller
+certificates get), are made anew from all that is published.
 
 Usage: python scripts/publish.py EXPERIMENT [RUNS_FOLDER]
 """
@@ -16,24 +16,31 @@ from pathlib import Path
 from csrun.errors import RunError
 from csrun.publishing import publish
 from csrun.report.claims import Study, current, judge, sharpenings
-from csrun.report.page import markdown, sharper_markdown
+from csrun.report.figures import draw_figures
+from csrun.report.page import figures_markdown, markdown, sharper_markdown
 from csrun.report.plot_cli import find_experiments
+from csrun.report.reproduced import reproductions
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = ("claims", "sharper")
 
 
 def refresh_tables(page: str, results: Path) -> str:
     """The page ``results/README.md`` with its tables as the published results have them."""
     studies = current([Study.read(folder) for folder in find_experiments([results])])
-    for name, table in zip(TABLES, (markdown(judge(studies)), sharper_markdown(sharpenings(studies))), strict=True):
+    tables = {
+        "figures": figures_markdown(reproductions(studies), results),
+        "claims": markdown(judge(studies)),
+        "sharper": sharper_markdown(sharpenings(studies)),
+    }
+    for name, table in tables.items():
         block = re.compile(rf"(<!-- {name}: made by `make publish` -->\n).*?(<!-- end of {name} -->)", flags=re.S)
         page = block.sub(lambda found, table=table: found[1] + table + found[2], page)
     return page
 
 
 def refresh_page() -> None:
-    """Make the tables of ``results/README.md`` anew."""
+    """Make the paper's figures and the tables of ``results/README.md`` anew."""
+    draw_figures(ROOT / "results")
     page = ROOT / "results" / "README.md"
     page.write_text(refresh_tables(page.read_text(), ROOT / "results"))
 

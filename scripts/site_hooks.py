@@ -21,6 +21,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from csrun.report.claims import Study
+from csrun.report.figures import figures_in
 from csrun.report.plot_cli import find_experiments
 from csrun.report.published import tables
 from csrun.report.tables import ROWS_FILE
@@ -28,6 +29,7 @@ from csrun.report.tables import ROWS_FILE
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "results/README.md")
 FIGURES: tuple[str, ...] = (
+    "results/figures/*.png",
     "results/*/*/*.png",
     "results/*/*/*.csv",
     "results/*/*/manifest.json",
@@ -68,11 +70,13 @@ def on_post_build(config: MkDocsConfig) -> None:
 
 
 def gallery() -> str:
-    """Every published experiment: figures, panels, how it was made, its files."""
+    """The paper's figures, then every published experiment: figures, panels, how it was made, its files."""
+    drawn = figures_in(ROOT / "results")
     sections = [
         "# Gallery\n\nEvery published figure, with the command it was made by. Results of an older method have the "
         "settings of that time. [Beside the paper](results/README.md) has the numbers as tables.\n"
     ]
+    sections += ["## The paper's figures\n", *(f"![{path.stem}]({path.relative_to(ROOT)})\n" for path in drawn)]
     for study in map(Study.read, find_experiments([ROOT / "results"])):
         at = study.folder.relative_to(ROOT)
         pictures = sorted(path.name for path in study.folder.glob("*.png"))

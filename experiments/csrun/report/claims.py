@@ -206,7 +206,7 @@ class Claim:
         """The part of the grid, in the figures that a finding speaks of, that it rests on; empty if it is all."""
         figures = {setting.figure for setting in finding.settings} or self.figures
         grid = frozenset(setting for setting in self.grid if setting.figure in figures)
-        return f"on {extent(finding.settings, grid)}" if finding.settings != grid else ""
+        return f"covers {extent(finding.settings, grid)}" if finding.settings != grid else ""
 
     @property
     def _deciding(self) -> list[Finding]:
@@ -222,7 +222,7 @@ def extent(settings: Set[Setting], grid: Set[Setting]) -> str:
     """
     figures = sorted({setting.figure for setting in grid})
     names = ", ".join(map(str, figures))
-    return f"{len(settings)} of {len(grid)} settings of the paper's figure{'s' * (len(figures) > 1)} {names}"
+    return f"{len(settings) or 'none'} of {len(grid)} settings of the paper's figure{'s' * (len(figures) > 1)} {names}"
 
 
 RULES_BESIDE = {

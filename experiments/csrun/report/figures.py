@@ -24,7 +24,6 @@ from csrun.report.plots import (
     LEGEND,
     LEGEND_LINE,
     METRIC_LABELS,
-    NAMES,
     baseline_look,
     columns_that_fit,
     curve_look,
@@ -160,7 +159,7 @@ def _draw_panel(ax: Axes, made: Reproduction, *, first: bool, small: str) -> Non
     ax.set_xlabel("perturbation ε (l2)", labelpad=2)
     if first:
         ax.set_ylabel(METRIC_LABELS[panel.metric].partition(" (")[0])
-    ax.set_title(_title(made), loc="left", pad=33, fontweight="bold")
+    ax.set_title(f"{panel.figure}{panel.letter}  {made.subject}", loc="left", pad=33, fontweight="bold")
     ax.annotate(small, (0, 1), (0, 31), "axes fraction", textcoords="offset points", va="top", fontsize=5.8, **_SMALL)
     if made.lines is None:
         _not_computed(ax, panel)
@@ -171,13 +170,6 @@ def _draw_panel(ax: Axes, made: Reproduction, *, first: bool, small: str) -> Non
         _draw_curve(ax, panel, own, _place(training, h), 0.97 - 0.05 * index)
     for index, baseline in enumerate(_baselines(made)):
         ax.axhline(baseline["value"], **baseline_look(index), zorder=1)
-
-
-def _title(made: Reproduction) -> str:
-    panel = made.panel
-    stand_in = " (stand-in for BigGAN)" if made.stand_in else ""
-    dataset = "" if panel.dataset.startswith("latents") else f", {NAMES.get(panel.dataset, panel.dataset)}"
-    return f"{panel.figure}{panel.letter}  {NAMES.get(panel.model, panel.model)}{dataset}{stand_in}"
 
 
 def _small_print(made: Reproduction, command: str, width: int) -> str:

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from csrun.report.claims import Claim, Finding, Sharpening, Study, current, judge, sharpenings
-from csrun.report.plot_cli import Parser, complaint_about, find_experiments, say
+from csrun.report.figures import figures_in
+from csrun.report.plot_cli import ROOTS, Parser, complaint_about, find_experiments, say
+from csrun.report.reproduced import Reproduction, overall, reproductions
 from csrun.report.tables import number
 from csrun.system.files import write_atomically
 
@@ -73,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     try:
         studies = current([Study.read(folder) for folder in _folders(arguments.roots)])
-        write_atomically(arguments.out, page(studies).encode())
+        figures = [path for root in arguments.roots or map(Path, ROOTS) for path in figures_in(root)]
+        write_atomically(arguments.out, page(studies, figures).encode())
     except (OSError, ValueError) as error:
         sys.exit(say("cs-report", " ".join(str(error).split())))
     print(arguments.out)
@@ -95,8 +98,14 @@ def _folders(roots: Sequence[Path]) -> list[Path]:
     return found
 
 
-def page(studies: Sequence[Study]) -> str:
+def page(studies: Sequence[Study], figures: Sequence[Path] = ()) -> str:
     """The report on these studies as one HTML document without any outside reference.
+
+    Parameters
+    ----------
+    studies : sequence of Study
+    figures : sequence of Path
+        Pictures of the paper's figures, as `csrun.report.figures` draws them.
 
     Raises
     ------
@@ -107,7 +116,11 @@ def page(studies: Sequence[Study]) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("csrun.report").joinpath("report.html.j2").read_text("utf-8"))
+    made = reproductions(studies)
     return template.render(
+        overall=overall(made),
+        reproduced=[(one, claims_text(one)) for one in made],
+        figures=[_picture(path, f"Figure {path.stem.removeprefix('figure')} of the paper") for path in figures],
         claims=judge(studies),
         sharpenings=[(one, ratio_text(one)) for one in sharpenings(studies)],
         sections=[_section(study) for study in studies],
@@ -205,6 +218,31 @@ def markdown(claims: Sequence[Claim]) -> str:
         verdict = ", ".join([f"**{claim.verdict}**", *claim.conditions])
         lines.append(f"| {claim.text} ({claim.source}) | {ours} | {verdict} |")
     return "\n".join(lines) + "\n"
+
+
+def figures_markdown(made: Sequence[Reproduction], results: Path) -> str:
+    """What was reproduced of the paper's figures as Markdown, for the page in the folder of results."""
+    lines = [
+        overall(made),
+        "",
+        "| figure | computed by | counts | of the paper's grid | the paper's claims, on these rows |",
+    ]
+    lines.append("|---|---|---|---|---|")
+    for one in made:
+        panel, study = one.panel, one.study
+        figure = f"[{panel.figure}{panel.letter}](figures/figure{panel.figure}.png) {one.subject}"
+        if study is None:
+            lines.append(f"| {figure} | `{panel.command}` | not computed here | {one.extent} | – |")
+            continue
+        rows = f"[`{study.name}`]({study.folder.relative_to(results).as_posix()})"
+        counts = f"{rows}: {one.counts}" + "".join(f", {condition}" for condition in one.conditions)
+        lines.append(f"| {figure} | `{panel.command}` | {counts} | {one.extent} | {claims_text(one, '**')} |")
+    return "\n".join(lines) + "\n"
+
+
+def claims_text(made: Reproduction, mark: str = "") -> str:
+    """The verdict on each claim of the paper on the rows of one panel, with marks around it."""
+    return "; ".join(f"{claim.short}: {mark}{claim.verdict}{mark}" for claim in made.claims()) or "–"
 
 
 def sharper_markdown(found: Sequence[Sharpening]) -> str:

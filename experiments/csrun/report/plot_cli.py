@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
@@ -12,14 +12,16 @@ from typing import NoReturn
 from csrun.report.published import is_published
 
 _FILES = ("certificates.csv", "manifest.json")
-_ROOTS = ("runs", "results")
+PUBLISHED = "results"
+ROOTS = ("runs", PUBLISHED)
 
 _DESCRIPTION = """\
 Draw the figures of experiments: median certified radius and smoothing error
 against the size of the input perturbation. Reads certificates.csv (or published
 cells) and manifest.json of each folder and writes radius_<metric>.pdf and .png beside them;
 its panels (outputs beside smoothed outputs), panel_<model>.pdf and .png; and for
-segmentations beside a truth segmentation.pdf and .png.
+segmentations beside a truth segmentation.pdf and .png. Without a folder it also draws
+the figures of the paper from all that is under results/, into results/figures/.
 Nothing is computed anew; unchanged rows give unchanged files."""
 
 _EPILOG = """\
@@ -57,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def find_experiments(roots: Sequence[str | Path] = _ROOTS) -> list[Path]:
+def find_experiments(roots: Sequence[str | Path] = ROOTS) -> list[Path]:
     """Every folder below the roots that holds rows and a manifest, sorted."""
     found = {path.parent for root in roots for path in Path(root).glob(f"*/**/{_FILES[1]}")}
     return sorted(folder for folder in found if not _missing(folder))
@@ -90,8 +92,19 @@ def _draw(folder: Path) -> str | None:
     from csrun.report.plots import draw
     from csrun.report.segmentation import draw_segmentation
 
+    return _printed(lambda: [*draw(folder), *draw_segmentation(folder), *draw_panels(folder)])
+
+
+def _draw_the_papers(results: Path) -> str | None:
+    """Draw the figures of the paper from published results; the complaint where that failed."""
+    from csrun.report.figures import draw_figures
+
+    return _printed(lambda: draw_figures(results))
+
+
+def _printed(draw: Callable[[], list[Path]]) -> str | None:
     try:
-        for path in (*draw(folder), *draw_segmentation(folder), *draw_panels(folder)):
+        for path in draw():
             print(path)
     except (ValueError, OSError) as error:
         return " ".join(str(error).split())
@@ -111,7 +124,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     SystemExit
         With code 2 where some folder could not be drawn; the others are drawn all the same.
     """
-    folders = parser().parse_args(argv).folders or find_experiments()
+    named = parser().parse_args(argv).folders
+    folders = named or find_experiments()
     if not folders:
         sys.exit(
             say(
@@ -119,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         )
     complaints = [complaint for complaint in map(_draw, folders) if complaint]
+    if not named and (complaint := _draw_the_papers(Path(PUBLISHED))):
+        complaints.append(complaint)
     if complaints:
         sys.exit(max(say("cs-plot", complaint) for complaint in complaints))
 

@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from csrun.report.claims import Claim, Study, judge
-from csrun.report.paper import PANELS, Panel, Setting
+from csrun.report.paper import EXPERIMENTS, PANELS, Panel, Setting
+from csrun.report.plots import NAMES
 from csrun.report.tables import number
 
 if TYPE_CHECKING:
@@ -44,6 +45,19 @@ class Reproduction:
         return set() if self.lines is None else self.panel.computed(self.lines)
 
     @property
+    def subject(self) -> str:
+        """Model and data set in words."""
+        model, dataset = (NAMES.get(name, name) for name in (self.panel.model, self.panel.dataset))
+        if self.stand_in:
+            return f"{model} (stand-in for BigGAN)"
+        return model if dataset.startswith("latents") else f"{model}, {dataset}"
+
+    @property
+    def exact(self) -> bool:
+        """Whether the rows are at the paper's counts, of its own model, by the current method."""
+        return self.study is not None and not (self.study.reduced or self.study.older or self.stand_in)
+
+    @property
     def counts(self) -> str:
         """Points, draws and training steps of the rows."""
         if self.study is None:
@@ -66,9 +80,7 @@ class Reproduction:
     @property
     def extent(self) -> str:
         """How much of the paper's grid is computed, and which `eps` are not of it."""
-        if self.lines is None:
-            return ""
-        further = sorted(set(self.lines["eps"]) - set(self.panel.eps))
+        further = [] if self.lines is None else sorted(set(self.lines["eps"]) - set(self.panel.eps))
         beside = f" and ε = {', '.join(map(number, further))}" if further else ""
         return f"{len(self.computed)} of {len(self.panel.settings())} settings{beside}"
 
@@ -86,7 +98,17 @@ class Reproduction:
 
 def reproductions(studies: Sequence[Study]) -> list[Reproduction]:
     """Every panel of the paper's figures with the study that serves it best."""
-    return [_reproduction(panel, studies) for panel in PANELS]
+    papers = [study for study in studies if study.name in EXPERIMENTS]
+    return [_reproduction(panel, papers) for panel in PANELS]
+
+
+def overall(made: Sequence[Reproduction]) -> str:
+    """What was reproduced and how exactly, in one sentence."""
+    grid, computed = (sum(map(len, sets)) for sets in ([m.panel.settings() for m in made], [m.computed for m in made]))
+    panels = sum(one.study is not None for one in made)
+    exact = sum(len(one.computed) for one in made if one.exact) or "none"
+    whole = f"Of the {grid} settings in the {len(made)} panels of the paper's figures 3 to 8, {computed} are computed here, "
+    return whole + f"in {panels} panels; {exact} of them at the paper's counts."
 
 
 def _reproduction(panel: Panel, studies: Sequence[Study]) -> Reproduction:
