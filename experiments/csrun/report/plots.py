@@ -51,7 +51,7 @@ NAMES |= {"lenet": "LeNet", "resnet20": "ResNet-20"}
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, which colour-blind readers can tell apart; without yellow, too pale for a line."""
 
-DOTTED = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0, "marker": ".", "markersize": 4}
+DOTTED: dict[str, Any] = {"linestyle": (0, (1, 1.3)), "linewidth": 1.0, "marker": ".", "markersize": 4}
 _DASHED = {"linestyle": (0, (3, 1, 1, 1)), "linewidth": 1.1, "marker": "x", "markersize": 4}
 _OTHERS: tuple[dict[str, Any], ...] = (
     {"linestyle": (0, (4, 1.2)), "linewidth": 1.0, "marker": "s", "markersize": 3, "markerfacecolor": "white"},

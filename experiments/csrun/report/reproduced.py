@@ -63,10 +63,10 @@ class Reproduction:
         if self.study is None:
             return ""
         points = _amounts(self.study.summary["points"])
-        counts = [cell["counts"] for cell in self.study.cells if "counts" in cell] or [self.study.manifest["counts"]]
+        counts = _counts(self.study)
         steps = [_steps(cell["training"]) for cell in self.study.cells if cell.get("training")]
         parts = [f"{points} point{'s' * (points != '1')}"]
-        parts += [f"{name} = {_amounts(one[name] for one in counts)}" for name in ("n", "m")]
+        parts += [f"{name} = {_amounts(one[name] for one in counts)}" for name in ("n", "m") if counts]
         parts += [f"{_amounts(steps)} steps"] if steps else []
         return ", ".join(parts)
 
@@ -107,8 +107,10 @@ def overall(made: Sequence[Reproduction]) -> str:
     grid, computed = (sum(map(len, sets)) for sets in ([m.panel.settings() for m in made], [m.computed for m in made]))
     panels = sum(one.study is not None for one in made)
     exact = sum(len(one.computed) for one in made if one.exact) or "none"
-    whole = f"Of the {grid} settings in the {len(made)} panels of the paper's figures 3 to 8, {computed} are computed here, "
-    return whole + f"in {panels} panels; {exact} of them at the paper's counts."
+    return (
+        f"Of the {grid} settings in the {len(made)} panels of the paper's figures 3 to 8, {computed} are computed "
+        f"here, in {panels} panels; {exact} of them at the paper's counts."
+    )
 
 
 def _reproduction(panel: Panel, studies: Sequence[Study]) -> Reproduction:
@@ -125,25 +127,35 @@ def _restricted(study: Study, panel: Panel) -> Study | None:
     if lines.empty:
         return None
     there = {_setting(line) for line in lines.to_dict("records")}
-    cells = [cell for cell in study.cells if _setting(cell) in there]
+    # A cell that does not say its setting stays: what it says of the method may be about these lines.
+    cells = [cell for cell in study.cells if not all(name in cell for name in _CELL) or _setting(cell) in there]
     changes = {"metrics": [panel.metric], "points": int(lines["points"].min()), "cells": cells}
     return replace(study, summary=lines, manifest=study.manifest | changes)
 
 
+_CELL = ("model", "dataset", "train", "scale")
+
+
 def _setting(entry: Mapping[str, Any]) -> tuple[str, ...]:
     """What tells cells of a study apart, of a cell's entry or a line."""
-    return (*(str(entry[name]) for name in ("model", "dataset", "train")), f"{entry['scale']:.9g}")
+    return tuple(f"{entry[name]:.9g}" if name == "scale" else str(entry[name]) for name in _CELL)
 
 
 def _preference(panel: Panel, study: Study) -> tuple[Any, ...]:
     """The newest method first, then most of the grid, then most points and draws; smoke runs last."""
-    computed, counts = len(panel.computed(study.summary)), (study.manifest["points"], study.manifest["counts"]["m"])
-    own = study.name == panel.experiment
-    return study.manifest["budget"] != "smoke", not study.older, computed, *counts, own, str(study.folder)
+    computed, points = len(panel.computed(study.summary)), study.manifest["points"]
+    draws, own = max((one["m"] for one in _counts(study)), default=0), study.name == panel.experiment
+    return study.manifest["budget"] != "smoke", not study.older, computed, points, draws, own, str(study.folder)
+
+
+def _counts(study: Study) -> list[Mapping[str, int]]:
+    """Counts of draws of each cell; those of the newest run where the cells do not say theirs."""
+    of_cells = [cell["counts"] for cell in study.cells if "counts" in cell]
+    return of_cells or list(filter(None, [study.manifest.get("counts")]))
 
 
 def _steps(training: Mapping[str, Any]) -> int:
-    return int(training["epochs"]) * math.ceil(training["images"] / training["batch_size"])
+    return int(training["epochs"] * math.ceil(training["images"] / training["batch_size"]))
 
 
 def _amounts(values: Iterable[int]) -> str:
