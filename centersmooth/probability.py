@@ -165,7 +165,7 @@ def movements(
         raise RequestError(f"transforms is {brief(transforms)}: expected a law such as GaussianNoise(sigma=0.25)")
     sampler = Sampler(model, transforms.at(x), forward_block, forward_block)
     with evaluating(model):
-        sampler.check_model(x)
+        sampler.check_model(x, [metric])
         base = features_of(metric, sampler.base_output(x)[None])
         outputs = sampler.draw(x, an_integer("draws", draws, 1), checked_stream(stream), "transforms")
         distances = torch.cat([metric.pairwise(features_of(metric, block), base)[:, 0].double() for block in outputs])

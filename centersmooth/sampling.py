@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, pairwise
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from centersmooth.checks import an_integer, is_range
 from centersmooth.draws import Draws
 from centersmooth.errors import ForwardMemoryError, ModelError, RequestError, is_out_of_memory
+from centersmooth.metrics.base import Metric, between
 from centersmooth.noise import Enumerable, Noise
 from centersmooth.outputs import advice, brief, described, unplain
 
@@ -205,13 +206,19 @@ class Sampler:
                 progress(sum(len(outputs) for outputs in batch))
             yield from batch
 
-    def check_model(self, x: Tensor) -> Tensor:
+    def check_model(self, x: Tensor, metrics: Sequence[Metric] = ()) -> Tensor:
         """Refuse a model that is not one fixed function of one input; returns the noisy outputs it was judged by.
 
         Every block twice (random at test time?), one of them with its inputs at other positions, and an input in other
         company: among zeros, and among copies of itself (depends on its batch?). Every coordinate has to agree to a
-        thousandth of its range under noise, and to its own rounding where that is small against what varies. This is
-        a look at a few draws: dependence that shows at none of them is not seen.
+        thousandth of its range under noise, and to its own rounding where that is small against what varies. Integers
+        are compared in the metrics that certify them, where these are given: one letter more moves all that follow. This
+        is a look at a few draws: dependence that shows at none of them is not seen.
+
+        Parameters
+        ----------
+        x : Tensor, shape ``(*in)``
+        metrics : sequence of Metric, optional
 
         Raises
         ------
@@ -224,7 +231,10 @@ class Sampler:
         batch = [self.call(block.clone()) for block in blocks]
         for outputs in batch:
             self._check_values([outputs], "a noisy input")
-        agreement = _Agreement.of(torch.cat([outputs for outputs in batch if outputs.shape == batch[0].shape]))
+        judged_by = torch.cat([outputs for outputs in batch if outputs.shape == batch[0].shape])
+        agreement: _Agreement | _MetricAgreement = _Agreement.of(judged_by)
+        if metrics and not judged_by.is_floating_point():
+            agreement = _MetricAgreement.of(judged_by, metrics)
         again = [self.call(block.clone()) for block in blocks]
         if not all(map(agreement.between, batch, again)):
             raise ModelError(
@@ -393,3 +403,35 @@ class _Agreement:
         # Not "larger than": a NaN agrees with nothing.
         off = ~((a.double() - b.double()).abs() <= self.tolerance)
         return not off.numel() or float(off.reshape(len(a), -1).double().mean(dim=1).max()) <= self.share
+
+
+@dataclass(frozen=True)
+class _MetricAgreement:
+    """Agreement of integer outputs in metrics, to a thousandth of the largest distance between two noisy outputs.
+
+    One of several outputs may differ by more: where rounding decides a tie, such as between two letters, no difference
+    is small.
+
+    Parameters
+    ----------
+    tolerances : sequence of (Metric, float)
+        Metrics, and how large distances in them may be.
+    """
+
+    tolerances: Sequence[tuple[Metric, float]]
+
+    @classmethod
+    def of(cls, outputs: Tensor, metrics: Sequence[Metric]) -> _MetricAgreement:
+        """For a model with these noisy outputs."""
+        largest = [max(between(metric, *pair) for pair in pairwise(outputs)) for metric in metrics]
+        return cls([(metric, 1e-3 * distance) for metric, distance in zip(metrics, largest, strict=True)])
+
+    def between(self, a: Tensor, b: Tensor) -> bool:
+        if a.shape != b.shape:
+            return False
+        for metric, largest in self.tolerances:
+            # Not "larger than": a NaN agrees with nothing.
+            off = [not between(metric, *pair) <= largest for pair in zip(a, b, strict=True)]
+            if sum(off) > (len(a) > 1):
+                return False
+        return True

@@ -351,8 +351,9 @@ class Smoother:
     def _outputs_at(self, x: Tensor) -> Tensor:
         """Noisy outputs of a checked model; the error says where it takes ``x`` as a batch but not as one input."""
         noisy = self.noise.sample(x, 1, RandomStream(0).draws("check input", 0, x))[0]  # the noise may refuse x itself
+        metric = getattr(self.certifier, "metric", None)
         try:
-            return self._sampler.check_model(x)
+            return self._sampler.check_model(x, [metric] if isinstance(metric, Metric) else [])
         except RequestError as error:
             if noisy.shape != x.shape:
                 given = f"under this noise the model is given inputs of shape {tuple(noisy.shape)}"

@@ -3,7 +3,8 @@
 from centersmooth.metrics.base import DistanceFunction, Hilbertian, Metric
 from centersmooth.metrics.boxes import Jaccard
 from centersmooth.metrics.images import TotalVariation
-from centersmooth.metrics.labels import Hamming
+from centersmooth.metrics.labels import Hamming, MaskJaccard
+from centersmooth.metrics.text import Levenshtein, NormalisedLevenshtein, decode_texts, encode_texts
 from centersmooth.metrics.vectors import L1, L2, Angular, Cosine, SquaredL2
 
 __all__ = [
@@ -15,7 +16,12 @@ __all__ = [
     "Hamming",
     "Hilbertian",
     "Jaccard",
+    "Levenshtein",
+    "MaskJaccard",
     "Metric",
+    "NormalisedLevenshtein",
     "SquaredL2",
     "TotalVariation",
+    "decode_texts",
+    "encode_texts",
 ]

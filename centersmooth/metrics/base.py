@@ -79,6 +79,9 @@ class Metric(ABC):
     no_mean: str = "it is not known to be a norm of the difference of two outputs"
     """Why there is no `seminorm`, for messages."""
 
+    whole: bool = False
+    """Whether all distances are whole numbers, so that a radius is rounded down to one."""
+
     @property
     def name(self) -> str:
         """Name of the metric in messages."""
@@ -275,7 +278,7 @@ class DistanceFunction(Metric):
 
     def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
         """The function is called on distinct outputs only, as texts and boxes often repeat."""
-        (a, row_of), (b, column_of) = _distinct(a), _distinct(b)
+        (a, row_of), (b, column_of) = distinct(a), distinct(b)
         columns = [self._column(a, row) for row in b]
         distances = torch.stack(columns, dim=1) if columns else a.new_zeros((len(a), 0))
         return distances[row_of][:, column_of]
@@ -306,14 +309,14 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By their size in bytes."""
 
 
-def _distinct(outputs: Tensor) -> tuple[Tensor, Tensor | slice]:
+def distinct(outputs: Tensor) -> tuple[Tensor, Tensor | slice]:
     """The outputs without repetitions, ``(k, *out)``, and the indices that expand them again.
 
     Compared bit by bit, as a distance may tell -0 from 0.
 
     Examples
     --------
-    >>> rows, indices = _distinct(torch.tensor([[2.0], [1.0], [2.0]]))
+    >>> rows, indices = distinct(torch.tensor([[2.0], [1.0], [2.0]]))
     >>> len(rows), rows[indices].tolist()
     (2, [[2.0], [1.0], [2.0]])
     """

@@ -1,9 +1,10 @@
-"""Distances between maps of classes: segmentations, or a label for each of many things."""
+"""Distances between maps of classes, such as segmentations, and between masks."""
 
 from __future__ import annotations
 
 from typing import Final
 
+import torch
 from torch import Tensor
 
 from centersmooth.errors import RequestError
@@ -52,6 +53,63 @@ class Hamming(Metric):
         for label in a.unique():  # for up to sixty classes matrix products are faster than comparisons of pairs
             same += (a == label).float() @ (b == label).float().T
         return (a.shape[1] - same) / a.shape[1]
+
+
+_PIXELS_AT_ONCE = 2**16
+"""Pixels converted to float32 at a time, so that masks are kept as bytes."""
+
+
+class MaskJaccard(Metric):
+    """The Jaccard distance of two masks, ``1 - |A intersect B| / |A union B|`` in pixels.
+
+    Input layout ``(n, *pixels)``: booleans, or integers 0 and 1. The empty mask is at distance 0 from the empty mask
+    and 1 from any other. Power 1 (a metric on sets, Steinhaus 1961), range ``[0, 1]``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> jaccard = MaskJaccard()
+    >>> masks = jaccard.features(torch.tensor([[[1, 1], [0, 0]], [[1, 1], [1, 1]], [[0, 0], [0, 0]]]))
+    >>> jaccard.pairwise(masks, masks)[0].tolist()
+    [0.0, 0.5, 1.0]
+    """
+
+    no_mean = "masks have none"
+
+    def diameter(self, output_shape: tuple[int, ...], output_range: tuple[float, float] | None) -> float:
+        return 1.0
+
+    def features(self, outputs: Tensor) -> Tensor:
+        """``(n, *pixels) -> (n, pixels)``, bool.
+
+        Raises
+        ------
+        RequestError
+            The outputs are no masks.
+        """
+        if outputs.is_floating_point():
+            raise RequestError(
+                f"the Jaccard distance of masks came to outputs of {outputs.dtype}: expected booleans, or integers 0 "
+                "and 1; compare scores with a threshold in the model"
+            )
+        if outputs.dtype != torch.bool and outputs.numel() and not 0 <= int(outputs.min()) <= int(outputs.max()) <= 1:
+            raise RequestError(
+                f"the Jaccard distance of masks came to values from {int(outputs.min())} to {int(outputs.max())}: "
+                "expected booleans, or integers 0 and 1; Hamming is for several classes"
+            )
+        return outputs.bool().flatten(1)
+
+    def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
+        """``(n, pixels), (m, pixels) -> (n, m)``, float64.
+
+        Sums of zeros and ones are exact in float32 for a part of the pixels, and in float64 for all, in whatever
+        order, so that ties stay ties.
+        """
+        common = torch.zeros((len(a), len(b)), dtype=torch.float64, device=a.device)
+        for of_a, of_b in zip(a.split(_PIXELS_AT_ONCE, dim=1), b.split(_PIXELS_AT_ONCE, dim=1), strict=True):
+            common += of_a.float() @ of_b.float().T
+        union = a.sum(dim=1)[:, None] + b.sum(dim=1) - common
+        return (union - common) / union.clamp(min=1)
 
 
 def class_maps(outputs: Tensor) -> Tensor:

@@ -437,8 +437,8 @@ def _require_suited(certifiers: Asked, setting: Setting) -> None:
             raise RunError(f"certifiers has {name}, which cannot be served: {problems[0]}")
 
 
-def check(plan: Plan, cell_plan: CellPlan, model: BaseModel, certifiers: Mapping[str, Certifier]) -> None:
-    """Refuse a model or a metric that cannot be certified as asked for, from a few draws at the first point.
+def check(plan: Plan, cell_plan: CellPlan, model: BaseModel, certifiers: Mapping[str, Certifier]) -> Tensor:
+    """Refuse a model or a metric that cannot be certified as asked for; returns a few noisy outputs at the first point.
 
     Raises
     ------
@@ -460,6 +460,7 @@ def check(plan: Plan, cell_plan: CellPlan, model: BaseModel, certifiers: Mapping
                 _check_outputs(name, certifier, setting, outputs)
                 if plan.attack is not None and metric in ("", *config.metrics):
                     plan.attack.check(sampler, certifier, x)
+    return outputs
 
 
 def _check_outputs(name: str, certifier: Certifier, setting: Setting, outputs: Tensor) -> None:
@@ -478,8 +479,9 @@ def _require_inputs(plan: Plan, model: BaseModel) -> None:
 
 def _checked_outputs(plan: Plan, sampler: Sampler, x: Tensor) -> Tensor:
     """Noisy outputs of a model that is a fixed function of one input; with the data's advice where it fails."""
+    metrics = dict.fromkeys(name for by_metric in plan.certifiers.values() for name in by_metric if name)
     try:
-        return sampler.check_model(x)
+        return sampler.check_model(x, [plan.metrics[name] for name in metrics])
     except RequestError as error:
         if not plan.data.advice:
             raise

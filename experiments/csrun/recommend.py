@@ -261,10 +261,8 @@ def _suited(plan: Plan, cell: CellPlan, model: BaseModel) -> dict[str, Certifier
     """
     own, x = plan.certifiers_of(cell, model), plan.input(model, plan.points[0])
     certifiers = {key: one for key, one in own.items() if names_of(key)[1] in plan.config.metrics}
-    check(plan, cell, model, certifiers)
+    outputs = check(plan, cell, model, certifiers)
     sampler = plan.sampler(cell, model).at(x)
-    with evaluating(model):
-        outputs = sampler.check_model(x)
     return {key: one for key, one in certifiers.items() if _certifies(one, sampler, plan.budget, outputs)}
 
 

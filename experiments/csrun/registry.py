@@ -225,6 +225,18 @@ MODELS = {
         ("facenet-pytorch",),
         metrics=("l2",),
     ),
+    "text_recogniser": ModelEntry(
+        "csrun.models.builders:text_recogniser",
+        "the text of an image of one line, rapidocr's PP-OCRv6, pre-trained",
+        ("rapidocr", "onnxruntime"),
+        metrics=("edit", "edit_normalised"),
+    ),
+    "text_detector": ModelEntry(
+        "csrun.models.builders:text_detector",
+        "the pixels that belong to text, rapidocr's PP-OCRv6, pre-trained",
+        ("rapidocr", "onnxruntime"),
+        metrics=("mask_jaccard", "hamming"),
+    ),
     "dcgan": ModelEntry("csrun.models.builders:dcgan", "64x64 faces from latents, weights.dcgan", metrics=("lpips",)),
     "biggan": ModelEntry(
         "csrun.models.builders:biggan",
@@ -244,6 +256,11 @@ METRICS = {
     "angular": MetricEntry("centersmooth:Angular", "angular distance (fraction of π)", largest=1),
     "jaccard": MetricEntry("centersmooth:Jaccard", "Jaccard distance (1 − IoU)", largest=1),
     "hamming": MetricEntry("centersmooth:Hamming", "share of pixels that change (Hamming distance)", largest=1),
+    "mask_jaccard": MetricEntry("centersmooth:MaskJaccard", "Jaccard distance of masks (1 − IoU)", largest=1),
+    "edit": MetricEntry("centersmooth:Levenshtein", "edit distance (letters)", ("rapidfuzz",)),
+    "edit_normalised": MetricEntry(
+        "centersmooth:NormalisedLevenshtein", "normalised edit distance", ("rapidfuzz",), largest=1
+    ),
     "lpips": MetricEntry("csrun.metrics:lpips", "LPIPS distance", ("lpips",)),
 }
 """Classes without arguments, or functions of the paths of weights and the device."""
@@ -255,6 +272,8 @@ DATA = {
     "cifar10": Entry("csrun.data:cifar10", "CIFAR-10, 32x32 colour"),
     "celeba": Entry("csrun.data:celeba", "aligned CelebA faces, 178x218"),
     "astronaut": Entry("csrun.data:astronaut", "one photograph in the public domain, 178x218", ("scikit-image",)),
+    "page": Entry("csrun.data:page", "seven lines of a scanned page in the public domain, 384x22", ("scikit-image",)),
+    "page_blocks": Entry("csrun.data:page_blocks", "three blocks of that page, 192x96", ("scikit-image",)),
     "latents100": Entry("csrun.data:latents100", "latents of dcgan, drawn from the seed"),
     "latents128": Entry("csrun.data:latents128", "latents of biggan, drawn from the seed"),
     "files": Entry("csrun.data:files", "your own: images, or an array in a .npy file, at data.path"),

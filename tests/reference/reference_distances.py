@@ -68,6 +68,30 @@ def hamming(a: list[list[list[float]]], b: list[list[list[float]]]) -> float:
     return differing / pixels
 
 
+def mask_jaccard(a: list[list[bool]], b: list[list[bool]]) -> float:
+    """Masks as sets of the places of their pixels."""
+    first, second = (
+        {(i, j) for i, row in enumerate(mask) for j, inside in enumerate(row) if inside} for mask in (a, b)
+    )
+    return 1 - len(first & second) / len(first | second) if first | second else 0.0
+
+
+def levenshtein(a: list[float], b: list[float]) -> float:
+    """Wagner and Fischer's table, row by row; texts end with their padding, which is 0."""
+    a, b = ([code for code in text if code] for text in (a, b))
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, 1):
+        above, row = row, [i]
+        for j, other in enumerate(b, 1):
+            row.append(min(row[-1] + 1, above[j] + 1, above[j - 1] + (letter != other)))
+    return row[-1]
+
+
+def normalised_levenshtein(a: list[float], b: list[float]) -> float:
+    edits, letters = levenshtein(a, b), sum(code != 0 for code in [*a, *b])
+    return 2 * edits / (letters + edits) if letters else 0.0
+
+
 def jaccard(a: list[float], b: list[float]) -> float:
     """One minus intersection over union; the empty set is at 1 from every box and at 0 from itself."""
     area_a, area_b = _area(a), _area(b)
@@ -100,4 +124,7 @@ REFERENCE = {
     "TotalVariation": on_tensors(total_variation, keeps_shape=True),
     "Jaccard": on_tensors(jaccard),
     "Hamming": on_tensors(hamming, keeps_shape=True),
+    "MaskJaccard": on_tensors(mask_jaccard, keeps_shape=True),
+    "Levenshtein": on_tensors(levenshtein),
+    "NormalisedLevenshtein": on_tensors(normalised_levenshtein),
 }

@@ -28,10 +28,13 @@ from centersmooth import (
     Jaccard,
     Label,
     LaplaceNoise,
+    Levenshtein,
+    MaskJaccard,
     Mean,
     Metric,
     Nearest,
     Noise,
+    NormalisedLevenshtein,
     OutputBall,
     PatchNoise,
     Percentile,
@@ -217,20 +220,30 @@ METRICS: dict[str, Metric] = {
     "tv": TotalVariation(),
     "jaccard": Jaccard(),
     "hamming": Hamming(),
+    "mask_jaccard": MaskJaccard(),
+    "edit": Levenshtein(),
+    "edit_normalised": NormalisedLevenshtein(),
 }
 
 TABLES: dict[str, dict[str, Any]] = {"noise": NOISES, "certifier": CERTIFIERS, "metric": METRICS}
 
 
 def shape_for(metric: Metric) -> tuple[int, ...]:
-    return {"TotalVariation": (2, 3, 4), "Jaccard": (4,), "Hamming": (3, 2, 2)}.get(metric.name, (5,))
+    shapes = {"TotalVariation": (2, 3, 4), "Jaccard": (4,), "Hamming": (3, 2, 2), "MaskJaccard": (2, 3)}
+    return shapes.get(metric.name, (5,))
 
 
 def fit_for(metric: Metric, outputs: Tensor) -> Tensor:
-    """The outputs; for boxes with their corners in order."""
-    if metric.name != "Jaccard":
-        return outputs
-    return torch.cat([torch.minimum(outputs[:, :2], outputs[:, 2:]), torch.maximum(outputs[:, :2], outputs[:, 2:])], 1)
+    """The outputs; boxes with their corners in order, masks of what is positive, texts of few letters."""
+    if metric.name == "Jaccard":
+        first, second = outputs[:, :2], outputs[:, 2:]
+        return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], 1)
+    if metric.name == "MaskJaccard":
+        return outputs > 0
+    if isinstance(metric, Levenshtein):
+        letters = (3 * outputs).remainder(7).int()
+        return letters.gather(1, (letters == 0).int().argsort(dim=1, stable=True))  # zeros come last
+    return outputs
 
 
 def outputs_for(metric: Metric, n: int = 6) -> st.SearchStrategy[Tensor]:

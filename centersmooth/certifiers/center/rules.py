@@ -40,6 +40,7 @@ every radius by `ROUNDING`. ``docs/guarantee.md`` has all of this at length.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -163,16 +164,17 @@ class Radii:
     def total(self, metric: Metric, bounds: Bounds) -> float:
         """The largest possible ``d(c, c')``, as the module explains.
 
-        >>> from centersmooth.metrics import L2, SquaredL2
+        >>> from centersmooth.metrics import L2, Levenshtein, SquaredL2
         >>> Radii(1.0, 2.0, 2.0).total(L2(), PAPER), Radii(1.0, 4.0, 4.0).total(SquaredL2(), PAPER)
         (3.0, 10.0)
-        >>> round(Radii(1.0, 4.0, 4.0).total(SquaredL2(), EXACT), 2)
-        9.0
+        >>> round(Radii(1.0, 4.0, 4.0).total(SquaredL2(), EXACT), 2), Radii(1.0, 2.0, 2.0).total(Levenshtein(), EXACT)
+        (9.0, 3.0)
         """
         if bounds.name == "paper":
             return metric.gamma * (self.r_hat + self.r_far)
         root = 1 / metric.power
-        return float((self.r_hat**root + self.r_far**root) ** metric.power * (1 + ROUNDING))
+        total = float((self.r_hat**root + self.r_far**root) ** metric.power * (1 + ROUNDING))
+        return float(math.floor(total)) if metric.whole else total
 
 
 def doubled_radii(

@@ -10,10 +10,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from csrun.data.sources import (
@@ -230,20 +232,49 @@ CELEBA_FIRST_TEST_IMAGE = "182638"
 
 def astronaut(path: str | None, seed: int) -> DataSet:
     """One photograph in the public domain, which comes inside scikit-image: a face of CelebA's size anywhere."""
-    try:
-        from skimage.data import astronaut
-    except ImportError as error:
-        raise RunError(
-            "the photograph astronaut comes with scikit-image, which is not installed: "
-            "pip install 'centersmooth[faces]'"
-        ) from error
     rows, columns = ASTRONAUT_CROP
-    face = torch.from_numpy(astronaut()[rows, columns].copy()).permute(2, 0, 1)
+    face = torch.from_numpy(_picture("astronaut", "faces")[rows, columns].copy()).permute(2, 0, 1)
     return DataSet("astronaut", ArraySource("astronaut", face[None].contiguous()))
 
 
 ASTRONAUT_CROP = (slice(0, 218), slice(135, 313))
 """Rows and columns of the photograph, 178 wide and 218 high; nothing is resized."""
+
+
+def page(path: str | None, seed: int) -> DataSet:
+    """Lines of a scanned page in the public domain, which comes inside scikit-image: a heading, text, and code."""
+    return _page("page", [(slice(row, row + PAGE_LINE_HEIGHT), slice(None)) for row in PAGE_LINES])
+
+
+PAGE_LINES, PAGE_LINE_HEIGHT = (12, 46, 64, 82, 99, 117, 169), 22
+"""First rows of its lines, and how many rows are taken; nothing is resized."""
+
+
+def page_blocks(path: str | None, seed: int) -> DataSet:
+    """Blocks of that page: the heading over text, text, and the end of a paragraph over blank paper."""
+    return _page("page_blocks", PAGE_BLOCKS)
+
+
+PAGE_BLOCKS = [(slice(row, row + 96), slice(column, column + 192)) for row, column in ((0, 0), (40, 192), (95, 0))]
+"""Rows and columns; nothing is resized."""
+
+
+def _page(name: str, crops: Sequence[tuple[slice, slice]]) -> DataSet:
+    whole = torch.from_numpy(_picture("page", "ocr").copy())
+    return DataSet(name, ArraySource(name, torch.stack([whole[crop] for crop in crops])[:, None]))
+
+
+def _picture(name: str, extra: str) -> NDArray[np.uint8]:
+    """A photograph that comes inside scikit-image."""
+    try:
+        pictures = import_module("skimage.data")
+    except ImportError as error:
+        raise RunError(
+            f"the photograph {name} comes with scikit-image, which is not installed: "
+            f"pip install 'centersmooth[{extra}]'"
+        ) from error
+    picture: NDArray[np.uint8] = getattr(pictures, name)()
+    return picture
 
 
 def latents100(path: str | None, seed: int) -> DataSet:

@@ -88,6 +88,18 @@ def mtcnn_landmarks(data: DataSet, weights: Weights, noise: Noise | None) -> Bas
     return LandmarkDetector()
 
 
+def text_recogniser(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
+    from csrun.models.ocr import TextRecogniser
+
+    return TextRecogniser()
+
+
+def text_detector(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
+    from csrun.models.ocr import TextDetector
+
+    return TextDetector()
+
+
 def dcgan(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     from csrun.models.generators import load_face_generator
 
