@@ -212,8 +212,8 @@ class Sampler:
         Every block twice (random at test time?), one of them with its inputs at other positions, and an input in other
         company: among zeros, and among copies of itself (depends on its batch?). Every coordinate has to agree to a
         thousandth of its range under noise, and to its own rounding where that is small against what varies. Integers
-        are compared in the metrics that certify them, where these are given: one letter more moves all that follow. This
-        is a look at a few draws: dependence that shows at none of them is not seen.
+        are compared in the metrics that certify them, where these are given: one letter more moves all that follow.
+        This is a look at a few draws: dependence that shows at none of them is not seen.
 
         Parameters
         ----------

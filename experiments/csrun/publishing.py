@@ -21,6 +21,7 @@ from csrun.cells.attacks import COLUMNS as ATTACK_COLUMNS
 from csrun.cells.attacks import attack_note
 from csrun.cells.maps import COLUMNS as IOU_COLUMNS
 from csrun.cells.rows import Row, csv_lines, rows_of_rule
+from csrun.cells.texts import COLUMNS as TEXT_COLUMNS
 from csrun.errors import RunError
 from csrun.papers.unit_slip import COLUMNS as SLIP_COLUMNS
 from csrun.papers.unit_slip import slip_note
@@ -49,6 +50,7 @@ from csrun.report.tables import (
     ROW_COLUMNS,
     ROWS_FILE,
     SLIP_FILE,
+    TEXTS_FILE,
     read_rows,
     summarise,
     write_summary,
@@ -74,7 +76,8 @@ _ROWS = _Table(ROWS_FILE, ROW_COLUMNS, _ROW)
 _ATTACKS = _Table(ATTACK_FILE, ATTACK_COLUMNS, _ROW)
 _SLIPS = _Table(SLIP_FILE, SLIP_COLUMNS, ("point", "metric", "eps"))
 _IOUS = _Table(IOU_FILE, IOU_COLUMNS, _ROW)
-_TABLES = (_ROWS, _ATTACKS, _SLIPS, _IOUS)
+_TEXTS = _Table(TEXTS_FILE, TEXT_COLUMNS, _ROW)
+_TABLES = (_ROWS, _ATTACKS, _SLIPS, _IOUS, _TEXTS)
 """The rows; and what is said about them, which goes where they are replaced by those of other weights."""
 
 

@@ -76,9 +76,12 @@ class MetricEntry(Entry):
     ----------
     largest : float
         The largest distance there is, whatever the outputs.
+    of_texts : bool
+        Whether outputs are texts, as code points.
     """
 
     largest: float = math.inf
+    of_texts: bool = False
 
 
 @dataclass(frozen=True)
@@ -257,9 +260,9 @@ METRICS = {
     "jaccard": MetricEntry("centersmooth:Jaccard", "Jaccard distance (1 − IoU)", largest=1),
     "hamming": MetricEntry("centersmooth:Hamming", "share of pixels that change (Hamming distance)", largest=1),
     "mask_jaccard": MetricEntry("centersmooth:MaskJaccard", "Jaccard distance of masks (1 − IoU)", largest=1),
-    "edit": MetricEntry("centersmooth:Levenshtein", "edit distance (letters)", ("rapidfuzz",)),
+    "edit": MetricEntry("centersmooth:Levenshtein", "edit distance (letters)", ("rapidfuzz",), of_texts=True),
     "edit_normalised": MetricEntry(
-        "centersmooth:NormalisedLevenshtein", "normalised edit distance", ("rapidfuzz",), largest=1
+        "centersmooth:NormalisedLevenshtein", "normalised edit distance", ("rapidfuzz",), largest=1, of_texts=True
     ),
     "lpips": MetricEntry("csrun.metrics:lpips", "LPIPS distance", ("lpips",)),
 }
@@ -582,6 +585,15 @@ def require_metric(name: str, models: Iterable[str]) -> None:
     for model in models:
         offered = MODELS[model].metrics if model in MODELS else METRICS
         require_known("metrics has", name, offered, more=f" for the model {model}")
+
+
+def measures_texts(metric: str) -> bool:
+    """Test for a registered distance of texts.
+
+    >>> measures_texts("edit"), measures_texts("l2"), measures_texts("mine:distance")
+    (True, False, False)
+    """
+    return metric in METRICS and METRICS[metric].of_texts
 
 
 def packages_of(names: Iterable[str]) -> list[str]:

@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from rich.table import Column, Table
 
+from centersmooth import RandomStream
 from csrun.cells.attacks import attack_note, attack_table, broken
 from csrun.cells.maps import TruthAt, iou_lines, iou_table, panel_maps
 from csrun.cells.rows import csv_lines, rows_of_rule
 from csrun.cells.run import CellRun, DoneCell
+from csrun.cells.store import CellStore
+from csrun.cells.texts import text_lines, text_table
 from csrun.config import Config
 from csrun.cost import estimate
 from csrun.errors import RunError
@@ -29,7 +35,7 @@ from csrun.papers.unit_slip import slip_lines, slip_note, slip_table
 from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, make_plan
 from csrun.report.panels import PanelSource, draw_panels, save_panels
 from csrun.report.published import is_reduced, key_of
-from csrun.report.tables import ATTACK_FILE, IOU_FILE, SLIP_FILE, titled
+from csrun.report.tables import ATTACK_FILE, IOU_FILE, SLIP_FILE, TEXTS_FILE, titled
 from csrun.system.files import remove_unfinished, write_atomically
 from csrun.system.locks import held
 from csrun.system.memory import keep_freed_memory
@@ -122,6 +128,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
     notes = list(dict.fromkeys(filter(None, (plan.data.note, *(cell.note for cell in done)))))
     tables = (_write_unit_slip(plan, folder, leading), _write_attacks(folder, done, rule))
     _write_iou(plan, folder, done)
+    _write_texts(folder, done)
     paper, cells = _paper_counts(config), [_cell_entry(plan, *pair) for pair in zip(plan.cells, done, strict=True)]
     manifest = {
         "experiment": config.name,
@@ -207,6 +214,15 @@ def _write_iou(plan: Plan, folder: Path, done: list[DoneCell]) -> None:
         (folder / IOU_FILE).unlink(missing_ok=True)
 
 
+def _write_texts(folder: Path, done: list[DoneCell]) -> None:
+    """The table of certified texts, where outputs are texts."""
+    lines = [line for cell in done for line in text_lines(cell.store, cell.rows)]
+    if lines:
+        write_atomically(folder / TEXTS_FILE, text_table(lines))
+    else:
+        (folder / TEXTS_FILE).unlink(missing_ok=True)
+
+
 def _truth(plan: Plan) -> TruthAt | None:
     """The classes of the pixels of test points; None where the data set has none."""
     data = plan.data
@@ -223,12 +239,22 @@ def _save_panels(plan: Plan, folder: Path, leading: list[DoneCell]) -> list[dict
             store.cell.digest,
             store.folder / "answers.npz",
             store.output_range,
-            partial(panel_maps, store, truth) if truth else None,
+            partial(panel_maps, store, truth),
+            partial(_noisy, store),
         )
         for store in (cell.store for cell in leading)
     ]
     panels = save_panels(folder, sources, rows, lambda points: plan.data.images(plan.data.test, points).numpy())
     return [{**panel, "publish": plan.data.publishable} for panel in panels]
+
+
+def _noisy(store: CellStore, points: Sequence[int], inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One noisy copy of the input of each point, for a panel."""
+    noisy = [
+        store.law_at(point).sample(x, 1, RandomStream(store.cell.seed, point).draws("panel", 0, x))
+        for point, x in zip(points, torch.from_numpy(inputs), strict=True)
+    ]
+    return torch.cat(noisy).numpy()
 
 
 def _baselines(plan: Plan) -> list[dict[str, Any]]:
@@ -252,6 +278,7 @@ def _report(folder: Path, display: Display) -> list[Path]:
     from csrun.report.plots import draw
     from csrun.report.segmentation import draw_segmentation
     from csrun.report.tables import read_rows, render, summarise, write_summary
+    from csrun.report.texts import texts_table
 
     manifest, rows = json.loads((folder / "manifest.json").read_text()), read_rows(folder)
     summary = summarise(rows)
@@ -265,7 +292,9 @@ def _report(folder: Path, display: Display) -> list[Path]:
         display.console.print(classes_table(rows, title))
     if not classes or manifest["metrics"] != [CLASSIFIER]:
         display.console.print(render(summary, manifest))
-    extra = [folder / name for name in (SLIP_FILE, ATTACK_FILE, IOU_FILE) if (folder / name).is_file()]
+    if (texts := texts_table(folder, manifest)) is not None:
+        display.console.print(texts)
+    extra = [folder / name for name in (SLIP_FILE, ATTACK_FILE, IOU_FILE, TEXTS_FILE) if (folder / name).is_file()]
     return [folder / "certificates.csv", folder / "summary.csv", folder / "manifest.json", *classes, *extra, *figures]
 
 

@@ -1,4 +1,4 @@
-"""Certified segmentations beside the truth: what their table of intersections over union and their panels show."""
+"""Certified segmentations: what their table of intersections over union and their panels show."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def iou_lines(store: CellStore, rows: Iterable[Row], truth_at: TruthAt) -> list[
     over the classes of the truth.
     """
     lines = []
-    for row, (answer, certified, truth) in _maps(store, rows, truth_at):
+    for row, answer, certified in _segmentations(store, rows):
+        truth = truth_at(int(row["point"]))
+        if answer.shape != truth.shape:
+            continue
         means = {"iou": torch.ones_like(certified), "certified_iou": certified}
         numbers = {name: _mean(certified_iou(answer, sure, truth)) for name, sure in means.items()}
         lines.append({key: row[key] for key in COLUMNS if key in row} | numbers)
@@ -42,32 +45,37 @@ def iou_table(lines: Iterable[Row]) -> bytes:
     return csv_lines(lines, header=True, columns=COLUMNS)
 
 
-def panel_maps(store: CellStore, truth_at: TruthAt, rows: Sequence[Mapping[str, str]]) -> dict[str, NDArray[Any]]:
-    """Maps of a panel, one for each of the rows: ``classes``, which of them are ``certified``, and the ``truth``.
+def panel_maps(
+    store: CellStore, truth_at: TruthAt | None, rows: Sequence[Mapping[str, str]]
+) -> dict[str, NDArray[Any]]:
+    """Maps of a panel, one for each of the rows: ``classes``, which of them are ``certified``, the ``truth`` if known.
 
-    Empty where the rows are of another certifier, or one of them has no map.
+    Empty where the rows are of another certifier, or an answer is no map of pixels, or none of the truth's shape.
     """
-    maps = [found for _, found in _maps(store, rows, truth_at)]
-    if not maps or len(maps) < len(rows):
+    maps = [(answer, certified) for _, answer, certified in _segmentations(store, rows)]
+    truths = [truth_at(int(row["point"])) for row in rows] if truth_at is not None and maps else []
+    shapes = {one.shape for one in (*truths, *(answer for answer, _ in maps))}
+    if not maps or len(maps) < len(rows) or len(shapes) > 1 or maps[0][0].ndim != 2:
         return {}
-    stacked = (torch.stack(several).numpy() for several in zip(*maps, strict=True))
+    stacked = {"classes": [answer for answer, _ in maps], "certified": [sure for _, sure in maps], "truth": truths}
     types = {"classes": np.int32, "certified": np.bool_, "truth": np.int32}
-    return {name: array.astype(kind) for (name, kind), array in zip(types.items(), stacked, strict=True)}
+    return {name: torch.stack(each).numpy().astype(types[name]) for name, each in stacked.items() if each}
 
 
-def _maps(
-    store: CellStore, rows: Iterable[Mapping[str, str]], truth_at: TruthAt
-) -> Iterable[tuple[Mapping[str, str], tuple[Tensor, Tensor, Tensor]]]:
-    """Answer, certified pixels and truth of each row that certifies a segmentation of the truth's shape."""
+def _segmentations(
+    store: CellStore, rows: Iterable[Mapping[str, str]]
+) -> Iterable[tuple[Mapping[str, str], Tensor, Tensor]]:
+    """Answer and certified pixels of each row that certifies a segmentation."""
     for row in rows:
         if row["certifier"] != "segmentation" or row["outcome"] != "certified":
             continue
         key, point = key_of(row["certifier"], row["metric"], row["rule"]), int(row["point"])
-        evidence, truth = store.load(key, point), truth_at(point)
-        found = store.certifiers[key].certificate(evidence, float(row["eps"]), row["rule"], store.setting(point))
+        found = store.certifiers[key].certificate(
+            store.load(key, point), float(row["eps"]), row["rule"], store.setting(point)
+        )
         assert isinstance(found, SegmentationCertificate)
-        if found.answer is not None and found.certified is not None and found.answer.shape == truth.shape:
-            yield row, (found.answer, found.certified, truth)
+        if found.answer is not None and found.certified is not None:
+            yield row, found.answer, found.certified
 
 
 def _mean(by_class: Mapping[int, float]) -> str:

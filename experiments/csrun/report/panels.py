@@ -6,8 +6,9 @@ alone, without torch and without the data. The same files give the same bytes.
 
 Outputs that are images stand as two rows, the base model's above the smoothed ones. Boxes are drawn on the photograph
 they were found on: the base model's green, the smoothed one blue; of medians the largest and the smallest box that is
-certified to be possible, in red. Segmentations stand in four rows: the images, the smoothed maps, those with the pixels
-that abstain in white, and the truth.
+certified to be possible, in red. Segmentations stand in rows: the images, the smoothed maps, those with the pixels that
+abstain in white, and the truth where it is known. Of texts each image stands beside a noisy copy, with the base model's
+text below the one and the smoothed text below the other.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from csrun.registry import NOISES, key_of
+from csrun.registry import NOISES, key_of, measures_texts
 from csrun.report.plots import METRIC_LABELS, PALETTE, footer_lines, save, style
 from csrun.report.tables import number, of_rule, read_manifest, read_rows
 from csrun.system.files import archive_of, write_atomically
@@ -49,7 +50,9 @@ class PanelSource:
     output_range : tuple of float, optional
         Black and white of outputs that are images; None where they are none.
     maps : callable, optional
-        The maps of rows of a segmentation, as `cells.maps.panel_maps` gives them, where the data have a truth for it.
+        The maps of rows of a segmentation, as `cells.maps.panel_maps` gives them.
+    noisy : callable, optional
+        A noisy copy of each of some points, from the points and their inputs.
     """
 
     model: str
@@ -57,6 +60,7 @@ class PanelSource:
     answers: Path
     output_range: tuple[float, float] | None
     maps: Callable[[Sequence[Mapping[str, str]]], Mapping[str, NDArray[Any]]] | None = None
+    noisy: Callable[[Sequence[int], NDArray[np.float32]], NDArray[np.float32]] | None = None
 
 
 def save_panels(
@@ -112,7 +116,9 @@ def _save_panel(
     maps = source.maps(shown) if source.maps is not None else {}
     points = [int(row["point"]) for row in shown]
     if maps:
-        arrays = {"points": np.array(points), "inputs": as_bytes(examples(points), (0.0, 1.0)), **maps}
+        inputs = examples(points)
+        pictures = {"points": np.array(points), "inputs": as_bytes(inputs, (0.0, 1.0)), **maps}
+        arrays = pictures if _are_images(inputs) else {}
     else:
         arrays = _arrays(source, name, points, examples)
     if not arrays:
@@ -144,13 +150,18 @@ def _certified(row: Mapping[str, str]) -> bool:
 def _arrays(
     source: PanelSource, name: str, points: list[int], examples: Callable[[list[int]], NDArray[np.float32]]
 ) -> dict[str, NDArray[Any]]:
-    """The content of a panel's file, answers by that name; empty where outputs are neither images nor boxes on some."""
+    """The content of a panel's file, answers by that name; empty where outputs are neither images nor found on some."""
     with np.load(source.answers, allow_pickle=False) as kept:
         answered = kept[f"{name}.points"].tolist()
         shown = [point for point in points if point in answered]
         places = [answered.index(point) for point in shown]
         smoothed, base = kept[name][places], kept[f"{name}.base"][places]
     named = {"points": np.array(shown), "base": base, "smoothed": smoothed}
+    if measures_texts(name.partition(".")[2]) and source.noisy is not None:
+        inputs = examples(shown)
+        pictures = {"inputs": inputs, "noisy": source.noisy(shown, inputs)} if _are_images(inputs) else {}
+        shows = bool(pictures) and _are_images(pictures["noisy"])
+        return named | {key: as_bytes(each, (0.0, 1.0)) for key, each in pictures.items()} if shows else {}
     if name.endswith(".jaccard"):
         inputs = examples(shown)
         return named | {"inputs": as_bytes(inputs, (0.0, 1.0))} if _are_images(inputs) else {}
@@ -180,26 +191,35 @@ def caption(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]
     row = rows[0]
     if "certified" in arrays:
         return (
-            "From above: the image, the smoothed segmentation, the same with the pixels that abstain in white, the "
-            f"truth. {row['noise']} noise of scale {number(float(row['scale']))}. At every input within eps = "
-            f"{number(float(row['eps']))} ({row['threat']}) of the one shown, all pixels that do not abstain keep "
-            f"their class by the rule {row['rule']}, except with probability {row['alpha']} of the draws. The radius "
-            "under each is the share of the others. Nothing is promised about the base model's outputs."
+            f"{_what(row, arrays)} {row['noise']} noise of scale {number(float(row['scale']))}. At every input within "
+            f"eps = {number(float(row['eps']))} ({row['threat']}) of the one shown, all pixels that do not abstain "
+            f"keep their class by the rule {row['rule']}, except with probability {row['alpha']} of the draws. The "
+            "radius under each is the share of the others. Nothing is promised about the base model's outputs."
         )
-    what = (
-        "Green: the base model's box. Blue: the smoothed box."
-        + " Red: the largest and the smallest box that the certificate allows." * bool(_bounds(row))
-        if "inputs" in arrays
-        else "Above: the base model's outputs. Below: the smoothed outputs at the same inputs."
-    )
     metric = METRIC_LABELS.get(row["metric"], row["metric"])
     return (
-        f"{what} {row['noise']} noise of scale {number(float(row['scale']))}. The radius under each is its "
-        f"certificate: for every input within eps = {number(float(row['eps']))} ({row['threat']}) of the one shown, a "
+        f"{_what(row, arrays)} {row['noise']} noise of scale {number(float(row['scale']))}. The radius under each is "
+        f"its certificate: for every input within eps = {number(float(row['eps']))} ({row['threat']}) of the one shown, a "
         f"fresh smoothed answer differs from the one shown by more than the radius ({metric}) with probability at most "
         f"{number(_at_others(row), 2)}; the radius itself was drawn, and is too small with probability at most "
         f"{row['alpha2']}. Nothing is promised about the base model's outputs."
     )
+
+
+def _what(row: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """What a panel shows where."""
+    if "certified" in arrays:
+        truth = ", the truth" if "truth" in arrays else ""
+        return (
+            "From above: the image, the smoothed segmentation, the same with the pixels that abstain, which may "
+            f"change, in white{truth}."
+        )
+    if "noisy" in arrays:
+        return "Left: the image, below it the base model's text. Right: a noisy copy, below it the smoothed text."
+    if "inputs" in arrays:
+        bounds = " Red: the largest and the smallest box that the certificate allows." * bool(_bounds(row))
+        return f"Green: the base model's box. Blue: the smoothed box.{bounds}"
+    return "Above: the base model's outputs. Below: the smoothed outputs at the same inputs."
 
 
 def _at_others(row: Mapping[str, str]) -> float:
@@ -232,9 +252,16 @@ def _draw_panel(folder: Path, panel: Mapping[str, Any], manifest: Mapping[str, A
         arrays = dict(kept)
     small_print = footer(rows, {**manifest, "notes": panel["notes"]})
     with style():
-        draw = _maps if "certified" in arrays else _boxes if "inputs" in arrays else _images
-        figure = draw(arrays, rows, small_print)
+        figure = _drawing_of(arrays)(arrays, rows, small_print)
         return save(figure, folder / panel["file"], f"{manifest['title']}: panel")
+
+
+def _drawing_of(
+    arrays: Mapping[str, NDArray[Any]],
+) -> Callable[[Mapping[str, NDArray[Any]], pd.DataFrame, Sequence[str]], Figure]:
+    if "certified" in arrays:
+        return _maps
+    return _texts if "noisy" in arrays else _boxes if "inputs" in arrays else _images
 
 
 def _rows_of(rows: pd.DataFrame, panel: Mapping[str, Any], rule: Mapping[str, str]) -> pd.DataFrame:
@@ -271,17 +298,20 @@ def _images(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print:
 
 
 def _maps(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: Sequence[str]) -> Figure:
-    """Images, smoothed segmentations, the same where certified, and the truth: a column a point."""
+    """Images, smoothed segmentations, the same where certified, and the truth where it is known: a column a point."""
     points = arrays["points"].tolist()
-    sure = np.where(arrays["certified"], arrays["classes"], -1)
-    figure, axes = _grid(4, len(points), 1.0, 1.0, small_print)
+    maps = [arrays["classes"], np.where(arrays["certified"], arrays["classes"], -1)]
+    maps += [arrays["truth"]] if "truth" in arrays else []
+    height, width = arrays["inputs"].shape[2:]
+    wide = min(2.0, max(1.0, width / height))
+    figure, axes = _grid(1 + len(maps), len(points), wide, wide * height / width, small_print)
     for column, point in enumerate(points):
         axes[0, column].set_title(rows.loc[point]["source"], fontsize=6.5)
         _show(axes[0, column], arrays["inputs"][column])
-        for ax, several in zip(axes[1:, column], (arrays["classes"], sure, arrays["truth"]), strict=True):
+        for ax, several in zip(axes[1:, column], maps, strict=True):
             ax.imshow(_in_colors(several[column]))
-        axes[3, column].set_xlabel(result(rows.loc[point]), fontsize=6.5)
-    for ax, label in zip(axes[:, 0], ("image", "smoothed", "certified", "truth"), strict=True):
+        axes[-1, column].set_xlabel(result(rows.loc[point]), fontsize=6.5)
+    for ax, label in zip(axes[:, 0], ("image", "smoothed", "certified", "truth"), strict=False):
         ax.set_ylabel(label)
     return figure
 
@@ -293,6 +323,53 @@ def _in_colors(classes: NDArray[np.int32]) -> NDArray[np.float64]:
     colors = np.vstack([[1.0, 1.0, 1.0], [0.2, 0.2, 0.2], colormaps["tab20"](np.arange(20))[:, :3]])
     places: NDArray[np.float64] = colors[np.where(classes <= 0, classes + 1, 2 + (classes - 1) % 20)]
     return places
+
+
+def _texts(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: Sequence[str]) -> Figure:
+    """A row a point: the image with the base model's text, a noisy copy with the smoothed text and its radius."""
+    points = arrays["points"].tolist()
+    height, width = arrays["inputs"].shape[2:]
+    figure, axes = _grid(len(points), 2, 3.2, min(1.6, 3.2 * height / width) + 0.42, small_print)
+    for (left, right), point, *shown in zip(axes, points, *(arrays[key] for key in _OF_TEXTS), strict=True):
+        image, noisy, base, smoothed = shown
+        row = rows.loc[point]
+        _show(left, image)
+        _show(right, noisy)
+        left.set_xlabel(f"base: {_printable(base)}\n{row['source']}", fontsize=6.5, parse_math=False)
+        answer = f"smoothed: {_printable(smoothed)}\n" if _certified(row) else ""
+        right.set_xlabel(answer + _edits(row), fontsize=6.5, parse_math=False)
+    for ax, label in zip(axes[0], ("image", "with noise"), strict=True):
+        ax.set_title(label)
+    return figure
+
+
+_OF_TEXTS = ("inputs", "noisy", "base", "smoothed")
+
+
+def _printable(codes: NDArray[np.int32]) -> str:
+    """The text of code points padded with zeros; in place of what the font lacks the sign for it.
+
+    >>> _printable(np.array([65, 0x1F600, 98, 0, 0])), _printable(np.array([0]))
+    ('A�b', '(nothing)')
+    """
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    font = get_font(findfont(FontProperties()))
+    letters = [chr(code) if font.get_char_index(code) else "\ufffd" for code in codes.tolist() if code]
+    return "".join(letters) or "(nothing)"
+
+
+def _edits(row: Mapping[str, Any]) -> str:
+    """What is certified of a text.
+
+    >>> _edits({"outcome": "certified", "metric": "edit", "radius": 3.0})
+    'within 3 edits of it'
+    >>> _edits({"outcome": "certified", "metric": "edit_normalised", "radius": 0.25, "error": 0.0, "vacuous": False})
+    'radius 0.25, error 0'
+    """
+    if _certified(row) and row["metric"] == "edit":
+        return f"within {row['radius']:.0f} edit{'' if row['radius'] == 1 else 's'} of it"
+    return result(row).replace("\n", ", ")
 
 
 def _boxes(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: Sequence[str]) -> Figure:

@@ -31,6 +31,7 @@ MANIFEST_FILE = "manifest.json"
 ATTACK_FILE = "attack.csv"
 SLIP_FILE = "unit_slip.csv"
 IOU_FILE = "iou.csv"
+TEXTS_FILE = "texts.csv"
 SLIP_NUMBER = "with_unit_slip_not_a_certificate"
 
 RULE = ("certifier", "rule")
