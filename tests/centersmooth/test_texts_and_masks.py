@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import torch
-from rapidfuzz.distance import Levenshtein as Independent
 from torch import Tensor
 
 from centersmooth import (
@@ -27,6 +26,8 @@ from centersmooth import (
 from centersmooth.contracts import check_metric
 from centersmooth.metrics import decode_texts, encode_texts
 from centersmooth.sampling import Sampler
+
+Independent = pytest.importorskip("rapidfuzz.distance").Levenshtein
 
 WORDS = ["ab", "aba", "ba", "", "a", "b", "kitten", "sitting", "Grüße 字", "saturday", "sunday"]
 

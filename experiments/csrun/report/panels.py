@@ -188,18 +188,18 @@ def as_bytes(values: NDArray[Any], value_range: tuple[float, float]) -> NDArray[
 
 def caption(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]]) -> str:
     """Caption of a panel: what it shows, and what its radii promise."""
-    row = rows[0]
+    row, what = rows[0], _what(rows[0], arrays)
     if "certified" in arrays:
         return (
-            f"{_what(row, arrays)} {row['noise']} noise of scale {number(float(row['scale']))}. At every input within "
-            f"eps = {number(float(row['eps']))} ({row['threat']}) of the one shown, all pixels that do not abstain "
-            f"keep their class by the rule {row['rule']}, except with probability {row['alpha']} of the draws. The "
-            "radius under each is the share of the others. Nothing is promised about the base model's outputs."
+            f"{what} {row['noise']} noise of scale {number(float(row['scale']))}. At every input within eps = "
+            f"{number(float(row['eps']))} ({row['threat']}) of the one shown, all pixels that do not abstain keep "
+            f"their class by the rule {row['rule']}, except with probability {row['alpha']} of the draws. The radius "
+            "under each is the share of the others. Nothing is promised about the base model's outputs."
         )
     metric = METRIC_LABELS.get(row["metric"], row["metric"])
     return (
-        f"{_what(row, arrays)} {row['noise']} noise of scale {number(float(row['scale']))}. The radius under each is "
-        f"its certificate: for every input within eps = {number(float(row['eps']))} ({row['threat']}) of the one shown, a "
+        f"{what} {row['noise']} noise of scale {number(float(row['scale']))}. The radius under each is its "
+        f"certificate: for every input within eps = {number(float(row['eps']))} ({row['threat']}) of the one shown, a "
         f"fresh smoothed answer differs from the one shown by more than the radius ({metric}) with probability at most "
         f"{number(_at_others(row), 2)}; the radius itself was drawn, and is too small with probability at most "
         f"{row['alpha2']}. Nothing is promised about the base model's outputs."
@@ -211,8 +211,7 @@ def _what(row: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:
     if "certified" in arrays:
         truth = ", the truth" if "truth" in arrays else ""
         return (
-            "From above: the image, the smoothed segmentation, the same with the pixels that abstain, which may "
-            f"change, in white{truth}."
+            f"From above: the image, the smoothed segmentation, the same with the pixels that abstain in white{truth}."
         )
     if "noisy" in arrays:
         return "Left: the image, below it the base model's text. Right: a noisy copy, below it the smoothed text."
@@ -329,7 +328,7 @@ def _texts(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: 
     """A row a point: the image with the base model's text, a noisy copy with the smoothed text and its radius."""
     points = arrays["points"].tolist()
     height, width = arrays["inputs"].shape[2:]
-    figure, axes = _grid(len(points), 2, 3.2, min(1.6, 3.2 * height / width) + 0.42, small_print)
+    figure, axes = _grid(len(points), 2, 3.2, min(1.6, 3.2 * height / width) + 0.2, small_print)
     for (left, right), point, *shown in zip(axes, points, *(arrays[key] for key in _OF_TEXTS), strict=True):
         image, noisy, base, smoothed = shown
         row = rows.loc[point]

@@ -34,10 +34,14 @@ def texts_table(folder: Path, manifest: Mapping[str, Any]) -> Table | None:
     table.pad_edge, table.show_edge, table.padding = False, False, (0, 1, 0, 0)
     table.add_column("point")
     table.add_column("text")
+    several = len({scale for scale, _ in grid}) > 1
     for scale, eps in grid:
-        table.add_column(f"radius at\n{eps:g} ({number(scale)})", justify="right")
-    for source in dict.fromkeys(line["source"] for line in lines):
-        own = {(float(line["scale"]), float(line["eps"])): line for line in lines if line["source"] == source}
+        table.add_column(f"radius at\neps {eps:g}" + f"\nscale {number(scale)}" * several, justify="right")
+    by_point: dict[tuple[str, str], dict[tuple[float, float], dict[str, str]]] = {}
+    for line in lines:
+        pair = float(line["scale"]), float(line["eps"])
+        by_point.setdefault((line["model"], line["source"]), {})[pair] = line
+    for (_, source), own in by_point.items():
         first = next(iter(own.values()))
         radii = [number(float(own[pair]["radius"])) if pair in own else "–" for pair in grid]
         table.add_row(source, Text(f"{first['base']}\n{first['smoothed']}"), *radii)
