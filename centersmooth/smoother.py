@@ -382,8 +382,7 @@ class Smoother:
     def _check_input(self, x: Tensor) -> None:
         plain = unplain(x) if isinstance(x, Tensor) else None
         if plain or not isinstance(x, Tensor) or not x.is_floating_point():
-            hint = f"; use {plain[1].format('x')}" if plain else ""
-            hint = "; use torch.from_numpy(x)" if isinstance(x, np.ndarray) else hint
+            hint = f"; use {plain[1].format('x')}" if plain else _way_out(x)
             raise RequestError(
                 f"x is {described(x)}: expected a floating-point tensor, one input without a batch dimension{hint}"
             )
@@ -522,6 +521,15 @@ class MeanSmoother(Smoother):
         )
         self.metric = metric
         self.output_range = output_range
+
+
+def _way_out(x: object) -> str:
+    """Advice where an input is no tensor of real numbers; may be empty."""
+    if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+        return "; use torch.from_numpy(x)"
+    if isinstance(x, (Tensor, np.ndarray)):
+        return "; noise is added to real numbers: of pixels use x / 255, of tokens or texts their embeddings"
+    return "; noise is added to real numbers: of a text use its embedding" if isinstance(x, (str, bytes)) else ""
 
 
 def checked_stream(stream: RandomStream | None) -> RandomStream:

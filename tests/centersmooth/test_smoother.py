@@ -432,7 +432,19 @@ BAD_CALLS = {
     "eps None": (lambda: make().certify(X, None), RequestError, "eps"),
     "eps a word": (lambda: make().certify(X, "small"), RequestError, "eps"),
     "list as input": (lambda: make().smooth([1.0, 2.0, 3.0]), RequestError, "x is list"),
-    "integers as input": (lambda: make().smooth(torch.arange(3)), RequestError, "x is a tensor of torch.int64"),
+    "integers as input": (
+        lambda: make().smooth(torch.arange(3)),
+        RequestError,
+        "x is a tensor of torch.int64: expected a floating-point tensor, one input without a batch dimension; noise is "
+        "added to real numbers: of pixels use x / 255, of tokens or texts their embeddings",
+    ),
+    "a text as input": (
+        lambda: make().smooth("a text"),
+        RequestError,
+        "x is str: expected a floating-point tensor, one input without a batch dimension; noise is added to real "
+        "numbers: of a text use its embedding",
+    ),
+    "texts as inputs": (lambda: list(make().certify_all(["a", "b"], 0.1)), RequestError, "of a text use its embedding"),
     "an array as input": (
         lambda: make().smooth(X.numpy()),
         RequestError,

@@ -212,6 +212,9 @@ def test_an_incomplete_cifar_folder(tmp_path):
         (np.ones(3), "expected real numbers of shape"),
         (np.ones((3, 2), dtype=complex), "holds complex128"),
         (np.array([[1.0, np.nan]]), "holds NaN"),
+        (np.array(["a text", "another"]), r"holds texts, of shape \(2,\): expected real numbers, .* the embeddings of"),
+        (np.array([b"bytes"]), "holds texts"),
+        (np.array(["a text", None], dtype=object), "is no readable array of numbers"),
         (np.array([[np.longdouble("1e400"), 1.0]]), "beyond torch.float64"),
     ],
 )

@@ -207,6 +207,37 @@ def test_text_is_told_from_blank_paper() -> None:
     MaskJaccard().features(masks)
 
 
+# --- Text as input --------------------------------------------------------------------------------------------------
+
+TOKENS = """
+import torch
+
+NETWORK = torch.nn.Sequential(torch.nn.Embedding(50, 4), torch.nn.Flatten())
+
+
+def whole():
+    return NETWORK
+
+
+def after_embedding():
+    return NETWORK[1]
+"""
+
+
+def test_tokens_are_refused_with_the_reason_and_their_embeddings_are_certified(tmp_path) -> None:
+    (tmp_path / "tokens.py").write_text(TOKENS)
+    np.save(tmp_path / "tokens.npy", np.arange(12).reshape(2, 6))
+    np.save(tmp_path / "embeddings.npy", np.ones((2, 6, 4), dtype=np.float32))
+    request = ("experiment=custom", "metric=l2", "budget=smoke", "n=100", "m=200", "delta=0.25", "grid.eps=[0.1]")
+    refused = ask(*request, "model=tokens:whole", "data.path=tokens.npy", "workers=1", cwd=tmp_path)
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert line.startswith("cs-run: the model failed on a batch of shape")
+    assert line.endswith("to which noise is added as to all numbers: save embeddings for a model of tokens")
+    done = ask(*request, "model=tokens:after_embedding", "data.path=embeddings.npy", "workers=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 # --- Runs -----------------------------------------------------------------------------------------------------------
 
 OWN = """

@@ -59,11 +59,12 @@ def test_every_model_trained_here_is_built_for_a_data_set(name):
 
 
 def test_every_pretrained_model_is_built_from_its_weights(tmp_path):
-    for package in ("facenet_pytorch", "numba", "pytorch_pretrained_biggan"):
+    for package in ("facenet_pytorch", "numba", "pytorch_pretrained_biggan", "rapidocr", "onnxruntime"):
         pytest.importorskip(package)
     torch.save(FaceGenerator().network.state_dict(), tmp_path / "dcgan.pth")
     weights = {"dcgan": str(tmp_path / "dcgan.pth"), "biggan": str(small_biggan(tmp_path, 128))}
     data = {"dcgan": "latents100", "biggan": "latents128", "mtcnn": "digits", "mtcnn_landmarks": "digits"}
+    data |= {"text_recogniser": "page", "text_detector": "page_blocks"}
     assert set(data) == {name for name, entry in registry.MODELS.items() if not entry.trained}
     for name, examples in data.items():
         model = build_model(model_spec(name), load_data(examples, None), weights, None, "cpu")
@@ -83,9 +84,9 @@ def test_lpips_is_built_from_its_weights(data_folder):
     assert isinstance(build_metrics(["lpips"], {"vgg": str(path)}, "cpu")["lpips"], Metric)
 
 
-@pytest.mark.parametrize("name", ["digits", "astronaut", "latents100", "latents128"])
+@pytest.mark.parametrize("name", ["digits", "astronaut", "page", "page_blocks", "latents100", "latents128"])
 def test_data_sets_that_need_no_files_are_built_under_their_names(name):
-    if name == "astronaut":
+    if registry.DATA[name].packages:
         pytest.importorskip("skimage")
     assert load_data(name, None).name == name
 

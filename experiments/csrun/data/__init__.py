@@ -296,17 +296,16 @@ def files(path: str | None, seed: int) -> DataSet:
         raise RunError("data.path is not set: expected a folder or zip archive of images, or a .npy array of inputs")
     suffix = place.suffix.lower()
     if suffix == ".npy" and not place.is_dir():
-        array = _read_array(place)
+        array, advice = _read_array(place)
         if array.dtype == torch.uint8:
             return DataSet("files", ArraySource("inputs", array), publishable=False)
-        advice = "the array is float64: save it as float32 for a function that computes in that"
         return DataSet(
             "files",
             ArraySource("inputs", array),
             scale=1.0,
             publishable=False,
             unit="numbers as they stand in the file",
-            advice=advice if array.dtype == torch.float64 else "",
+            advice=advice,
         )
     if suffix in _CONVERSIONS and place.is_file():
         raise RunError(
@@ -339,27 +338,39 @@ _CONVERSIONS = {
 """How a file that is not read becomes one that is, by suffix."""
 
 
-def _read_array(path: Path) -> Tensor:
-    """A ``.npy`` file: uint8 and float64 as they are, all other numbers as float32."""
+def _read_array(path: Path) -> tuple[Tensor, str]:
+    """A ``.npy`` file, uint8 and float64 as they are, all other numbers as float32; and advice where a model fails."""
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:
         raise RunError(f"{path} is no readable array of numbers ({first_line(error)}): use numpy.save") from error
     if not isinstance(array, np.ndarray):
         raise RunError(f"{path} is an archive of arrays: expected one array, as numpy.save writes it")
+    if array.dtype.kind in "US":
+        raise RunError(
+            f"{path} holds texts, of shape {array.shape}: expected real numbers, to which noise can be added; certify "
+            "the model from the embeddings of texts on, and save these"
+        )
     if array.ndim < 2 or array.dtype.kind not in "fiub":
         raise RunError(
             f"{path} holds {array.dtype} of shape {array.shape}: expected real numbers of shape (count, ...), an input "
             "a row"
         )
     if array.dtype == np.uint8:
-        return torch.from_numpy(array)
+        return torch.from_numpy(array), ""
     wide = array.dtype.kind == "f" and array.dtype.itemsize >= 8
     with np.errstate(over="ignore"):
         numbers = torch.from_numpy(array.astype(np.float64 if wide else np.float32))
     if not bool(torch.isfinite(numbers).all()):
         raise RunError(f"{path} holds NaN, infinity or numbers beyond {numbers.dtype}: expected finite inputs")
-    return numbers
+    return numbers, _ADVICE.get("f8" if wide else array.dtype.kind, "")
+
+
+_ADVICE = {
+    "f8": "the array is float64: save it as float32 for a function that computes in that",
+    "i": "the array holds integers, to which noise is added as to all numbers: save embeddings for a model of tokens",
+}
+"""Advice on arrays by their kind, NumPy's letter for it."""
 
 
 def _folder(path: str | None) -> Path | None:
