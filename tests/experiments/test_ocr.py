@@ -6,6 +6,7 @@ import csv
 import importlib.machinery
 import json
 import pickle
+import re
 import sys
 from pathlib import Path
 
@@ -30,6 +31,8 @@ from csrun.report.tables import read_manifest, read_rows
 
 for package in ("rapidocr", "onnxruntime", "rapidfuzz", "skimage"):
     pytest.importorskip(package, reason="pip install 'centersmooth[ocr]'")
+
+ROOT = Path(__file__).parent.parent.parent
 
 # --- ONNX files -----------------------------------------------------------------------------------------------------
 
@@ -308,6 +311,14 @@ def test_texts_stand_in_a_table_and_on_a_panel(own) -> None:
     (published,) = target.glob("cells/*/texts.csv")
     assert published.read_bytes() == (result.folder / "texts.csv").read_bytes()
     assert list(target.glob("panel_*")) == []  # of a user's own files
+
+
+def test_the_reader_of_the_page_is_certified(own) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/outputs.md").read_text(), flags=re.S)
+    (own / "reading.py").write_text(code)
+    folder = run_in(own / "runs", *CUSTOM, "model=reading:reader", "metric=edit").folder
+    with (folder / "texts.csv").open(newline="") as file:
+        assert {line["smoothed"] for line in csv.DictReader(file)} <= {"dark", "bright"}
 
 
 def test_a_run_without_texts_leaves_no_table_of_an_earlier_one(own) -> None:
