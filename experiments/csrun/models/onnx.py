@@ -20,8 +20,8 @@ class OnnxModel(BaseModel):
     """An ONNX graph with one input, ``(b, *in)``, and one of its outputs, ``(b, *out)``.
 
     The graph is always computed on one thread and on the same number of inputs, of which zeros make up the last, so
-    that last digits depend neither on threads nor on how many inputs come. The file is a buffer of the module, so that it is a part of the digest of
-    its weights and goes with it to other processes.
+    that last digits depend neither on threads nor on how many inputs come. The file is a buffer of the module, so that
+    it is a part of the digest of its weights and goes with it to other processes.
 
     Parameters
     ----------
