@@ -9,11 +9,18 @@ from pretended import pretended_device
 from csrun.data import load_data
 from csrun.metrics.perceptual import LPIPS
 from csrun.models import MODELS
+from csrun.registry import MODELS as PACKAGES
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there: nothing to pretend")
 
 DIGITS = ("autoencoder", "reconstructor", "lenet", "lenet_probabilities", "protonet")
-FACES = ("mtcnn", "mtcnn_landmarks")
+PRETRAINED = {
+    "mtcnn": "astronaut",
+    "mtcnn_landmarks": "astronaut",
+    "text_recogniser": "page",
+    "text_detector": "page_blocks",
+}
+"""With data for each."""
 
 
 @pytest.fixture(autouse=True)
@@ -24,11 +31,11 @@ def parameters_that_can_move():
     torch.__future__.set_overwrite_module_params_on_conversion(False)
 
 
-@pytest.mark.parametrize("name", [*DIGITS, *FACES])
+@pytest.mark.parametrize("name", [*DIGITS, *PRETRAINED])
 def test_outputs_of_a_model_are_those_of_the_cpu(name):
-    if name in FACES:
-        pytest.importorskip("facenet_pytorch", reason="pip install 'centersmooth[faces]'")
-    data = load_data("astronaut" if name in FACES else "digits", None)
+    for package in PACKAGES[name].packages:
+        pytest.importorskip(package.replace("-", "_"), reason="pip install 'centersmooth[faces,ocr]'")
+    data = load_data(PRETRAINED.get(name, "digits"), None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = MODELS[name].build(data, {}, None).eval().requires_grad_(False)
