@@ -12,8 +12,8 @@ from centersmooth.metrics.base import DistanceFunction, Hilbertian, Metric, feat
 def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) -> None:
     """Check that a metric keeps the contract of `Metric` on the given outputs.
 
-    Self-distance 0; symmetry; finite and not negative; the triangle inequality for ``d**(1/power)``; a batch gives
-    what one output at a time gives; `self_rows` agrees with `pairwise`.
+    Self-distance 0; symmetry; finite and not negative; whole numbers where `Metric.whole` says so; the triangle
+    inequality for ``d**(1/power)``; a batch gives what one output at a time gives; `self_rows` agrees with `pairwise`.
 
     Parameters
     ----------
@@ -42,6 +42,9 @@ def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) ->
     if float(distances.min()) < 0:
         raise ModelError(f"{metric.name}: a distance is negative ({float(distances.min()):.3g})")
     scale = max(float(distances.max()), torch.finfo(torch.float32).tiny)
+    if metric.whole:
+        off = (distances - distances.round()).abs().max() / scale
+        _require(metric, "a distance is not a whole number, as its attribute whole says", off, 0.0)
     _require(metric, "an output's distance to itself is not 0", distances.diagonal().abs().max() / scale, tolerance)
     _require(metric, "it is not symmetric", (distances - distances.T).abs().max() / scale, tolerance)
 

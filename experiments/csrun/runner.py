@@ -252,9 +252,9 @@ def _noisy(store: CellStore, points: Sequence[int], inputs: NDArray[np.float32])
     """One noisy copy of the input of each point, for a panel."""
     noisy = [
         store.law_at(point).sample(x, 1, RandomStream(store.cell.seed, point).draws("panel", 0, x))
-        for point, x in zip(points, torch.from_numpy(inputs), strict=True)
+        for point, x in zip(points, torch.from_numpy(inputs).to(store.cell.device), strict=True)
     ]
-    return torch.cat(noisy).numpy()
+    return torch.cat(noisy).cpu().numpy()
 
 
 def _baselines(plan: Plan) -> list[dict[str, Any]]:

@@ -83,6 +83,17 @@ def test_the_quotient_by_the_longer_length_is_caught_and_the_normalised_distance
     check_metric(Levenshtein(), texts)
 
 
+def test_a_subclass_with_distances_between_whole_numbers_is_caught() -> None:
+    """Its radii would be rounded down."""
+
+    class Weighted(Levenshtein):
+        def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
+            return 0.7 * super().pairwise(a, b)
+
+    with pytest.raises(ModelError, match="Weighted: a distance is not a whole number, as its attribute whole says"):
+        check_metric(Weighted(), encode_texts(WORDS, 16))
+
+
 @pytest.mark.parametrize("metric", [Levenshtein(), NormalisedLevenshtein()])
 @pytest.mark.parametrize(
     ("outputs", "error", "words"),
