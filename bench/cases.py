@@ -24,7 +24,20 @@ from PIL import Image
 from timing import alternate
 from torch import Tensor, nn
 
-from centersmooth import L2, Budget, Center, GaussianNoise, Mean, Metric, Nearest, RandomStream, TotalVariation
+from centersmooth import (
+    L2,
+    OSPA,
+    Budget,
+    Center,
+    GaussianNoise,
+    Hamming,
+    Jaccard,
+    Mean,
+    Metric,
+    Nearest,
+    RandomStream,
+    TotalVariation,
+)
 from centersmooth.certifiers import mean
 from centersmooth.certifiers.center.search import free_center, least_median_center
 from centersmooth.gathering import Setting, Shared, features_in_blocks, gather, gather_one
@@ -130,6 +143,33 @@ def _nearest(metric: Metric, outputs: Tensor) -> Tensor:
         collector.update("center", part)
     center: Tensor = collector.compute(outputs[0]).center
     return center
+
+
+def sets() -> Iterator[Row]:
+    """The distances of 2,000 maps of classes, boxes, and lists of boxes; of the last against a call of SciPy a pair."""
+    n, generator = 2_000, torch.Generator().manual_seed(0)
+    for side in (28, 96):
+        maps = torch.randint(11, (n, side, side), generator=generator)
+        (seconds,) = alternate([_distances(Hamming(), maps)], RUNS)
+        yield row("distances Hamming", f"n={n} pixels={side**2}", "CPU s", seconds, None, None, "11 classes")
+    (seconds,) = alternate([_distances(Jaccard(), _lists(n, 1, generator)[:, 0])], RUNS)
+    yield row("distances Jaccard", f"n={n}", "CPU s", seconds, None, None, "")
+    for count in (1, 3, 8):
+        lists, some = _lists(n, count, generator), 40
+        seconds, loop = alternate([_distances(OSPA(), lists), partial(plain.ospa, lists[:some])], RUNS)
+        note = f"a call of SciPy a pair, over {some}^2 of its pairs, times {n // some}^2"
+        yield row("distances OSPA", f"n={n} boxes={count}", "CPU s", seconds, loop * (n / some) ** 2, None, note)
+
+
+def _lists(n: int, count: int, generator: torch.Generator) -> Tensor:
+    """Lists of boxes that move by a tenth of their sides, ``(n, count, 4)``."""
+    start = 200 * torch.rand(count, 2, generator=generator)
+    return torch.cat([start, start + 40], dim=1) + 4 * torch.randn(n, count, 4, generator=generator)
+
+
+def _distances(metric: Metric, outputs: Tensor) -> Callable[[], object]:
+    """All distances of a sample, features included."""
+    return lambda: [len(tile) for tile in metric.self_rows(metric.features(outputs))]
 
 
 def means() -> Iterator[Row]:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torchvision.ops import box_iou
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """From each of ``(n, *out)`` to one output ``(*out)``: ``(n,)``."""
@@ -25,6 +27,15 @@ def total_variation(outputs: Tensor, one: Tensor) -> Tensor:
 def l2(outputs: Tensor, one: Tensor) -> Tensor:
     """Norm of the difference."""
     return (outputs - one).flatten(1).norm(dim=1)
+
+
+def ospa(sets: Tensor) -> list[list[float]]:
+    """OSPA distances of lists of equally many boxes, ``(n, k, 4)``: the best assignment of each pair of lists."""
+    distances = []
+    for a in sets:
+        costs = [1 - box_iou(a, b).numpy() for b in sets]
+        distances.append([float(cost[linear_sum_assignment(cost)].mean()) for cost in costs])
+    return distances
 
 
 def pair_by_pair(distance: Callable[[Tensor, Tensor], Tensor]) -> Distance:

@@ -1,7 +1,7 @@
 """``make bench``: measure, print, and write ``bench/results/<device>.csv`` and its plot.
 
-Usage: python bench/run.py [CASE ...], with the cases memory, centers, answers, means, draws, models, faces, perceptual,
-overheads and ray; all of them by default.
+Usage: python bench/run.py [CASE ...], with the cases memory, centers, answers, sets, means, draws, models, faces,
+perceptual, overheads and ray; all of them by default.
 Rows of cases that are not run stay in the table.
 """
 
@@ -41,6 +41,7 @@ CASES: dict[str, Callable[[], Iterable[cases.Row]]] = {
     "memory": partial(cases.memory, compose),
     "centers": cases.centers,
     "answers": cases.answers,
+    "sets": cases.sets,
     "means": cases.means,
     "draws": cases.draws,
     "models": cases.models,

@@ -26,6 +26,7 @@ from centersmooth.errors import CenterSmoothError, InfeasibleError, ModelError, 
 from centersmooth.metrics import (
     L1,
     L2,
+    OSPA,
     Angular,
     Cosine,
     DistanceFunction,
@@ -56,6 +57,7 @@ from centersmooth.version import __version__
 __all__ = [
     "L1",
     "L2",
+    "OSPA",
     "AblationNoise",
     "Angular",
     "Attack",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -18,6 +19,9 @@ REAL_TYPES: Final = frozenset(
     }
 )
 """Types PyTorch calculates with; others (8-bit floats, long unsigned integers) can only be stored and converted."""
+
+CONFIGURED_KEY: Final = re.compile(r"[\w.-]+")
+"""Keys that a configuration can name."""
 
 _SHOWN = 4
 
@@ -113,17 +117,19 @@ def advice(output: object, inputs: int) -> str:
         return _wrapped("torch.from_numpy(model(x))")
     if isinstance(output, Mapping):
         keys = [key for key, value in output.items() if isinstance(value, Tensor)] or list(output)
-        return _wrapped(f"model(x)[{_key(keys[0])}]") if keys else ""
+        if not keys:
+            return ""
+        return _adapted(keys[0]) if isinstance(keys[0], str) else _wrapped(f"model(x)[{keys[0]!r}]")
     if isinstance(output, (list, tuple)) and output:
         return _advice_on_elements(output, inputs)
     fields = _tensor_fields(output)
-    return _wrapped(f"model(x).{fields[0]}") if fields else ""
+    return _adapted(fields[0]) if fields else ""
 
 
 def _advice_on_elements(output: Sequence[object], inputs: int) -> str:
     if all(isinstance(element, Mapping) for element in output):
         return (
-            "make one tensor of a fixed size of each, such as a detector's largest box (docs/custom.md has an example)"
+            _behind("PaddedBoxes()", "boxes") + ", for a detector's boxes, or make one tensor of a fixed size of each"
         )
     shapes = {tuple(e.shape) if isinstance(e, Tensor) and not unplain(e) else None for e in output}
     if isinstance(output, list) and len(output) == inputs and None not in shapes:
@@ -131,15 +137,24 @@ def _advice_on_elements(output: Sequence[object], inputs: int) -> str:
             return _wrapped("torch.stack(model(x))")
         return "make a tensor of one fixed size of each, and torch.stack them"
     first = next((index for index, element in enumerate(output) if isinstance(element, Tensor)), None)
-    return _wrapped(f"model(x)[{first}]") if first is not None else ""
+    return _adapted(str(first)) if first is not None else ""
 
 
 def _wrapped(expression: str) -> str:
     return f"wrap it, as in `lambda x: {expression}`, with the model in eval mode"
 
 
-def _key(key: object) -> str:
-    return f'"{key}"' if isinstance(key, str) and key.isprintable() and '"' not in key else repr(key)
+def _adapted(key: str) -> str:
+    """Advice to take one of several outputs, by the name that `adapters.Key` has for it."""
+    quoted = f'"{key}"' if key.isprintable() and '"' not in key else repr(key)
+    return _behind(f"Key({quoted})", f"key:{key}" if CONFIGURED_KEY.fullmatch(key) else "")
+
+
+def _behind(adapter: str, setting: str) -> str:
+    """Advice to put an adapter behind the model, in Python and, where it has a setting there, in cs-run."""
+    return f"use centersmooth.adapters.Adapted(model, {adapter})" + (
+        f", adapter={setting} in cs-run" if setting else ""
+    )
 
 
 def _elements(values: Sequence[object]) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from centersmooth.checks import an_integer, is_range
 from centersmooth.draws import Draws
-from centersmooth.errors import ForwardMemoryError, ModelError, RequestError, is_out_of_memory
+from centersmooth.errors import CenterSmoothError, ForwardMemoryError, ModelError, RequestError, is_out_of_memory
 from centersmooth.metrics.base import Metric, between
 from centersmooth.noise import Enumerable, Noise
 from centersmooth.outputs import advice, brief, described, unplain
@@ -303,6 +303,8 @@ class Sampler:
         """
         try:
             outputs = self.model(inputs)
+        except CenterSmoothError:  # of an adapter, which says all there is to say
+            raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise ForwardMemoryError(

@@ -55,7 +55,8 @@ EXPERIMENTS += ("tv_cifar10", "l2_cifar10", "angular_cifar10", "ablation_mnist",
 EXPERIMENTS += ("lpips_biggan", "gamma_mnist", "blur_mnist", "translation_mnist", "brightness_celeba")
 EXPERIMENTS += ("patch_mnist", "l1_mnist", "brightness_contrast_cifar10", "segment_mnist")
 EXPERIMENTS += ("rotation_mnist", "rotation_celeba")
-EXPERIMENTS += ("percentile_astronaut", "percentile_celeba", "landmarks_celeba", "label_mnist", "label_cifar10")
+EXPERIMENTS += ("percentile_astronaut", "landmarks_astronaut", "boxes_astronaut", "percentile_celeba")
+EXPERIMENTS += ("landmarks_celeba", "label_mnist", "label_cifar10")
 EXPERIMENTS += ("score_mnist", "prototypes_mnist")
 """In order of importance: figures 5 to 7 on MNIST share their cells, and take the least time; other threats and
 classes last."""

@@ -37,6 +37,16 @@ FIGURES: tuple[str, ...] = (
 )
 FIGURES += ("bench/results/*",)
 GALLERY = "gallery.md"
+KINDS = {
+    "A box": "percentile_astronaut",
+    "A list of boxes": "boxes_astronaut",
+    "Landmarks": "landmarks_astronaut",
+    "Text": "edit_ocr",
+    "A mask": "segment_text",
+    "The class of each pixel": "segment_mnist",
+    "Images": "tv_mnist",
+}
+"""Kinds of outputs, and the published experiment whose panels show them."""
 SETTINGS = "<!-- cs-run --help keys -->"
 
 _LINK = re.compile(r"\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\((?![a-z]+:|#)([^)\s#]+)(#[^)\s]*)?\)")
@@ -70,14 +80,20 @@ def on_post_build(config: MkDocsConfig) -> None:
 
 
 def gallery() -> str:
-    """The paper's figures, then every published experiment: figures, panels, how it was made, its files."""
-    drawn = figures_in(ROOT / "results")
+    """A picture of each kind of output, the paper's figures, every published experiment with how it was made."""
+    studies, drawn = (
+        [Study.read(folder) for folder in find_experiments([ROOT / "results"])],
+        figures_in(ROOT / "results"),
+    )
     sections = [
-        "# Gallery\n\nEvery published figure, with the command it was made by. Results of an older method have the "
-        "settings of that time. [Beside the paper](results/README.md) has the numbers as tables.\n"
+        "# Gallery\n\nReal outputs of real models, then every published figure, with the command it was made by. "
+        "Results of an older method have the settings of that time. [Beside the paper](results/README.md) has the "
+        "numbers as tables.\n\n## Real outputs of real models\n",
+        *(_kind(kind, study) for kind, name in KINDS.items() for study in studies if study.name == name),
+        "# Every published figure\n",
     ]
     sections += ["## The paper's figures\n", *(f"![{path.stem}]({path.relative_to(ROOT)})\n" for path in drawn)]
-    for study in map(Study.read, find_experiments([ROOT / "results"])):
+    for study in studies:
         at = study.folder.relative_to(ROOT)
         pictures = sorted(path.name for path in study.folder.glob("*.png"))
         sections += [
@@ -87,6 +103,16 @@ def gallery() -> str:
             f"[Medians]({at}/summary.csv), [manifest]({at}/manifest.json); rows by cell: {_rows(study)}.\n",
         ]
     return "\n".join(sections)
+
+
+def _kind(kind: str, study: Study) -> str:
+    """The panels of a kind of output, each with its caption."""
+    at = study.folder.relative_to(ROOT)
+    shown = [
+        f"![{kind}: {panel['model']}]({at}/{panel['file']})\n\n{panel['caption']}\n"
+        for panel in study.manifest["panels"]
+    ]
+    return "\n".join([f"### {kind}\n\n[{study.manifest['title']}](#{study.name})\n", *shown])
 
 
 def _rows(study: Study) -> str:

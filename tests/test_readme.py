@@ -25,10 +25,11 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "results/README.md", *sorted(ROOT.glob("docs/**/*.md"))]
 README = (ROOT / "README.md").read_text()
 LIBRARY = (ROOT / "docs/library.md").read_text()
-WITH_CODE = ("README.md", *(f"docs/{page}.md" for page in ("library", "extending/noise", "extending/metric")))
+CODE_PAGES = ("library", "outputs", "extending/noise", "extending/metric", "extending/certifier")
+WITH_CODE = ("README.md", *(f"docs/{page}.md" for page in CODE_PAGES))
 
 
-@pytest.mark.parametrize("path", [*WITH_CODE, "docs/extending/certifier.md"])
+@pytest.mark.parametrize("path", WITH_CODE)
 def test_the_code_of_a_page_prints_what_it_says(path):
     with torch.random.fork_rng(devices=[]):
         assert assert_page_runs(ROOT / path) >= 1

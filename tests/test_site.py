@@ -50,6 +50,17 @@ def test_the_gallery_shows_every_published_figure(hooks):
     assert [figure for figure in figures if f"]({figure})" not in gallery] == []
 
 
+def test_the_gallery_begins_with_a_picture_of_each_kind_of_output(hooks):
+    """With the caption that says what its certificate promises."""
+    first, _, others = hooks.gallery().partition("\n# Every published figure\n")
+    for kind, name in hooks.KINDS.items():
+        shown = first[first.index(f"### {kind}\n") :].partition("\n### ")[0]
+        assert f"](results/{name}/" in shown
+        assert f"](#{name})" in shown
+        assert f"## {name}\n" in others
+        assert "within eps =" in shown
+
+
 @pytest.mark.parametrize(
     "loaded",
     [

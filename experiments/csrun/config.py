@@ -16,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from csrun.adapters import plain_adapter
 from csrun.errors import RunError
 from csrun.help import described, options
 from csrun.registry import (
@@ -143,9 +144,11 @@ class Config:
     forward_block: int = 128
     precision: str = "float32"
     weights: dict[str, str | None] = field(default_factory=lambda: dict.fromkeys(WEIGHTS))
+    adapters: list[str] = field(default_factory=list)
     model: str | None = None
     metric: str | None = None
     certifier: str | None = None
+    adapter: str | None = None
     recommend: bool = False
     dry_run: bool = False
 
@@ -176,6 +179,7 @@ KEYS = {
     "recommend": "true: which certifier, rule, scale and counts to ask for, from a pilot on points outside the request",
     "train.epochs, .images, .batch_size, .method": 'training schedule; "train.method=[augment,none]" for the ablation',
     "model, metric, certifier": "lists of one; your own: package.module:factory (experiment=custom; docs/custom.md)",
+    "adapters, adapter": 'of a model of your own that returns no tensor: "adapters=[key:out,argmax]" (--help models)',
     "data.name": "data set, as data=NAME",
     "data.path": "folder that holds the data (else $CENTERSMOOTH_DATA, else downloaded); paths are text, commas too",
     "weights.biggan, .dcgan, .vgg": "pre-trained: a folder, and two files (else $CENTERSMOOTH_DATA, else downloaded)",
@@ -241,6 +245,7 @@ def resolve(raw: Any, cuda: bool) -> Config:
         raise RunError(str(error).splitlines()[0]) from error
     _require_known_names(resolved)
     resolved.noise = _plain_noise(resolved.noise)
+    resolved.adapters = [plain_adapter(one) for one in resolved.adapters]
     resolved.title = _title(resolved)
     return _validated(resolved)
 
@@ -288,7 +293,8 @@ def require_known_names(raw: Any) -> None:
 def _typed(raw: Any) -> Config:
     """A request as an object, by the schema once more: grid.eps=${n} brings a value of another type."""
     asked = raw.copy()
-    for one, many in (("model", "models"), ("metric", "metrics"), ("certifier", "certifiers")):
+    for one in ("model", "metric", "certifier", "adapter"):
+        many = f"{one}s"
         if asked[one] is not None:
             asked[many] = [asked[one]]
     plain = OmegaConf.to_container(asked, resolve=True, throw_on_missing=True)
@@ -308,6 +314,14 @@ def _require_known_names(config: Config) -> None:
     for model in config.models:
         if ":" not in model:
             require_known("models has", model, MODELS, more=", or package.module:factory")
+    for adapter in config.adapters:
+        plain_adapter(adapter)
+    registered = [model for model in config.models if ":" not in model]
+    if config.adapters and registered:
+        raise RunError(
+            f"adapters has '{config.adapters[0]}', and models has '{registered[0]}', which returns one tensor: "
+            "expected package.module:factory"
+        )
     for metric in config.metrics:
         if ":" not in metric:
             require_metric(metric, config.models)

@@ -137,7 +137,8 @@ def _models() -> list[str]:
     lines = ['Models ("models=[NAME,...]"), with the metrics they offer; your own: model=package.module:factory']
     for name, entry in registry.MODELS.items():
         lines += [f"  {name:<14} {entry.help}: {_listed(entry.metrics)}"]
-    return lines
+    lines += ["", 'Adapters of your own model that returns no tensor, in their order: "adapters=[key:out,argmax]"']
+    return lines + _table({entry.usage(name): entry.help for name, entry in registry.ADAPTERS.items()})
 
 
 def _metrics() -> list[str]:

@@ -16,6 +16,7 @@ from centersmooth.attack import AttackName
 from centersmooth.certifiers import Certifier
 from centersmooth.gathering import Setting
 from centersmooth.sampling import Sampler, evaluating
+from csrun.adapters import adapted_name
 from csrun.cells import METHOD_VERSION
 from csrun.cells.cell import Cell
 from csrun.cells.certify import certifiers_of
@@ -271,7 +272,7 @@ def make_plan(config: Config) -> Plan:
     RunError
         One line: an unknown name, more points than there are, counts that no certificate can come from.
     """
-    specs = {name: model_spec(name) for name in config.models}
+    specs = {adapted_name(name, config.adapters): model_spec(name, config.adapters) for name in config.models}
     budget = _budget(config)
     pairs = grid_pairs(config.grid)
     noises = {pair.scale: noise_of(config.noise, pair.scale) for pair in pairs}

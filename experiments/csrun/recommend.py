@@ -28,6 +28,7 @@ from centersmooth.certifiers.center.rules import BOUNDS_OF
 from centersmooth.gathering import Collector, Setting, Shared, gather, passes
 from centersmooth.sampling import Sampler, evaluating
 from centersmooth.tolerance import LEAST_PILOT, PilotCollector
+from csrun.adapters import model_of
 from csrun.cells.certify import OF_THE_POINT
 from csrun.cells.run import obtain_model
 from csrun.config import Config, GridPoint
@@ -382,7 +383,7 @@ def commands(config: Config, settings: Iterable[str], best: Iterable[Option]) ->
     def chosen(option: Option) -> tuple[str, ...]:
         budget, noise = option.budget, option.pair.h if level == "grid.h" else option.pair.scale
         return (
-            *([f"models=[{option.model}]"] if several["models"] else []),
+            *([f"models=[{model_of(option.model)}]"] if several["models"] else []),
             *([f"metrics=[{option.metric}]"] if several["metrics"] else []),
             f"certifiers=[{option.certifier}]",
             f"rule={option.rule}",

@@ -69,6 +69,26 @@ class ModelEntry(Entry):
 
 
 @dataclass(frozen=True)
+class AdapterEntry(Entry):
+    """An adapter of a model's output, built from what is said after its name.
+
+    Attributes
+    ----------
+    parameters : mapping of str to type
+        What it takes, in their order, as in ``boxes:0.5:8``.
+    defaults : tuple of str
+        What stands for those that are left out; it has none, or one for each.
+    """
+
+    parameters: Mapping[str, type] = field(default_factory=dict)
+    defaults: tuple[str, ...] = ()
+
+    def usage(self, name: str) -> str:
+        """How it is asked for."""
+        return ":".join([name, *(parameter.upper() for parameter in self.parameters)])
+
+
+@dataclass(frozen=True)
 class MetricEntry(Entry):
     """A distance between outputs.
 
@@ -222,6 +242,12 @@ MODELS = {
         ("facenet-pytorch",),
         metrics=("jaccard",),
     ),
+    "mtcnn_boxes": ModelEntry(
+        "csrun.models.builders:mtcnn_boxes",
+        "the boxes of all faces, the largest first, at most 8, pre-trained",
+        ("facenet-pytorch",),
+        metrics=("boxes",),
+    ),
     "mtcnn_landmarks": ModelEntry(
         "csrun.models.builders:mtcnn_landmarks",
         "five landmarks of the largest face, pre-trained",
@@ -250,6 +276,9 @@ MODELS = {
 }
 """Built from a `DataSet`, the paths of weights and the smoothing law; see `csrun.models.ModelSpec`."""
 
+LANDMARK_MODELS = ("mtcnn_landmarks",)
+"""Those whose outputs are points of the image that they are found in, which panels draw."""
+
 METRICS = {
     "tv": MetricEntry("centersmooth:TotalVariation", "total variation distance"),
     "l1": MetricEntry("centersmooth:L1", "l1 distance"),
@@ -258,6 +287,7 @@ METRICS = {
     "cosine": MetricEntry("centersmooth:Cosine", "cosine distance", largest=2),
     "angular": MetricEntry("centersmooth:Angular", "angular distance (fraction of π)", largest=1),
     "jaccard": MetricEntry("centersmooth:Jaccard", "Jaccard distance (1 − IoU)", largest=1),
+    "boxes": MetricEntry("centersmooth:OSPA", "OSPA distance of sets of boxes", largest=1),
     "hamming": MetricEntry("centersmooth:Hamming", "share of pixels that change (Hamming distance)", largest=1),
     "mask_jaccard": MetricEntry("centersmooth:MaskJaccard", "Jaccard distance of masks (1 − IoU)", largest=1),
     "edit": MetricEntry("centersmooth:Levenshtein", "edit distance (letters)", ("rapidfuzz",), of_texts=True),
@@ -268,6 +298,22 @@ METRICS = {
 }
 """Classes without arguments, or functions of the paths of weights and the device."""
 
+ADAPTERS = {
+    "key": AdapterEntry(
+        "centersmooth.adapters:Key",
+        "one of several outputs: by key of a dict, attribute of an object, number of a tuple",
+        parameters={"name": str},
+    ),
+    "argmax": AdapterEntry("centersmooth.adapters:Argmax", "the class of highest score, of an input or of each pixel"),
+    "boxes": AdapterEntry(
+        "centersmooth.adapters:PaddedBoxes",
+        "a detector's boxes of that score and more, at most so many; boxes:0.5:8 by default",
+        parameters={"score": float, "count": int},
+        defaults=("0.5", "8"),
+    ),
+}
+"""Behind a model of a user's own, which returns something else than one tensor."""
+
 DATA = {
     "digits": Entry("csrun.data:digits", "scikit-learn's 8x8 digits, built in"),
     "mnist": Entry("csrun.data:mnist", "MNIST, 28x28 grey"),
@@ -275,6 +321,9 @@ DATA = {
     "cifar10": Entry("csrun.data:cifar10", "CIFAR-10, 32x32 colour"),
     "celeba": Entry("csrun.data:celeba", "aligned CelebA faces, 178x218"),
     "astronaut": Entry("csrun.data:astronaut", "one photograph in the public domain, 178x218", ("scikit-image",)),
+    "astronauts": Entry(
+        "csrun.data:astronauts", "a made-up picture of two faces: that photograph twice, 267x218", ("scikit-image",)
+    ),
     "page": Entry("csrun.data:page", "seven lines of a scanned page in the public domain, 384x22", ("scikit-image",)),
     "page_blocks": Entry("csrun.data:page_blocks", "three blocks of that page, 192x96", ("scikit-image",)),
     "latents100": Entry("csrun.data:latents100", "latents of dcgan, drawn from the seed"),

@@ -33,6 +33,7 @@ from csrun.models.precision import require_float32
 from csrun.papers.baselines import l2_baselines
 from csrun.papers.unit_slip import slip_lines, slip_note, slip_table
 from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, make_plan
+from csrun.registry import LANDMARK_MODELS
 from csrun.report.panels import PanelSource, draw_panels, save_panels
 from csrun.report.published import is_reduced, key_of
 from csrun.report.tables import ATTACK_FILE, IOU_FILE, SLIP_FILE, TEXTS_FILE, titled
@@ -241,6 +242,7 @@ def _save_panels(plan: Plan, folder: Path, leading: list[DoneCell]) -> list[dict
             store.output_range,
             partial(panel_maps, store, truth),
             partial(_noisy, store),
+            store.cell.model in LANDMARK_MODELS,
         )
         for store in (cell.store for cell in leading)
     ]

@@ -13,6 +13,7 @@ from reference_distances import REFERENCE
 from centersmooth import (
     L1,
     L2,
+    OSPA,
     Angular,
     Budget,
     CenterSmoother,
@@ -41,9 +42,14 @@ def box_model(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([out[:, :2], out[:, :2] + (0.7 + out[:, 2:]).clamp(min=0)], dim=1)
 
 
+def list_model(x: torch.Tensor) -> torch.Tensor:
+    """Three boxes of those sizes, some of them empty."""
+    return torch.stack([box_model(x), box_model(x.flip(1)), box_model(-x)], dim=1)
+
+
 CASES = [(metric, image_model) for metric in (L1(), L2(), SquaredL2(), Cosine(), Angular(), TotalVariation())]
-CASES.append((Jaccard(), box_model))
-DIAMETER = {"Cosine": 2.0, "Angular": 1.0, "Jaccard": 1.0}
+CASES += [(Jaccard(), box_model), (OSPA(), list_model)]
+DIAMETER = {"Cosine": 2.0, "Angular": 1.0, "Jaccard": 1.0, "OSPA": 1.0}
 
 
 @pytest.mark.parametrize("rule", ["paper", "exact"])

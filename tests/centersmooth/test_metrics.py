@@ -19,6 +19,7 @@ from torchvision.ops import box_convert
 from centersmooth import (
     L1,
     L2,
+    OSPA,
     Angular,
     Budget,
     CenterSmoother,
@@ -33,7 +34,7 @@ from centersmooth import (
     SquaredL2,
     TotalVariation,
 )
-from centersmooth.metrics import base
+from centersmooth.metrics import base, boxes
 
 VECTORS = [L1(), L2(), SquaredL2(), Cosine(), Angular()]
 EACH = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
@@ -191,6 +192,92 @@ def test_jaccard_is_real_valued(corner: float, size: float, move: float) -> None
     assert float(measure(Jaccard(), box, moved)) == pytest.approx(1 - (1 - move) / (1 + move), abs=1e-6)
 
 
+BOXES = [Jaccard(), OSPA()]
+
+
+@pytest.mark.parametrize("metric", BOXES, ids=lambda metric: metric.name)
+@pytest.mark.parametrize("corner", [math.nan, math.inf, -math.inf])
+def test_a_corner_that_is_no_number_is_refused(metric: Metric, corner: float) -> None:
+    """NaN compares as false, which would make an empty box of it."""
+    for place in range(4):
+        outputs = fit_for(metric, torch.ones(2, *shape_for(metric)))
+        outputs[1, ..., place] = corner
+        with pytest.raises(ModelError, match="NaN or infinite: expected numbers, zeros for no box"):
+            metric.features(outputs)
+
+
+def some_sets(count: int, most: int, seed: int = 0) -> Tensor:
+    """Sets of up to ``most`` boxes that overlap a lot, in any order, with empty ones among them."""
+    generator = torch.Generator().manual_seed(seed)
+    start = 4 * torch.rand(count, most, 2, generator=generator)
+    sides = (5 * torch.rand(count, most, 2, generator=generator) - 1).clamp(min=0)
+    return torch.cat([start, start + sides], dim=-1).double()
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 7])
+@pytest.mark.parametrize("steps", [boxes._MOST_STEPS, 0], ids=["by subsets", "by SciPy"])
+def test_sets_of_boxes_are_matched_as_well_as_can_be(most: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against all permutations; of sizes that differ too."""
+    monkeypatch.setattr(boxes, "_MOST_STEPS", steps)
+    outputs = some_sets(6, most)
+    assert len({int(size) for size in boxes._has_area(outputs).sum(1)}) > 1
+    expected = [[REFERENCE["OSPA"](a, b) for b in outputs] for a in outputs]
+    np.testing.assert_allclose(measure(OSPA(), outputs, outputs), expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("most", [8, 12, 20])
+def test_both_ways_to_match_many_boxes_agree(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = some_sets(5, most, seed=most)
+    outputs[0, 2:] = 0  # few against many are matched by subsets, many against many by SciPy
+    once = measure(OSPA(), outputs, outputs)
+    monkeypatch.setattr(boxes, "_MOST_STEPS", 2**16 if most == 12 else 0)
+    np.testing.assert_allclose(measure(OSPA(), outputs, outputs), once, rtol=1e-12, atol=0)
+
+
+def test_the_order_of_boxes_does_not_count() -> None:
+    """To the last digit: a detector may list the same boxes in another order, and ties have to stay ties."""
+    outputs = some_sets(20, 4)
+    shuffled = torch.stack(
+        [one[torch.randperm(4, generator=torch.Generator().manual_seed(i))] for i, one in enumerate(outputs)]
+    )
+    assert torch.equal(measure(OSPA(), outputs, outputs), measure(OSPA(), shuffled, outputs))
+    assert not measure(OSPA(), outputs, shuffled).diagonal().any()
+
+
+def test_the_numbers_of_boxes_alone() -> None:
+    """Sets of boxes far apart: what they have more or less counts 1, over the size of the larger."""
+    apart = torch.arange(5.0)[:, None] * 10 + torch.tensor([0.0, 0, 1, 1])
+    sets = torch.stack([apart * (torch.arange(5) < size)[:, None] for size in range(6)])
+    expected = [[abs(a - b) / max(a, b, 1) for b in range(6)] for a in range(6)]
+    np.testing.assert_allclose(measure(OSPA(), sets, sets), expected)
+
+
+def test_a_set_of_one_box_is_at_the_jaccard_distance() -> None:
+    pairs = random_outputs(Jaccard())
+    assert torch.equal(measure(OSPA(), pairs[:, None], pairs[:, None]), measure(Jaccard(), pairs, pairs))
+
+
+@pytest.mark.parametrize("answer", [1, 2, 3])
+def test_what_a_radius_says_of_a_list_of_boxes(answer: int) -> None:
+    """The statements of the docstring, for random sets near and far from an answer."""
+    generator = torch.Generator().manual_seed(answer)
+    center = some_sets(50, answer, seed=answer)
+    center = center[boxes._has_area(center).all(1)][:1]
+    moved = center + 0.3 * torch.rand(4000, 1, 1, generator=generator) * torch.randn(
+        4000, answer, 4, generator=generator
+    )
+    sets = torch.cat([fit_for(OSPA(), moved), some_sets(4000, 2)], dim=1)
+    sets[:2000, answer:] = 0
+    radii, sizes = measure(OSPA(), sets, center)[:, 0], boxes._has_area(sets).sum(1)
+    assert bool(((1 - radii) * answer <= sizes + 1e-9).all())
+    assert bool((sizes * (1 - radii) <= answer + 1e-9).all())
+    assert set(sizes[radii < 1 / (answer + 1)].tolist()) == {answer}
+    close = sets[radii < 1 / answer]
+    to_each = torch.stack([measure(Jaccard(), close[:, i], center[0]) for i in range(sets.shape[1])], dim=1).amin(1)
+    assert len(close) > 100
+    assert bool((to_each <= answer * radii[radii < 1 / answer][:, None] + 1e-9).all())
+
+
 @pytest.mark.parametrize(("metric", "apart"), [(Cosine(), 1.0), (Angular(), 0.5)], ids=["Cosine", "Angular"])
 @given(scale=st.floats(1e-35, 1e35))
 def test_zero_vector_convention(metric: Metric, apart: float, scale: float) -> None:
@@ -230,7 +317,10 @@ def test_relaxed_triangle_inequality(metric: Metric, data: st.DataObject) -> Non
     assert bool((distances[:, None, :] <= bound * (1 + 1e-5) + 1e-9).all())
 
 
-@pytest.mark.parametrize(("metric", "shape"), [(TotalVariation(), (5, 3)), (Jaccard(), (5, 3)), (Jaccard(), (5, 2, 4))])
+@pytest.mark.parametrize(
+    ("metric", "shape"),
+    [(TotalVariation(), (5, 3)), (Jaccard(), (5, 3)), (Jaccard(), (5, 2, 4)), (OSPA(), (5, 4)), (OSPA(), (5, 2, 3))],
+)
 def test_wrong_output_shape_is_one_line(metric: Metric, shape: tuple[int, ...]) -> None:
     """What came, and what was expected."""
     with pytest.raises(RequestError, match="expected") as caught:

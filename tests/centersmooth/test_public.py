@@ -13,6 +13,7 @@ import centersmooth
 from centersmooth import (
     L1,
     L2,
+    OSPA,
     AblationNoise,
     Angular,
     Attack,
@@ -109,6 +110,7 @@ SETTING = (
 PUBLIC: dict[str, tuple[object, str]] = {
     "L1": (L1(), "L1()"),
     "L2": (L2(), "L2()"),
+    "OSPA": (OSPA(), "OSPA()"),
     "Angular": (Angular(), "Angular()"),
     "Attack": (Attack(), "Attack(kind='pgd', steps=20, restarts=2, draws=64)"),
     "Attacked": (

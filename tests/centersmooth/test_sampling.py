@@ -24,6 +24,7 @@ from centersmooth import (
     RandomStream,
     RequestError,
 )
+from centersmooth.adapters import Adapted, Key
 from centersmooth.sampling import Model, Sampler, evaluating
 
 X = torch.linspace(-1, 1, 6)
@@ -468,27 +469,32 @@ def ragged(x: Tensor) -> list[Tensor]:
 
 
 UNPLAIN = {
-    "dict": (lambda x: {"out": x, "aux": None}, "dict with keys 'out', 'aux'", 'lambda x: model(x)["out"]'),
-    "dict, loss first": (lambda x: {"loss": None, "logits": x}, "'loss', 'logits'", 'model(x)["logits"]'),
+    "dict": (
+        lambda x: {"out": x, "aux": None},
+        "dict with keys 'out', 'aux'",
+        'Adapted(model, Key("out")), adapter=key:out in cs-run',
+    ),
+    "dict, loss first": (lambda x: {"loss": None, "logits": x}, "'loss', 'logits'", "adapter=key:logits"),
     "ordered dict": (lambda x: OrderedDict({1: x}), "OrderedDict with keys 1", "model(x)[1]"),
     "empty dict": (lambda x: {}, "empty dict", "expected one tensor"),
-    "tuple": (lambda x: (x, None), "tuple of 2 (Tensor of shape (8, 6), NoneType)", "model(x)[0]"),
-    "named tuple": (Pair, "Pair of 2", "model(x)[0]"),
+    "tuple": (lambda x: (x, None), "tuple of 2 (Tensor of shape (8, 6), NoneType)", "adapter=key:0"),
+    "named tuple": (Pair, "Pair of 2", 'Adapted(model, Key("0"))'),
     "list": (list, "list of 8 (Tensor of shape (6,), ", "torch.stack(model(x))"),
-    "list of one": (lambda x: [x], "list of 1 (Tensor of shape (8, 6))", "model(x)[0]"),
+    "list of one": (lambda x: [x], "list of 1 (Tensor of shape (8, 6))", "adapter=key:0"),
     "ragged list": (ragged, "Tensor of shape (1,), Tensor of shape (2,)", "one fixed size"),
     "list of dicts": (
         lambda x: [{"boxes": row, "scores": row} for row in x],
         "list of 8 (dict with keys 'boxes', 'scores')",
-        "docs/custom.md",
+        "Adapted(model, PaddedBoxes()), adapter=boxes in cs-run",
     ),
+    "dict of odd keys": (lambda x: {"a b": x}, "dict with keys 'a b'", 'Adapted(model, Key("a b"))'),
     "array": (lambda x: x.double().numpy(), "ndarray of shape (8, 6), float64", "torch.from_numpy(model(x))"),
     "list of nested": (
         lambda x: [torch.nested.nested_tensor(ragged(x))],
         "list of 1 (a nested tensor)",
-        "model(x)[0]",
+        "adapter=key:0",
     ),
-    "object": (Answer, "Answer with tensors in sample", "model(x).sample"),
+    "object": (Answer, "Answer with tensors in sample", "adapter=key:sample"),
     "None": (lambda x: None, "NoneType", "missing return"),
     "number": (lambda x: 3.0, "float", "expected one tensor"),
     "nested": (lambda x: torch.nested.nested_tensor(ragged(x)), "a nested tensor", ".to_padded_tensor"),
@@ -520,11 +526,15 @@ def test_what_is_not_one_plain_tensor_is_named_with_the_way_out(kind: str) -> No
 
 
 WAYS_OUT = {
-    "dict": lambda x: UNPLAIN["dict"][0](x)["out"],
-    "tuple": lambda x: UNPLAIN["tuple"][0](x)[0],
+    "dict": Adapted(UNPLAIN["dict"][0], Key("out")),
+    "ordered dict": lambda x: UNPLAIN["ordered dict"][0](x)[1],
+    "dict of odd keys": Adapted(UNPLAIN["dict of odd keys"][0], Key("a b")),
+    "tuple": Adapted(UNPLAIN["tuple"][0], Key("0")),
+    "named tuple": Adapted(Pair, Key("0")),
+    "list of one": Adapted(lambda x: [x], Key("0")),
     "list": lambda x: torch.stack(list(x)),
     "array": lambda x: torch.from_numpy(UNPLAIN["array"][0](x)),
-    "object": lambda x: Answer(x).sample,
+    "object": Adapted(Answer, Key("sample")),
     "nested": lambda x: torch.nested.nested_tensor(ragged(x)).to_padded_tensor(0.0, (8, 2)),
     "sparse": lambda x: x.to_sparse().to_dense(),
     "quantised": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize(),

@@ -9,7 +9,7 @@ import plain
 import pytest
 import torch
 
-from centersmooth import L2, Budget, GaussianNoise, Mean, Metric, RandomStream, TotalVariation
+from centersmooth import L2, OSPA, Budget, GaussianNoise, Mean, Metric, RandomStream, TotalVariation
 from centersmooth.certifiers import mean
 from centersmooth.certifiers.center.search import least_median_center
 from centersmooth.gathering import Setting, gather_one
@@ -38,6 +38,12 @@ def test_a_distance_through_a_network_is_called_on_one_pair_at_a_time():
     outputs = torch.arange(6.0).view(3, 2)
     assert plain.pair_by_pair(network)(outputs, outputs[0]).tolist() == [0.0, 8.0, 32.0]
     assert seen == [1, 1, 1]
+
+
+def test_the_loop_over_pairs_has_the_same_distances_of_lists_of_boxes():
+    lists = cases._lists(12, 3, torch.Generator().manual_seed(0))
+    features = OSPA().features(lists)
+    assert plain.ospa(lists) == [pytest.approx(row, rel=1e-5) for row in OSPA().pairwise(features, features).tolist()]
 
 
 def test_a_mean_without_second_moments_has_the_same_local_certificate():

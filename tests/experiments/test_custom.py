@@ -10,7 +10,6 @@ import runpy
 import sys
 from contextlib import chdir
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -320,15 +319,137 @@ def test_what_a_run_would_refuse_a_dry_run_refuses(folder, flags, override, expe
     assert not [path for path in (folder / "runs").rglob("*") if path.is_file()]
 
 
+# --- adapters of what a model returns ------------------------------------------------------------------------------
+
+SEVERAL = """
+import torch
+from torch import nn
+
+
+class Several(nn.Module):
+    # Two classes of each of two numbers, in a dict; `second` swaps them.
+    output_range = (-9.0, 9.0)
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 4, bias=False)
+        with torch.no_grad():
+            self.linear.weight.copy_(torch.eye(4, 8))
+
+    def forward(self, x):
+        scores = self.linear(x).tanh().reshape(-1, 2, 2)
+        return {"aux": None, "logits": scores, "second": scores.flip(1)}
+
+
+def boxes(images):
+    corner = images[:, :2].abs()
+    found = [torch.stack([torch.cat([c, c + 3]), torch.cat([c + 9, c + 10])]) for c in corner]
+    return [{"boxes": one, "scores": torch.tensor([0.6, 0.7]), "labels": torch.ones(2)} for one in found]
+
+
+def detector():
+    return boxes
+
+
+class Fixed(nn.Module):
+    # The higher of the two classes, as a tensor.
+    def forward(self, x):
+        return x[:, :4].reshape(-1, 2, 2).argmax(1)
+
+
+def answered():
+    return Fixed()
+"""
+
+
+@pytest.fixture
+def several(folder):
+    (folder / "several.py").write_text(SEVERAL)
+    return folder
+
+
+def answers_of(folder, pattern):
+    """The answers of the one cell of a model, by certifier."""
+    (path,) = (folder / "runs").glob(f"{pattern}-files-*/answers.npz")
+    with np.load(path, allow_pickle=False) as kept:
+        return dict(kept)
+
+
+def test_adapters_make_a_tensor_of_what_a_model_returns(several):
+    """In their order; the model's name in rows and cells has them."""
+    adapters = ["adapters=[key:logits,argmax]", "metrics=[l1]", "data.path=inputs.npy", "points.count=2"]
+    done = cs_run(several, "model=several:Several", *adapters)
+    assert done.returncode == 0, done.stderr
+    assert set(read_rows(several / "runs" / "custom")["model"]) == {"several:Several+key:logits+argmax"}
+    plain = cs_run(several, "model=several:answered", "metrics=[l1]", "data.path=inputs.npy", "points.count=2")
+    assert plain.returncode == 0, plain.stderr
+    adapted = answers_of(several, "several.Several+key.logits+argmax")
+    expected = answers_of(several, "several.answered")
+    assert np.array_equal(adapted["center.l1.base"], expected["center.l1.base"])
+
+
+def test_another_adapter_is_another_cell_and_the_same_one_spelt_out_is_not(several):
+    request = ["data.path=inputs.npy", "points.count=1", "n=500", "m=600", "delta=0.17"]
+    for adapter in ("key:logits", "key:second"):
+        assert cs_run(several, "model=several:Several", f"adapter={adapter}", *request).returncode == 0
+    names = {path.name.partition("-files")[0] for path in (several / "runs").glob("several*")}
+    assert names == {"several.Several+key.logits", "several.Several+key.second"}
+    for adapter in ("boxes", "boxes:0.50:8"):
+        done = cs_run(several, "model=several:detector", f"adapter={adapter}", "metric=boxes", *request)
+        assert done.returncode == 0, done.stderr
+    assert answers_of(several, "several.detector+boxes.0.5.8")["center.boxes"].shape == (1, 8, 4)
+
+
+def test_the_range_of_an_output_is_not_that_of_its_classes(several):
+    """A mean needs a range: of the scores it is known, of what an adapter makes of them it is not."""
+    request = ["model=several:Several", "metric=l2", "certifiers=[center,mean]", "data.path=inputs.npy", "--dry-run"]
+    assert cs_run(several, "adapter=key:logits", *request).returncode == 0
+    refused = cs_run(several, "adapters=[key:logits,argmax]", *request)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_adapters_reach_other_processes(several):
+    request = ["model=several:Several", "adapter=key:logits", "data.path=inputs.npy", "points.count=2", "workers=2"]
+    done = cs_run(several, *request)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("adapter", "expected"),
+    [
+        ("adapter=key:scores", "dict with keys 'aux', 'logits', 'second': expected an output of the name 'scores'"),
+        ("adapter=key:aux", "the model returned NoneType"),
+        ("adapter=key", "adapters has 'key': expected key:NAME"),
+        ("adapter=argmax:3", "adapters has 'argmax:3': expected argmax"),
+        ("adapter=boxes:0.5", "adapters has 'boxes:0.5': expected boxes:SCORE:COUNT"),
+        ("adapter=boxes:half:3", "adapters has 'boxes:half:3': expected boxes:SCORE:COUNT"),
+        ("adapter=boxes:0.5:0", "count is 0: expected an integer of at least 1"),
+        ("adapter='key:a/b'", "adapters has 'key:a/b': expected key:NAME in letters, digits, _ . and -"),
+        ("adapter=argmaks", "adapters has 'argmaks': expected key, argmax or boxes; did you mean argmax?"),
+        ("adapter=boxes", "expected a list with a dict for each image"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_one_line(several, adapter, expected):
+    done = cs_run(several, "model=several:Several", adapter, "data.path=inputs.npy")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert expected in done.stderr
+
+
+def test_a_registered_model_takes_no_adapter(several):
+    done = ask("adapter=argmax", *SMALL, cwd=several)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "models has 'autoencoder', which returns one tensor: expected package.module:factory" in done.stderr
+
+
 # --- models of other libraries -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("factory", "metric", "options"),
     [
-        ("probabilities", "l1", ["points.count=1", "n=200", "m=400", "delta=0.2"]),
-        ("class_map", "vision:pixels_that_differ", ["--dry-run", "forward_block=8"]),
-        ("largest_box", "jaccard", ["--dry-run", "forward_block=2"]),
+        ("segmenter", "hamming", ["adapters=[key:out,argmax]", "points.count=1", "n=200", "m=400", "delta=0.2"]),
+        ("probabilities", "l1", ["--dry-run", "forward_block=8"]),
+        ("detector", "boxes", ["adapter=boxes:0.5:8", "--dry-run", "forward_block=2"]),
     ],
 )
 def test_the_examples_with_torchvision(tmp_path, factory, metric, options):
@@ -341,17 +462,6 @@ def test_the_examples_with_torchvision(tmp_path, factory, metric, options):
     assert done.returncode == 0, done.stderr
     if "--dry-run" not in options:
         assert (read_rows(tmp_path / "runs" / "custom")["outcome"] == "certified").any()
-
-
-def test_the_largest_box_of_a_detector():
-    """A box where some are found at that score, four zeros where none are."""
-    example: dict[str, Any] = {}
-    exec(VISION, example)
-    few, images = example["largest_box"]().eval(), torch.rand(2, 3, 32, 32)
-    with torch.no_grad():
-        assert few(images).tolist() == [[0, 0, 0, 0], [0, 0, 0, 0]]
-        boxes = example["LargestBox"](few.network, least_score=0.0)(images)
-    assert (boxes[:, :2] < boxes[:, 2:]).all()
 
 
 KINDS = """
@@ -467,7 +577,7 @@ def test_modules_of_other_kinds_are_certified_as_the_plain_one(kinds):
     [
         ("exported_in_train_mode", [], "two outputs for one input"),
         ("dictionary", [], "dict with keys 'out'"),
-        ("dictionary", ["precision=bfloat16"], 'lambda x: model(x)["out"]'),
+        ("dictionary", ["precision=bfloat16"], "adapter=key:out in cs-run"),
         ("boxes_by_size", ["metric=jaccard"], "torchvision.ops.box_convert"),
         ("Unmovable", [], "cannot be used on cpu: RuntimeError: bound to"),
         ("engine", ["attack=search", "--dry-run"], "a multiple of forward_block, 128"),

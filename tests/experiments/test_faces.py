@@ -15,9 +15,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from csrun.data import load_data
 from csrun.errors import RunError
 from csrun.models import face_kernels, faces
-from csrun.models.faces import Boxes, FaceDetector, LandmarkDetector
+from csrun.models.faces import MOST_FACES, Boxes, FaceDetector, FaceListDetector, LandmarkDetector
 
 ROUNDING = 1e-2
 """Pixels. The package gives its networks other numbers of crops, which moves last digits: 1e-4 at the corners."""
@@ -97,6 +98,43 @@ def test_landmarks_are_those_of_the_packages_largest_box(package, reference, por
         sides = boxes[:, 2:] - boxes[:, :2]
         assert points.numpy() == pytest.approx(expected[sides.prod(axis=1).argmax()], abs=ROUNDING)
     assert not detector(torch.zeros(1, 3, 60, 60)).any()
+
+
+def test_all_faces_are_those_of_the_package_largest_first(reference):
+    """On a made-up picture of two faces, and on one of none."""
+    pytest.importorskip("skimage", reason="pip install 'centersmooth[faces]'")
+    data = load_data("astronauts", None)
+    images = torch.cat([noisy(data.images(data.test, [0]).expand(4, -1, -1, -1), 0.1), torch.zeros(1, 3, 218, 267)])
+    found = FaceListDetector()(images)
+    assert found.shape == (5, MOST_FACES, 4)
+    assert not found[4].any()
+    assert not found[:, 2:].any()
+    for array, boxes in zip(as_arrays(images[:4]), found, strict=False):
+        expected = reference.detect(array)[0].astype(np.float32)
+        assert len(expected) == 2
+        sides = expected[:, 2:] - expected[:, :2]
+        np.testing.assert_allclose(boxes[:2], expected[np.argsort(-sides.prod(axis=1))], rtol=0, atol=ROUNDING)
+    assert torch.equal(found[:, 0], FaceDetector()(images))
+
+
+def test_of_many_faces_the_largest_are_listed(package, monkeypatch):
+    """Boxes of three images: ten and one turned inside out, none, one; of each image those that are its own."""
+    generator = torch.Generator().manual_seed(0)
+    start, sides = torch.rand(12, 2, generator=generator), torch.rand(12, 2, generator=generator) + 0.1
+    corners = torch.cat([start, start + sides], dim=1)
+    corners[3] = torch.tensor([5.0, 5.0, 1.0, 1.0])
+    image = torch.tensor([0] * 11 + [2])
+    detector = FaceListDetector()
+    judged = Boxes(image, corners, torch.ones(12), torch.zeros(12, 4)), torch.ones(12, 5, 2)
+    monkeypatch.setattr(detector, "_judge", lambda sums, boxes: judged)
+    found = detector(torch.rand(3, 3, 24, 24))
+    listed = [tuple(box) for index, box in enumerate(corners.tolist()) if index not in (3, 11)]
+    area = lambda box: (box[2] - box[0]) * (box[3] - box[1])  # noqa: E731
+    assert [tuple(box) for box in found[0].tolist()] == sorted(listed, key=area, reverse=True)[:MOST_FACES]
+    assert not found[1].any()
+    assert found[2, 0].tolist() == corners[11].tolist()
+    assert not found[2, 1:].any()
+    assert FaceListDetector()(torch.zeros(0, 3, 24, 24)).shape == (0, MOST_FACES, 4)
 
 
 def test_a_batch_gives_each_image_its_own_box(detector, portraits):

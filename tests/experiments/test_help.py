@@ -44,6 +44,12 @@ def test_a_topic_lists_every_name(topic):
     assert set(TOPICS[topic]) <= set(listed)
 
 
+def test_adapters_are_told_with_the_models():
+    told_models = told("models")
+    assert all(f"  {entry.usage(name)}  " in told_models for name, entry in registry.ADAPTERS.items())
+    assert "boxes:SCORE:COUNT  " in told_models
+
+
 def test_keys_list_every_setting():
     named = set()
     for keys in KEYS:

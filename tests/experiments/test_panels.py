@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from running import run_in
 from support import compose
 
+from centersmooth import Jaccard
 from csrun.data import DATA, load_data
 from csrun.errors import RunError
 from csrun.report import panels, plot_cli
@@ -202,12 +204,104 @@ def test_the_largest_and_the_smallest_box_that_medians_allow_are_drawn():
     rows = pd.DataFrame([of_row | {"point": 0, "lower": "1 2 7 8", "upper": "3.5 4 9 9"}]).set_index("point")
     box = np.array([[2.0, 3.0, 8.0, 8.5]])
     arrays = {"points": np.array([0]), "base": box, "smoothed": box, "inputs": np.zeros((1, 3, 12, 12), np.uint8)}
-    figure = panels._boxes(arrays, rows, [])
+    figure = panels._on_pictures(arrays, rows, [])
     drawn = [frame.get_bbox().extents.tolist() for frame in figure.axes[0].patches]
     assert drawn[2:] == [[1, 2, 9, 9], [3.5, 4, 7, 8]]
     assert len(figure.legends[0].get_texts()) == 3
-    without = panels._boxes(arrays, rows.assign(lower="", upper=""), [])
+    without = panels._on_pictures(arrays, rows.assign(lower="", upper=""), [])
     assert (len(without.axes[0].patches), len(without.legends[0].get_texts())) == (2, 2)
+
+
+CERTIFIED = {"source": "a", "outcome": "certified", "radius": 0.2, "error": 0.1, "vacuous": False, "point": 0}
+
+
+def extents(figure):
+    """The frames drawn on the first picture."""
+    return [frame.get_bbox().extents.tolist() for frame in figure.axes[0].patches]
+
+
+def test_a_list_of_boxes_is_drawn_with_the_limits_of_each():
+    lists = np.array([[[2.0, 2, 6, 6], [8.0, 2, 10, 4], [0.0, 0, 0, 0]]])
+    arrays = {
+        "points": np.array([0]),
+        "base": lists + 1,
+        "smoothed": lists,
+        "inputs": np.zeros((1, 3, 12, 14), np.uint8),
+    }
+    rows = pd.DataFrame([CERTIFIED | {"metric": "boxes", "radius": 0.2}]).set_index("point", drop=False)
+    figure = panels._on_pictures(arrays, rows, [])
+    drawn = extents(figure)
+    assert len(drawn) == 2 + 2 + 4  # the empty box is none
+    assert drawn[2:4] == lists[0, :2].tolist()
+    # Twice the radius for each of two boxes, an intersection over union of 0.6.
+    assert drawn[4] == pytest.approx([2 - 8 / 3, 2 - 8 / 3, 6 + 8 / 3, 6 + 8 / 3])
+    assert drawn[5] == pytest.approx([3.6, 3.6, 4.4, 4.4])
+    assert figure.axes[0].get_xlabel().endswith("2 boxes")
+    wide = panels._on_pictures(arrays, rows.assign(radius=0.5), [])
+    assert len(extents(wide)) == 4  # half of the boxes may be any
+    assert wide.axes[0].get_xlabel().endswith("1 to 4 boxes")
+    abstains = panels._on_pictures(arrays, rows.assign(outcome="bad_center"), [])
+    assert (len(extents(abstains)), abstains.axes[0].get_xlabel()) == (2, "abstains")
+
+
+def test_no_box_within_a_distance_leaves_its_frames():
+    """Random boxes, kept where they are near enough; some come close to the frames."""
+    generator = torch.Generator().manual_seed(0)
+    box, distance = torch.tensor([[10.0, 20.0, 50.0, 40.0]]), 0.3
+    moves = (
+        torch.randn(200_000, 4, generator=generator)
+        * torch.tensor([8.0, 4, 8, 4])
+        * torch.rand(200_000, 4, generator=generator).round()
+    )
+    near = box + moves
+    near = near[(near[:, 2:] > near[:, :2]).all(1)]
+    jaccard = Jaccard()
+    near = near[jaccard.pairwise(jaccard.features(near), jaccard.features(box))[:, 0] <= distance].numpy()
+    outer, inner = panels._frames(box[0].double().numpy(), distance)
+    assert (near[:, :2] >= outer[:2] - 1e-4).all()
+    assert (near[:, 2:] <= outer[2:] + 1e-4).all()
+    assert (near[:, :2] <= inner[:2] + 1e-4).all()
+    assert (near[:, 2:] >= inner[2:] - 1e-4).all()
+    np.testing.assert_allclose(near.min(0)[:2], outer[:2], atol=0.5)
+    np.testing.assert_allclose(near.max(0)[:2], inner[:2], atol=0.5)
+
+
+def test_landmarks_are_drawn_with_their_intervals():
+    marks = np.array([[[2.0, 3.0], [7.0, 8.0]]])
+    arrays = {
+        "points": np.array([0]),
+        "base": marks + 1,
+        "smoothed": marks,
+        "inputs": np.zeros((1, 3, 12, 12), np.uint8),
+    }
+    rows = pd.DataFrame([CERTIFIED | {"metric": "percentile", "lower": "1 2 6 7", "upper": "3 5 8 9"}])
+    figure = panels._on_pictures(arrays, rows.set_index("point", drop=False), [])
+    assert [line.get_xydata().tolist() for line in figure.axes[0].lines] == [(marks[0] + 1).tolist(), marks[0].tolist()]
+    assert extents(figure) == [[1, 2, 3, 5], [6, 7, 8, 9]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][2] == "limits within ε"
+
+
+@pytest.mark.parametrize(
+    ("key", "landmarks", "answer", "words"),
+    [
+        ("center.boxes", False, np.ones((3, 8, 4)), "Green: the base model's boxes"),
+        ("center.l2", True, np.ones((3, 5, 2)), "Green: the base model's landmarks"),
+        ("center.l2", False, np.ones((3, 5, 2)), None),
+    ],
+)
+def test_boxes_and_landmarks_are_kept_with_the_picture(tmp_path, key, landmarks, answer, words):
+    """Landmarks are told by their model, as nothing in a list of pairs of numbers says that they are places."""
+    certifier, metric = key.split(".")
+    np.savez(tmp_path / "answers.npz", **{key: answer, f"{key}.points": np.arange(3), f"{key}.base": answer})
+    source = PanelSource("net", "c0", tmp_path / "answers.npz", None, landmarks=landmarks)
+    rows = [row(point, certifier=certifier, metric=metric, radius="0.1") for point in range(3)]
+    saved = save_panels(tmp_path, [source], rows, lambda points: np.ones((len(points), 3, 8, 8)))
+    assert len(saved) == (words is not None)
+    for panel in saved:
+        assert words in panel["caption"]
+        with np.load(tmp_path / panel["data"]) as kept:
+            assert kept["inputs"].shape == (3, 3, 8, 8)
+            assert kept["smoothed"].shape == answer.shape
 
 
 # What is published
@@ -278,6 +372,19 @@ def test_the_astronaut_is_one_photograph_of_celebas_size():
     assert data.test.name(0) == "astronaut/0"
 
 
+def test_the_astronauts_are_the_photograph_and_itself_at_half_of_its_size():
+    """As the note of every result says."""
+    pytest.importorskip("skimage", reason="pip install 'centersmooth[faces]'")
+    (face,), data = (load_data("astronaut", None).test.take([0])), load_data("astronauts", None)
+    (picture,) = data.test.take([0])
+    assert picture.shape == (3, 218, 267)
+    assert picture[..., :178].equal(face)
+    assert picture[1, 54 + 20, 178 + 30] == face[1, 40:42, 60:62].float().mean().round()
+    assert set(picture[:, :54, 178:].unique().tolist()) == {128}
+    assert data.publishable
+    assert "made up" in data.note
+
+
 def test_without_scikit_image_the_extra_is_named(monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "skimage"]:
         monkeypatch.delitem(sys.modules, name)
@@ -307,3 +414,23 @@ def test_the_astronauts_face_is_certified_and_drawn_without_any_data(tmp_path, m
         assert 30 < box[0] < 60 < 120 < box[2] < 145  # where her face is
         assert 40 < box[1] < 75 < 160 < box[3] < 190
     assert {"facenet-pytorch", "scikit-image"} <= set(manifest["versions"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "shape", "eps"), [("boxes_astronaut", (8, 4), "0.05"), ("landmarks_astronaut", (5, 2), "0.1")]
+)
+def test_all_faces_and_landmarks_are_certified_and_drawn_without_any_data(tmp_path, monkeypatch, name, shape, eps):
+    pytest.importorskip("skimage", reason="pip install 'centersmooth[faces]'")
+    pytest.importorskip("facenet_pytorch", reason="pip install 'centersmooth[faces]'")
+    monkeypatch.delenv("CENTERSMOOTH_DATA", raising=False)
+    few = ("n=100", "m=150", "alpha1=0.05", "alpha2=0.05")
+    config = compose(f"experiment={name}", "budget=smoke", f"grid.eps=[{eps}]", *few, f"out={tmp_path}")
+    folder = run(config, Display(Console(file=io.StringIO())), "cs-run (test)").folder
+    (panel,) = read_manifest(folder)["panels"]
+    assert "Red: " in panel["caption"]
+    with np.load(folder / panel["data"]) as kept:
+        base, smoothed = kept["base"][0], kept["smoothed"][0]
+    assert base.shape == smoothed.shape == shape
+    assert np.abs(base - smoothed).max() < 10  # pixels
+    assert ((base != 0).any(axis=1).sum()) == (2 if shape == (8, 4) else 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import permutations
 
 import torch
 
@@ -101,6 +102,15 @@ def jaccard(a: list[float], b: list[float]) -> float:
     return 1 - common / (area_a + area_b - common)
 
 
+def ospa(a: list[list[float]], b: list[list[float]]) -> float:
+    """Mean over the larger set of Jaccard distances and of 1 for a box left over, in the best of all matchings."""
+    few, many = sorted(([box for box in boxes if _area(box) > 0] for boxes in (a, b)), key=len)
+    if not many:
+        return 0.0
+    least = min(sum(jaccard(x, y) for x, y in zip(few, chosen, strict=True)) for chosen in permutations(many, len(few)))
+    return (least + len(many) - len(few)) / len(many)
+
+
 def _area(box: list[float]) -> float:
     return (box[2] - box[0]) * (box[3] - box[1]) if box[2] > box[0] and box[3] > box[1] else 0.0
 
@@ -123,6 +133,7 @@ REFERENCE = {
     "Angular": on_tensors(angular),
     "TotalVariation": on_tensors(total_variation, keeps_shape=True),
     "Jaccard": on_tensors(jaccard),
+    "OSPA": on_tensors(ospa, keeps_shape=True),
     "Hamming": on_tensors(hamming, keeps_shape=True),
     "MaskJaccard": on_tensors(mask_jaccard, keeps_shape=True),
     "Levenshtein": on_tensors(levenshtein),

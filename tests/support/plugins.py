@@ -15,6 +15,7 @@ from torch import Tensor
 from centersmooth import (
     L1,
     L2,
+    OSPA,
     AblationNoise,
     Angular,
     BoxPercentile,
@@ -150,6 +151,9 @@ NOISES = {
 VECTORS = (torch.zeros(2), torch.ones(2))
 DIRECTIONS = (torch.tensor([1.0, 0.6]), torch.tensor([-1.0, 0.6]))
 BOXES = (torch.tensor([0.0, 0.0, 4.0, 4.0]), torch.tensor([2.0, 0.0, 6.0, 4.0]))
+SETS = (torch.stack(BOXES), torch.stack([BOXES[1], torch.zeros(4)]))
+"""Two boxes, and one of them alone."""
+
 SCORES = (torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
 CLASSES = (torch.tensor(0), torch.tensor(1))
 MAPS = (torch.tensor([[0, 1], [1, 1]]), torch.tensor([[0, 1], [0, 2]]))
@@ -190,7 +194,11 @@ def median_of(outputs: tuple[Tensor, Tensor]) -> dict[str, Any]:
 
 
 CERTIFIERS = {
-    "center": [CertifierRow(Center(L2()), VECTORS), CertifierRow(Center(Jaccard()), BOXES)],
+    "center": [
+        CertifierRow(Center(L2()), VECTORS),
+        CertifierRow(Center(Jaccard()), BOXES),
+        CertifierRow(Center(OSPA()), SETS),
+    ],
     "center_free": [CertifierRow(Center(L2(), "free"), VECTORS)],
     "center_nearest": [CertifierRow(Nearest(L2()), VECTORS, UNIT), CertifierRow(Nearest(Angular()), SCORES)],
     "mean": [
@@ -219,6 +227,7 @@ METRICS: dict[str, Metric] = {
     "angular": Angular(),
     "tv": TotalVariation(),
     "jaccard": Jaccard(),
+    "boxes": OSPA(),
     "hamming": Hamming(),
     "mask_jaccard": MaskJaccard(),
     "edit": Levenshtein(),
@@ -229,15 +238,15 @@ TABLES: dict[str, dict[str, Any]] = {"noise": NOISES, "certifier": CERTIFIERS, "
 
 
 def shape_for(metric: Metric) -> tuple[int, ...]:
-    shapes = {"TotalVariation": (2, 3, 4), "Jaccard": (4,), "Hamming": (3, 2, 2), "MaskJaccard": (2, 3)}
+    shapes = {"TotalVariation": (2, 3, 4), "Jaccard": (4,), "OSPA": (3, 4), "Hamming": (3, 2, 2), "MaskJaccard": (2, 3)}
     return shapes.get(metric.name, (5,))
 
 
 def fit_for(metric: Metric, outputs: Tensor) -> Tensor:
     """The outputs; boxes with their corners in order, masks of what is positive, texts of few letters."""
-    if metric.name == "Jaccard":
-        first, second = outputs[:, :2], outputs[:, 2:]
-        return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], 1)
+    if metric.name in ("Jaccard", "OSPA"):
+        first, second = outputs[..., :2], outputs[..., 2:]
+        return torch.cat([torch.minimum(first, second), torch.maximum(first, second)], dim=-1)
     if metric.name == "MaskJaccard":
         return outputs > 0
     if isinstance(metric, Levenshtein):

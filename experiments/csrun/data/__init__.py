@@ -232,9 +232,25 @@ CELEBA_FIRST_TEST_IMAGE = "182638"
 
 def astronaut(path: str | None, seed: int) -> DataSet:
     """One photograph in the public domain, which comes inside scikit-image: a face of CelebA's size anywhere."""
+    return DataSet("astronaut", ArraySource("astronaut", _astronaut_face()[None]))
+
+
+def astronauts(path: str | None, seed: int) -> DataSet:
+    """A made-up picture of two faces: `astronaut`, and beside it at half of its size, means of 2x2 pixels, on grey."""
+    face = _astronaut_face()
+    channels, height, width = face.shape
+    canvas = face.new_full((channels, height, width + width // 2), 128)
+    canvas[..., :width] = face
+    blocks = face[:, : height // 2 * 2].reshape(channels, height // 2, 2, width // 2, 2)
+    canvas[:, height // 4 : height // 4 + height // 2, width:] = blocks.float().mean(dim=(2, 4)).round().byte()
+    note = "the picture is made up: one photograph twice, the second time at half of its size"
+    return DataSet("astronauts", ArraySource("astronauts", canvas[None]), note=note)
+
+
+def _astronaut_face() -> Tensor:
+    """The photograph's face, ``(3, 218, 178)``, bytes."""
     rows, columns = ASTRONAUT_CROP
-    face = torch.from_numpy(_picture("astronaut", "faces")[rows, columns].copy()).permute(2, 0, 1)
-    return DataSet("astronaut", ArraySource("astronaut", face[None].contiguous()))
+    return torch.from_numpy(_picture("astronaut", "faces")[rows, columns].copy()).permute(2, 0, 1).contiguous()
 
 
 ASTRONAUT_CROP = (slice(0, 218), slice(135, 313))

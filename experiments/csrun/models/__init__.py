@@ -11,7 +11,7 @@ import hashlib
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from centersmooth import Noise
+from centersmooth.adapters import Adapted, Key
 from centersmooth.errors import is_out_of_memory
 from csrun import registry
+from csrun.adapters import build_adapter
 from csrun.data import DataSet
 from csrun.errors import RunError, first_line
 from csrun.models.base import BaseModel
@@ -74,15 +76,24 @@ def weights_path(weights: Weights, name: str, file: str) -> str | None:
 
 
 class Custom(BaseModel):
-    """A user's model as the runner needs it: its inputs are the examples as they come."""
+    """A user's model as the runner needs it: its inputs are the examples as they come.
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    Parameters
+    ----------
+    adapters : sequence of str
+        Of what it returns, as a configuration names them. Its range and its prototypes are about what it returns, so
+        that they hold behind an adapter that takes one of its outputs, and behind no other.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Any], adapters: Sequence[str] = ()) -> None:
         super().__init__()
-        self.function = function
-        self.output_range = getattr(function, "output_range", None)
-        self.prototypes = getattr(function, "prototypes", None)
+        built = [build_adapter(one) for one in adapters]
+        self.function = Adapted(function, *built) if built else function
+        if all(isinstance(one, Key) for one in built):
+            self.output_range = getattr(function, "output_range", None)
+            self.prototypes = getattr(function, "prototypes", None)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Any:
         outputs = self.function(inputs)
         # To the digit the same, and NumPy, which keeps them, has no bfloat16.
         bfloat16 = isinstance(outputs, Tensor) and outputs.dtype == torch.bfloat16
@@ -120,11 +131,11 @@ def in_type_of(model: nn.Module, examples: Tensor) -> Tensor:
     return converted
 
 
-def model_spec(name: str) -> ModelSpec:
-    """Look a model up by name, or import ``package.module:factory``."""
+def model_spec(name: str, adapters: Sequence[str] = ()) -> ModelSpec:
+    """Look a model up by name, or import ``package.module:factory``, which adapters may follow."""
     if ":" in name:
         factory = import_factory(name, "models")
-        return ModelSpec(lambda data, weights, noise: Custom(call_factory(factory, name)), (), trained=False)
+        return ModelSpec(lambda data, weights, noise: Custom(call_factory(factory, name), adapters), (), trained=False)
     registry.require_known("models has", name, MODELS, more=", or package.module:factory")
     return MODELS[name]
 

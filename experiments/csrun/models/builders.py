@@ -82,6 +82,12 @@ def mtcnn(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     return FaceDetector()
 
 
+def mtcnn_boxes(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
+    from csrun.models.faces import FaceListDetector
+
+    return FaceListDetector()
+
+
 def mtcnn_landmarks(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     from csrun.models.faces import LandmarkDetector
 

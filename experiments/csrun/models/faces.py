@@ -1,4 +1,4 @@
-"""The paper's face detector: the largest face of each image, by facenet-pytorch's pre-trained MTCNN, on batches.
+"""The paper's face detector: the largest face of each image, or all, by facenet-pytorch's pre-trained MTCNN.
 
 Zhang et al. 2016 (arXiv:1604.02878), three networks: the first proposes boxes on an image pyramid, the second and the
 third refine and reject them. Networks, weights and constants are facenet-pytorch 2.5.3's, and the boxes are those its
@@ -29,6 +29,8 @@ from csrun.models.base import BaseModel, channels_last
 
 SMALLEST_FACE = 20
 """Side of the smallest face looked for, in pixels; no smaller image has a pyramid."""
+MOST_FACES = 8
+"""Boxes of a list of faces."""
 _CELL, _STRIDE = 12, 2
 """Window and stride of the first network, in pixels of a pyramid level."""
 _PYRAMID_FACTOR = 0.709
@@ -154,15 +156,19 @@ class FaceDetector(BaseModel):
 
     def _largest_face(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Corners of the largest face of each image, ``(b, 4)``, and its landmarks, ``(b, 5, 2)``."""
+        boxes, points = self._faces(images)
+        corners, landmarks = (_largest(boxes, len(images), of) for of in (boxes.corners, points))
+        inverted = _inverted(corners)
+        return corners.masked_fill(inverted[:, None], 0.0), landmarks.masked_fill(inverted[:, None, None], 0.0)
+
+    def _faces(self, images: Tensor) -> tuple[Boxes, Tensor]:
+        """All faces of a batch, and five points of each, ``(n, 5, 2)``."""
         _check(images)
         if not len(images):
-            return images.new_zeros(0, 4), images.new_zeros(0, 5, 2)
+            none = images.new_zeros(0, 4)
+            return Boxes(none[:, 0].long(), none, none[:, 0], none), none.view(0, 5, 2)
         sums = summed(images * 255)
-        boxes, points = self._judge(sums, self._refine(sums, self._propose(sums)))
-        corners, landmarks = (_largest(boxes, len(images), of) for of in (boxes.corners, points))
-        # Nothing bounds the networks' corrections: one that turns a box inside out leaves no box.
-        inverted = (corners[:, 2:] < corners[:, :2]).any(dim=1)
-        return corners.masked_fill(inverted[:, None], 0.0), landmarks.masked_fill(inverted[:, None, None], 0.0)
+        return self._judge(sums, self._refine(sums, self._propose(sums)))
 
     def _propose(self, sums: Tensor) -> Boxes:
         height, width = sums.shape[1] - 1, sums.shape[2] - 1
@@ -214,6 +220,28 @@ class LandmarkDetector(FaceDetector):
     def forward(self, images: Tensor) -> Tensor:
         """As `FaceDetector`, but ``(b, 5, 2)``: ``x, y`` of each landmark, zeros where nothing is found."""
         return self._largest_face(images)[1]
+
+
+class FaceListDetector(FaceDetector):
+    """All faces of each image, the largest first; of more than 8 the 8 largest."""
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        """As `FaceDetector`, but ``(b, 8, 4)``: a box for each face, zeros after the last."""
+        boxes, _ = self._faces(images)
+        boxes = boxes.take(~_inverted(boxes.corners))
+        sides = boxes.corners[:, 2:].double() - boxes.corners[:, :2].double()
+        largest_first = (-sides.prod(dim=1)).argsort(stable=True)
+        lists = images.new_zeros(len(images), MOST_FACES, 4)
+        for image, own in enumerate(lists):
+            found = largest_first[boxes.image[largest_first] == image][:MOST_FACES]
+            own[: len(found)] = boxes.corners[found]
+        return lists
+
+
+def _inverted(corners: Tensor) -> Tensor:
+    """Test of boxes ``(n, 4)`` for those that a correction turned inside out, as nothing bounds it: they are none."""
+    return (corners[:, 2:] < corners[:, :2]).any(dim=1)
 
 
 def pyramid_scales(height: int, width: int) -> list[float]:

@@ -4,15 +4,16 @@ A panel shows at most six test points at one (eps, h). Its pictures and boxes ar
 experiment's own folder, its radii come from the experiment's rows, so that it can be drawn again from that folder
 alone, without torch and without the data. The same files give the same bytes.
 
-Outputs that are images stand as two rows, the base model's above the smoothed ones. Boxes are drawn on the photograph
-they were found on: the base model's green, the smoothed one blue; of medians the largest and the smallest box that is
-certified to be possible, in red. Segmentations stand in rows: the images, the smoothed maps, those with the pixels that
-abstain in white, and the truth where it is known. Of texts each image stands beside a noisy copy, with the base model's
-text below the one and the smoothed text below the other.
+Outputs that are images stand as two rows, the base model's above the smoothed ones. Boxes and landmarks are drawn on
+the photograph they were found on: the base model's green, the smoothed ones blue, and the limits that a certificate
+sets red. Segmentations stand in rows: the images, the smoothed maps, those with the pixels that abstain in white, and
+the truth where it is known. Of texts each image stands beside a noisy copy, with the base model's text below the one
+and the smoothed text below the other.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from csrun.registry import NOISES, key_of, measures_texts
+from csrun.registry import NOISES, key_of, measures_texts, names_of
 from csrun.report.plots import METRIC_LABELS, PALETTE, footer_lines, save, style
 from csrun.report.tables import number, of_rule, read_manifest, read_rows
 from csrun.system.files import archive_of, write_atomically
@@ -53,6 +54,8 @@ class PanelSource:
         The maps of rows of a segmentation, as `cells.maps.panel_maps` gives them.
     noisy : callable, optional
         A noisy copy of each of some points, from the points and their inputs.
+    landmarks : bool
+        Whether outputs are points of the image that is the input, ``x, y`` in pixels.
     """
 
     model: str
@@ -61,6 +64,7 @@ class PanelSource:
     output_range: tuple[float, float] | None
     maps: Callable[[Sequence[Mapping[str, str]]], Mapping[str, NDArray[Any]]] | None = None
     noisy: Callable[[Sequence[int], NDArray[np.float32]], NDArray[np.float32]] | None = None
+    landmarks: bool = False
 
 
 def save_panels(
@@ -162,7 +166,7 @@ def _arrays(
         pictures = {"inputs": inputs, "noisy": source.noisy(shown, inputs)} if _are_images(inputs) else {}
         shows = bool(pictures) and _are_images(pictures["noisy"])
         return named | {key: as_bytes(each, (0.0, 1.0)) for key, each in pictures.items()} if shows else {}
-    if name.endswith(".jaccard"):
+    if source.landmarks or names_of(name)[1] in ("jaccard", "boxes"):
         inputs = examples(shown)
         return named | {"inputs": as_bytes(inputs, (0.0, 1.0))} if _are_images(inputs) else {}
     if source.output_range is None or not _are_images(base):
@@ -188,7 +192,7 @@ def as_bytes(values: NDArray[Any], value_range: tuple[float, float]) -> NDArray[
 
 def caption(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]]) -> str:
     """Caption of a panel: what it shows, and what its radii promise."""
-    row, what = rows[0], _what(rows[0], arrays)
+    row, what = rows[0], _what(rows, arrays)
     if "certified" in arrays:
         return (
             f"{what} {row['noise']} noise of scale {number(float(row['scale']))}. At every input within eps = "
@@ -196,7 +200,7 @@ def caption(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]
             f"their class by the rule {row['rule']}, except with probability {row['alpha']} of the draws. The radius "
             "under each is the share of the others. Nothing is promised about the base model's outputs."
         )
-    metric = METRIC_LABELS.get(row["metric"], row["metric"])
+    metric = METRIC_LABELS.get(row["metric"] or row["certifier"], row["metric"])
     return (
         f"{what} {row['noise']} noise of scale {number(float(row['scale']))}. The radius under each is its "
         f"certificate: for every input within eps = {number(float(row['eps']))} ({row['threat']}) of the one shown, a "
@@ -206,7 +210,7 @@ def caption(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]
     )
 
 
-def _what(row: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:
+def _what(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]]) -> str:
     """What a panel shows where."""
     if "certified" in arrays:
         truth = ", the truth" if "truth" in arrays else ""
@@ -216,8 +220,10 @@ def _what(row: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:
     if "noisy" in arrays:
         return "Left: the image, below it the base model's text. Right: a noisy copy, below it the smoothed text."
     if "inputs" in arrays:
-        bounds = " Red: the largest and the smallest box that the certificate allows." * bool(_bounds(row))
-        return f"Green: the base model's box. Blue: the smoothed box.{bounds}"
+        named, by_point = _named(arrays["smoothed"]), {int(row["point"]): row for row in rows}
+        pairs = zip(arrays["points"].tolist(), arrays["smoothed"], strict=True)
+        limits = any(_limits(by_point[point], answer) for point, answer in pairs)
+        return f"Green: the base model's {named}. Blue: the smoothed {named}. {_LIMITS[named] * limits}".rstrip()
     return "Above: the base model's outputs. Below: the smoothed outputs at the same inputs."
 
 
@@ -260,7 +266,7 @@ def _drawing_of(
 ) -> Callable[[Mapping[str, NDArray[Any]], pd.DataFrame, Sequence[str]], Figure]:
     if "certified" in arrays:
         return _maps
-    return _texts if "noisy" in arrays else _boxes if "inputs" in arrays else _images
+    return _texts if "noisy" in arrays else _on_pictures if "inputs" in arrays else _images
 
 
 def _rows_of(rows: pd.DataFrame, panel: Mapping[str, Any], rule: Mapping[str, str]) -> pd.DataFrame:
@@ -371,27 +377,31 @@ def _edits(row: Mapping[str, Any]) -> str:
     return result(row).replace("\n", ", ")
 
 
-def _boxes(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: Sequence[str]) -> Figure:
-    """A photograph a point, with both boxes."""
+def _on_pictures(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: Sequence[str]) -> Figure:
+    """A photograph a point, with both answers, boxes or landmarks, and the limits that the certificate sets."""
     from matplotlib.lines import Line2D
 
-    points = arrays["points"].tolist()
+    points, answers = arrays["points"].tolist(), arrays["smoothed"]
     height, width = arrays["inputs"].shape[2:]
-    kinds = [(BASE_COLOR, 3.2, "-", "base model's box"), (SMOOTHED_COLOR, 1.2, "-", "smoothed box")]
-    if any(_bounds(rows.loc[point]) for point in points):
-        kinds.append((BOUND_COLOR, 0.8, "--", "largest and smallest within ε"))
+    named = _named(answers)
+    kinds = [(BASE_COLOR, 3.2, "-", f"base model's {named}"), (SMOOTHED_COLOR, 1.2, "-", f"smoothed {named}")]
+    limits = {point: _limits(rows.loc[point], answer) for point, answer in zip(points, answers, strict=True)}
+    if any(limits.values()):
+        kinds.append((BOUND_COLOR, 0.8, "--", "largest and smallest within ε" if named == "box" else "limits within ε"))
     lines = 1 if len(kinds) == 2 or len(points) > 1 else 2
-    figure, axes = _grid(1, len(points), 1.65, 1.65 * height / width, small_print, legend_lines=lines)
+    shorter = min(width, height)
+    size = 1.65 * width / shorter, 1.65 * height / shorter
+    figure, axes = _grid(1, len(points), *size, small_print, legend_lines=lines)
     for column, point in enumerate(points):
         row, ax = rows.loc[point], axes[0, column]
         ax.set_title(row["source"], fontsize=6.5)
         _show(ax, arrays["inputs"][column])
-        _box(ax, arrays["base"][column], edgecolor=BASE_COLOR, linewidth=3.2)
+        _answer(ax, arrays["base"][column], BASE_COLOR, 3.2)
         if _certified(row):
-            _box(ax, arrays["smoothed"][column], edgecolor=SMOOTHED_COLOR, linewidth=1.2)
-            for bound in _bounds(row):
-                _box(ax, bound, edgecolor=BOUND_COLOR, linewidth=0.8, linestyle="--")
-        ax.set_xlabel(result(row), fontsize=6.5)
+            _answer(ax, answers[column], SMOOTHED_COLOR, 1.2)
+            for limit in limits[point]:
+                _box(ax, limit, edgecolor=BOUND_COLOR, linewidth=0.8, linestyle="--", zorder=3)
+        ax.set_xlabel(result(row) + _counted(row, answers[column]), fontsize=6.5)
     handles = [Line2D([], [], color=color, lw=width, ls=dashes, label=label) for color, width, dashes, label in kinds]
     figure.legend(
         handles=handles, loc="upper center", ncols=2 if lines > 1 else len(kinds), frameon=False, borderaxespad=0.2
@@ -399,16 +409,87 @@ def _boxes(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: 
     return figure
 
 
-def _bounds(row: Mapping[str, Any]) -> list[NDArray[np.float64]]:
-    """The largest and the smallest box within the bounds that a row has of each corner; empty where it has none.
+_LIMITS = {
+    "box": "Red: the largest and the smallest box that the certificate allows.",
+    "boxes": "Red: the counterpart of each box lies in the outer frame and contains the inner one.",
+    "landmarks": "Red: the intervals of each landmark.",
+}
+"""What limits are, for captions."""
 
-    >>> [box.tolist() for box in _bounds({"lower": "0 0 6 6", "upper": "2 2 8 8"})], _bounds({"lower": ""})
-    ([[0.0, 0.0, 8.0, 8.0], [2.0, 2.0, 6.0, 6.0]], [])
+
+def _named(answers: NDArray[np.floating]) -> str:
+    """What each of some answers is: ``(n, 4)`` boxes, ``(n, N, 4)`` lists of them or ``(n, N, 2)`` lists of points."""
+    if answers.ndim == 2:
+        return "box"
+    return "boxes" if answers.shape[-1] == 4 else "landmarks"
+
+
+def _answer(ax: Axes, answer: NDArray[np.floating], color: str, width: float) -> None:
+    """A box, a list of boxes, or a list of points; the wide one first, so that both are seen where they meet."""
+    if answer.shape[-1] == 2:
+        ax.plot(*answer.T, "o", color=color, markersize=0.8 * width, markeredgewidth=0)
+    for corners in answer.reshape(-1, 4) if answer.shape[-1] == 4 else ():
+        _box(ax, corners, edgecolor=color, linewidth=width)
+
+
+def _limits(row: Mapping[str, Any], answer: NDArray[np.floating]) -> list[NDArray[np.float64]]:
+    """Frames that a certificate draws around an answer; empty where it has none.
+
+    Of one box the largest and the smallest whose corners are within the bounds of the row; of points the bounds of
+    each. Of a list of boxes two around each: its counterpart lies in the outer one and contains the inner one.
+
+    >>> [box.tolist() for box in _limits({"lower": "0 0 6 6", "upper": "2 2 8 8"}, np.zeros(4))]
+    [[0.0, 0.0, 8.0, 8.0], [2.0, 2.0, 6.0, 6.0]]
+    >>> [box.tolist() for box in _limits({"lower": "0 1 6 6", "upper": "2 2 8 8"}, np.zeros((2, 2)))]
+    [[0.0, 1.0, 2.0, 2.0], [6.0, 6.0, 8.0, 8.0]]
     """
     lower, upper = (np.array(str(row.get(name, "")).split(), dtype=float) for name in ("lower", "upper"))
-    if len(lower) != 4:
+    if len(lower) == answer.size and answer.shape == (4,):
+        return [np.concatenate([lower[:2], upper[2:]]), np.concatenate([upper[:2], lower[2:]])]
+    if len(lower) == answer.size and answer.shape[-1] == 2:
+        return list(np.concatenate([lower.reshape(-1, 2), upper.reshape(-1, 2)], axis=1))
+    if row.get("metric") != "boxes" or not _certified(row):
         return []
-    return [np.concatenate([lower[:2], upper[2:]]), np.concatenate([upper[:2], lower[2:]])]
+    boxes = _present(answer)
+    return [frame for box in boxes for frame in _frames(box, len(boxes) * float(row["radius"]))]
+
+
+def _present(boxes: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The boxes of a list that are not empty, ``(N, 4) -> (k, 4)``."""
+    return boxes[(boxes[:, 2:] > boxes[:, :2]).all(axis=1)]
+
+
+def _frames(box: NDArray[np.floating], distance: float) -> list[NDArray[np.float64]]:
+    """The frame around all boxes within a Jaccard distance of one, and the one that all contain; none from 1 on.
+
+    Let ``t = 1 - distance`` be the least intersection over union with a box of sides ``w`` and ``h``. A box that sticks
+    out by ``s`` on the left and shares a height ``k`` with it has at most ``w k`` in common with it, of a union of at
+    least ``(w + s) k``: ``s <= w (1/t - 1)``. One that begins ``s`` inside shares at most ``(w - s) h``: ``s <= w (1 -
+    t)``. The other sides are alike.
+
+    >>> [frame.round(3).tolist() for frame in _frames(np.array([0.0, 0, 4, 8]), 0.2)], _frames(np.zeros(4), 1.0)
+    ([[-1.0, -2.0, 5.0, 10.0], [0.8, 1.6, 3.2, 6.4]], [])
+    """
+    if distance >= 1:
+        return []
+    out = np.tile(box[2:] - box[:2], 2) * [-1, -1, 1, 1]
+    return [box + out * (1 / (1 - distance) - 1), box - out * distance]
+
+
+def _counted(row: Mapping[str, Any], answer: NDArray[np.floating]) -> str:
+    """A line on how many boxes the other list may have, for the radius of a list of boxes.
+
+    >>> _counted({"metric": "boxes", "outcome": "certified", "radius": 0.2}, np.array([[0.0, 0, 1, 1]] * 4))
+    '\\n4 or 5 boxes'
+    """
+    if row.get("metric") != "boxes" or not _certified(row):
+        return ""
+    count, kept = len(_present(answer)), 1 - float(row["radius"])
+    if kept <= 0:
+        return "\nany number of boxes"
+    least, most = math.ceil(count * kept - 1e-9), math.floor(count / kept + 1e-9)
+    numbers = str(least) if least == most else f"{least} {'or' if most == least + 1 else 'to'} {most}"
+    return f"\n{numbers} box{'es' * (most != 1)}"
 
 
 def result(row: Mapping[str, Any]) -> str:
