@@ -25,14 +25,15 @@ from csrun.registry import (
     DATA,
     DEVICES,
     EXECUTORS,
-    METHODS,
     MODELS,
     NOISES,
+    OPTIMIZERS,
     PRECISIONS,
     meant,
     require_known,
     require_metric,
 )
+from csrun.training.names import method_named
 
 _Value = TypeVar("_Value")
 
@@ -64,12 +65,16 @@ class PointsConfig:
 
 @dataclass
 class TrainConfig:
-    """The training schedule, and the methods: ``augment`` trains with the smoothing noise, ``none`` without."""
+    """The training schedule, and the methods: ``augment`` trains with the smoothing noise, ``none`` without.
+
+    A method may have parameters, ``consistency[weight=5]``.
+    """
 
     epochs: int | None = None
     images: int | None = None
     batch_size: int | None = None
     method: list[str] = field(default_factory=lambda: ["augment"])
+    optimizer: str = "adam"
 
 
 @dataclass
@@ -178,6 +183,7 @@ KEYS = {
     "attacker.runs": "runs of the smoothed model, on fresh draws, that judge an attacked input",
     "recommend": "true: which certifier, rule, scale and counts to ask for, from a pilot on points outside the request",
     "train.epochs, .images, .batch_size, .method": 'training schedule; "train.method=[augment,none]" for the ablation',
+    "train.optimizer": "adam, or sgd: its rate falls to a tenth after each third of the epochs (docs/training.md)",
     "model, metric, certifier": "lists of one; your own: package.module:factory (experiment=custom; docs/custom.md)",
     "adapters, adapter": 'of a model of your own that returns no tensor: "adapters=[key:out,argmax]" (--help models)',
     "data.name": "data set, as data=NAME",
@@ -332,7 +338,7 @@ def _require_known_names(config: Config) -> None:
     if config.rule is not None and first in CERTIFIERS:
         require_known("rule is", config.rule, CERTIFIERS[first].every_rule, more=f" for the certifier {first}, or null")
     for method in config.train.method:
-        require_known("train.method has", method, METHODS)
+        method_named(method)
     for setting, name, known in (
         ("data.name", config.data.name, DATA),
         ("budget", config.budget, ("auto", *config.budgets)),
@@ -341,6 +347,7 @@ def _require_known_names(config: Config) -> None:
         ("attack", config.attack, ATTACKS),
         ("executor", config.executor, EXECUTORS),
         ("precision", config.precision, PRECISIONS),
+        ("train.optimizer", config.train.optimizer, OPTIMIZERS),
     ):
         require_known(f"{setting} is", name, known)
     noise = str(config.noise["name"])

@@ -19,7 +19,7 @@ from centersmooth.noise import Enumerable
 from centersmooth.sampling import Sampler, evaluating
 from csrun.models import build_model
 from csrun.models.precision import in_precision
-from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, check
+from csrun.plan import CellPlan, Plan, check
 from csrun.registry import entry_of
 
 _PROBE_BLOCKS, _PROBE_SECONDS = 9, 1.0
@@ -40,8 +40,6 @@ class Cost:
     ----------
     passes : int
         Forward passes of all its points.
-    training_images : int
-        Images pushed through training; 0 where the checkpoint is there.
     seconds : float
         From a short measurement on this machine, shared out among the workers.
     training_seconds : float
@@ -53,7 +51,6 @@ class Cost:
     """
 
     passes: int
-    training_images: int
     seconds: float
     training_seconds: float
     disk: int
@@ -99,17 +96,17 @@ def estimate(plan: Plan) -> list[Cost]:
     training_workers = max(1, min(plan.workers, len(missing)))
     costs = []
     for cell in plan.cells:
-        training = cell.training.epochs * cell.training.images if cell.training and cell.training in missing else 0
+        training = cell.training.passes if cell.training and cell.training in missing else 0
         missing -= {cell.training}
         probe, points = probes[cell.model], len(plan.points)
         passes, attack_passes = (plan.passes_of_point + probe.support) * points, plan.attack_passes(cell)
-        training_seconds = TRAINING_WEIGHT * training * probe.pass_seconds / training_workers
+        training_seconds = training * probe.pass_seconds / training_workers
         apart = points * (probe.centers_seconds + probe.bound_seconds)
         seconds = training_seconds + (passes * probe.pass_seconds + apart) / plan.workers
         seconds += attack_passes * probe.pass_seconds + _centers_of_attacks(plan, cell, probe)
         disk = _evidence_bytes(plan, cell, probe) + (probe.model_bytes if training else 0)
         memory = _memory_bytes(plan, probe)
-        costs.append(Cost(passes + attack_passes, training, seconds, training_seconds, disk, memory))
+        costs.append(Cost(passes + attack_passes, seconds, training_seconds, disk, memory))
     return costs
 
 

@@ -27,7 +27,7 @@ _COMMON = {
     "certifiers": "list of smoothed models, with their certificates",
     "rule": "rule of the first certifier that table and figures lead with",
     "noise": "smoothing law",
-    "train": "augment, none or ablation: training with the noise, without, or both",
+    "train": "augment, none, ablation, smoothmix, ...: training with the noise, without, or both",
     "grid.eps, grid.h": "sizes of perturbations, and eps/scale; or grid.scale with grid.h=null",
     "points.count": "number of test points",
     "n, m, delta": "draws for the center and for the radius; slack of the center",
@@ -187,8 +187,14 @@ def _rules(entry: registry.CertifierEntry) -> str:
 def _train() -> list[str]:
     lines = ["Training (train=NAME) of models that are trained here"]
     lines += _table({name: _first_comment(config_folder() / "train" / f"{name}.yaml") for name in options("train")})
-    lines += ["", 'Methods ("train.method=[NAME,...]")']
-    return lines + _table({name: entry.help for name, entry in registry.METHODS.items()})
+    lines += ["", 'Methods ("train.method=[NAME,...]"), with their parameters: \'train.method=["NAME[KEY=NUMBER]"]\'']
+    for name, entry in registry.METHODS.items():
+        lines += [f"  {name:<18} {entry.help}"]
+        for key, one in entry.parameters.items():
+            first, *later = (f"{value:.4g}" for value in one.defaults.values())
+            also = [f"{value} from scale {start:g}" for start, value in zip([*one.defaults][1:], later, strict=True)]
+            lines += [f"  {'':<18}   {key}={', '.join([first, *also])} by default; {one.help}"]
+    return lines
 
 
 def _first_comment(path: Path) -> str:

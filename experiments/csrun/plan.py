@@ -29,13 +29,11 @@ from csrun.metrics import build_metrics
 from csrun.models import ModelSpec, in_type_of, model_spec
 from csrun.models.base import BaseModel
 from csrun.noise import noise_of
-from csrun.registry import METHODS, NOISES, entry_of, leading_rule, names_of, require_known
+from csrun.registry import METHODS, NOISES, entry_of, leading_rule, listed, names_of, require_known
 from csrun.registry import key_of as key_of_certifier
 from csrun.report.published import key_of
-from csrun.training.checkpoints import Training, build_method, fresh_model, training_of
-
-TRAINING_WEIGHT = 3
-"""A training step on an image counts as this many forward passes."""
+from csrun.training.checkpoints import Training, fresh_model, kind_of, training_of
+from csrun.training.names import method_named
 
 _POINTS_AT_ONCE = 256
 
@@ -188,7 +186,7 @@ class Plan:
             "model": cell.model,
             "dataset": config.data.name,
             "data": self.data.digest,
-            "training": vars(cell.training) if cell.training else None,
+            "training": cell.training.request if cell.training else None,
             "noise": dict(config.noise),
             "scale": cell.scale,
             "counts": asdict(self.budget),
@@ -246,6 +244,10 @@ class Plan:
     def input(self, model: BaseModel, point: int) -> Tensor:
         """Input of a model for a test point, before noise."""
         return self.inputs(model, [point])[0]
+
+    def example(self, point: int) -> Tensor:
+        """A test point as it is, before any model."""
+        return self.data.images(self.data.test, [point])[0]
 
     def inputs(self, model: BaseModel, points: Sequence[int]) -> Tensor:
         """Inputs of several test points, ``(len(points), *in)``."""
@@ -359,18 +361,19 @@ def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, scale:
         return [None]
     if data.train is None:
         raise RunError(f"models has '{name}', which is trained, but {data.name} has no training split")
-    methods = dict.fromkeys(config.train.method)
-    for method in methods:
-        if (target := build_method(method).target) != spec.target:
-            fitting = [other for other in METHODS if build_method(other).target == spec.target]
+    for asked in config.train.method:
+        method, _ = method_named(asked)
+        if (target := kind_of(method).target) not in (None, spec.target):
+            fitting = [other for other in METHODS if kind_of(other).target in (None, spec.target)]
             raise RunError(
-                f"train.method has '{method}', which learns {target}: expected {' or '.join(fitting)} for the model "
+                f"train.method has '{method}', which learns {target}: expected {listed(fitting)} for the model "
                 f"{name}, which learns {spec.target}"
             )
-    return [
-        training_of(name, data, config.train, method, config.noise, scale, config.seed, config.device)
-        for method in methods
-    ]
+    trainings = (
+        training_of(name, data, config.train, asked, config.noise, scale, config.seed, config.device)
+        for asked in config.train.method
+    )
+    return list(dict.fromkeys(trainings))
 
 
 def _infeasible(certifiers: Asked, setting: Setting, sizes: Sequence[float | None]) -> str:

@@ -22,6 +22,7 @@ from csrun.cells.attacks import attack_note
 from csrun.cells.maps import COLUMNS as IOU_COLUMNS
 from csrun.cells.rows import Row, csv_lines, rows_of_rule
 from csrun.cells.texts import COLUMNS as TEXT_COLUMNS
+from csrun.cells.truth import COLUMNS as TRUTH_COLUMNS
 from csrun.errors import RunError
 from csrun.papers.unit_slip import COLUMNS as SLIP_COLUMNS
 from csrun.papers.unit_slip import slip_note
@@ -51,6 +52,7 @@ from csrun.report.tables import (
     ROWS_FILE,
     SLIP_FILE,
     TEXTS_FILE,
+    TRUTH_FILE,
     read_rows,
     summarise,
     write_summary,
@@ -58,6 +60,9 @@ from csrun.report.tables import (
 from csrun.system.files import write_atomically
 
 SUMMARY_FILE = "summary.csv"
+
+_OF_TRAININGS = ("tradeoff", "training")
+"""Kinds of curves that tell trainings apart, which a later run of one training does not take back."""
 
 _ROW = tuple(name for name in IDENTITY if name != "cell")
 """The columns that tell rows of one published cell apart, whatever the digest of its weights."""
@@ -77,7 +82,8 @@ _ATTACKS = _Table(ATTACK_FILE, ATTACK_COLUMNS, _ROW)
 _SLIPS = _Table(SLIP_FILE, SLIP_COLUMNS, ("point", "metric", "eps"))
 _IOUS = _Table(IOU_FILE, IOU_COLUMNS, _ROW)
 _TEXTS = _Table(TEXTS_FILE, TEXT_COLUMNS, _ROW)
-_TABLES = (_ROWS, _ATTACKS, _SLIPS, _IOUS, _TEXTS)
+_TRUTHS = _Table(TRUTH_FILE, TRUTH_COLUMNS, _ROW)
+_TABLES = (_ROWS, _ATTACKS, _SLIPS, _IOUS, _TEXTS, _TRUTHS)
 """The rows; and what is said about them, which goes where they are replaced by those of other weights."""
 
 
@@ -210,7 +216,9 @@ def _joined(manifest: Mapping[str, Any], target: Path) -> dict[str, Any]:
     return {
         **{name: value for name, value in manifest.items() if name != "cells"},
         "metrics": list(dict.fromkeys([*before["metrics"], *manifest["metrics"]])),
-        "curve": "training" if "training" in (before["curve"], manifest["curve"]) else manifest["curve"],
+        "curve": next(
+            (kind for kind in _OF_TRAININGS if kind in (before["curve"], manifest["curve"])), manifest["curve"]
+        ),
         "units": before["units"] | manifest["units"],
         "baselines": list(lines.values()),
         "panels": list(filter(_may_be_handed_on, panels.values())),

@@ -34,7 +34,7 @@ from csrun.cells.run import obtain_model
 from csrun.config import Config, GridPoint
 from csrun.errors import RunError
 from csrun.models.base import BaseModel
-from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, check, make_plan
+from csrun.plan import CellPlan, Plan, check, make_plan
 from csrun.registry import names_of
 from csrun.report.tables import number, titled
 from csrun.system.progress import Display, duration
@@ -193,7 +193,7 @@ def recommend(config: Config, display: Display, settings: Sequence[str]) -> None
     plan = make_plan(config)
     points = pilot_points(plan)
     budget = pilot_budget(plan.budget)
-    training = sum(TRAINING_WEIGHT * one.epochs * one.images for one in plan.to_train())
+    training = sum(one.passes for one in plan.to_train())
     with display.running(len(plan.cells) * len(points) * budget.passes + training):
         pilots = [_draw(plan, cell, budget, points, display) for cell in plan.cells]
     chosen = [option for pilot in pilots for option in choices(pilot, plan.budget)]

@@ -157,6 +157,42 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class MethodParameter:
+    """A parameter of a training method, a number.
+
+    Attributes
+    ----------
+    defaults : mapping of float to number
+        Its default from each of these scales of the noise on, ascending from 0. Integers where it is an integer.
+    help : str
+    least : number
+    """
+
+    defaults: Mapping[float, float]
+    help: str
+    least: float = 0
+
+    @property
+    def integer(self) -> bool:
+        return all(isinstance(value, int) for value in self.defaults.values())
+
+    def default(self, scale: float) -> float:
+        """The default at a scale of the noise.
+
+        >>> MethodParameter({0: 2, 0.5: 4, 1: 8}, "steps").default(0.7)
+        4
+        """
+        return [value for start, value in self.defaults.items() if start <= scale][-1]
+
+
+@dataclass(frozen=True)
+class MethodEntry(Entry):
+    """A training method, built from its parameters, each by name."""
+
+    parameters: Mapping[str, MethodParameter] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class NoiseEntry(Entry):
     """A smoothing law, built from its scale and whatever else it has.
 
@@ -565,15 +601,102 @@ NOISES = {
     ),
 }
 
+
+def _weight(default: float, help: str = "factor of the regulariser") -> MethodParameter:
+    return MethodParameter({0: float(default)}, help)
+
+
+def _draws(default: int, *, least: int = 1) -> MethodParameter:
+    return MethodParameter({0: default}, "noisy copies of each image in a step", least)
+
+
+def _steps(default: Mapping[float, int]) -> MethodParameter:
+    return MethodParameter(default, "steps of the adversary", 1)
+
+
 METHODS = {
-    "none": Entry("csrun.training.methods.plain:Plain", "squared error of what is made of clean inputs"),
-    "augment": Entry("csrun.training.methods.augment:Augment", "squared error of what is made of noisy inputs"),
-    "cross_entropy": Entry(
+    "none": MethodEntry("csrun.training.methods.plain:Plain", "squared error of what is made of clean inputs"),
+    "augment": MethodEntry("csrun.training.methods.augment:Augment", "squared error of what is made of noisy inputs"),
+    "cross_entropy": MethodEntry(
         "csrun.training.methods.cross_entropy:CrossEntropy", "cross entropy of classes, from noisy inputs"
     ),
+    "stability": MethodEntry(
+        "csrun.training.methods.stability:Stability",
+        "cross entropy, and that of noisy from clean predictions (Li 2019)",
+        parameters={"weight": _weight(2)},
+    ),
+    "consistency": MethodEntry(
+        "csrun.training.methods.consistency:Consistency",
+        "noisy predictions near their mean (Jeong and Shin 2020)",
+        parameters={
+            "weight": MethodParameter({0: 10.0, 0.5: 5.0}, "factor of the divergence from the mean"),
+            "entropy": _weight(0.5, "factor of the entropy of the mean"),
+            "draws": _draws(2, least=2),
+        },
+    ),
+    "smoothadv": MethodEntry(
+        "csrun.training.methods.smoothadv:SmoothAdv",
+        "cross entropy at an adversary of the smoothed class (Salman 2019)",
+        parameters={
+            "eps": MethodParameter({0: 255 / 256}, "radius of the adversary, in l2"),
+            "steps": _steps({0: 10}),
+            "draws": _draws(4),
+        },
+    ),
+    "smoothmix": MethodEntry(
+        "csrun.training.methods.smoothmix:SmoothMix",
+        "mixes of images with their adversaries (Jeong 2021)",
+        parameters={
+            "weight": _weight(5.0, "factor of the loss of the mix"),
+            "size": MethodParameter({0: 1.0}, "length of a step of the adversary, in l2"),
+            "steps": _steps({0: 2, 0.5: 4, 1: 8}),
+            "draws": _draws(4),
+            "one_step": MethodParameter({0: 0}, "1: start from the adversary of one step"),
+        },
+    ),
+    "macer": MethodEntry(
+        "csrun.training.methods.macer:Macer",
+        "the certified radius itself, of Gaussian noise (Zhai 2020)",
+        parameters={
+            "weight": MethodParameter({0: 16.0, 1: 6.0}, "factor of the loss of the radius"),
+            "draws": _draws(16),
+            "deferred": MethodParameter({0: 30}, "epochs before it counts"),
+        },
+    ),
+    "output_consistency": MethodEntry(
+        "csrun.training.methods.outputs:OutputConsistency",
+        "loss of noisy inputs, and the variance of outputs",
+        parameters={"weight": _weight(1), "draws": _draws(2, least=2)},
+    ),
+    "output_adversary": MethodEntry(
+        "csrun.training.methods.outputs:OutputAdversary",
+        "the same loss also where the smoothed output moves most",
+        parameters={
+            "weight": _weight(1, "factor of the loss at the adversary"),
+            "h": MethodParameter({0: 1.0}, "radius of the adversary over the scale of the noise"),
+            "steps": _steps({0: 2}),
+            "draws": _draws(2),
+        },
+    ),
+    "output_mix": MethodEntry(
+        "csrun.training.methods.outputs:OutputMix",
+        "mixes of inputs with such adversaries, of outputs with their mean",
+        parameters={
+            "weight": _weight(1, "factor of the loss of the mix"),
+            "h": MethodParameter({0: 2.0}, "radius of the adversary over the scale of the noise"),
+            "steps": _steps({0: 2}),
+            "draws": _draws(2),
+        },
+    ),
+    "spectral": MethodEntry(
+        "csrun.training.methods.outputs:Spectral",
+        "the same loss, and the top eigenvalue of outputs' covariance",
+        parameters={"weight": _weight(1), "draws": _draws(4, least=2)},
+    ),
 }
-"""Training methods, classes without arguments; see `csrun.training.methods.Method`."""
+"""Training methods, classes whose arguments are their parameters; see `csrun.training.methods.Method`."""
 
+OPTIMIZERS = ("adam", "sgd")
 DEVICES = ("auto", "cpu", "cuda")
 ATTACKS = ("none", "pgd", "search")
 EXECUTORS = ("local", "ray")
@@ -608,7 +731,7 @@ def require_known(setting: str, name: str, known: Iterable[str], *, more: str = 
 
 def unknown(setting: str, name: str, known: Iterable[str], *, more: str = "") -> str:
     """A line on a name that is not known; see `require_known`."""
-    return f"{setting} '{name}': expected {_listed(list(known))}{more}{meant(name, known)}"
+    return f"{setting} '{name}': expected {listed(list(known))}{more}{meant(name, known)}"
 
 
 def meant(name: str, known: Iterable[str]) -> str:
@@ -617,7 +740,7 @@ def meant(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {alike[0]}?" if alike else ""
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
     """Names as a sentence lists them."""
     if len(names) > 3:
         return f"one of {', '.join(names)}"

@@ -24,6 +24,7 @@ from csrun.cells.rows import csv_lines, rows_of_rule
 from csrun.cells.run import CellRun, DoneCell
 from csrun.cells.store import CellStore
 from csrun.cells.texts import text_lines, text_table
+from csrun.cells.truth import truth_lines, truth_table
 from csrun.config import Config
 from csrun.cost import estimate
 from csrun.errors import RunError
@@ -32,17 +33,18 @@ from csrun.metrics import metric_facts
 from csrun.models.precision import require_float32
 from csrun.papers.baselines import l2_baselines
 from csrun.papers.unit_slip import slip_lines, slip_note, slip_table
-from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, make_plan
+from csrun.plan import CellPlan, Plan, make_plan
 from csrun.registry import LANDMARK_MODELS
 from csrun.report.panels import PanelSource, draw_panels, save_panels
 from csrun.report.published import is_reduced, key_of
-from csrun.report.tables import ATTACK_FILE, IOU_FILE, SLIP_FILE, TEXTS_FILE, titled
+from csrun.report.tables import ATTACK_FILE, IOU_FILE, SLIP_FILE, TEXTS_FILE, TRUTH_FILE, titled
 from csrun.system.files import remove_unfinished, write_atomically
 from csrun.system.locks import held
 from csrun.system.memory import keep_freed_memory
 from csrun.system.progress import Display, duration
 from csrun.system.provenance import provenance
 from csrun.system.threads import threads
+from csrun.training.names import method_named
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def _units(plan: Plan) -> float:
     """Work of the run in forward passes, whatever may be done already."""
     passes = len(plan.cells) * len(plan.points) * plan.passes_of_point
     passes += sum(plan.attack_passes(cell) for cell in plan.cells)
-    return passes + TRAINING_WEIGHT * sum(t.epochs * t.images for t in plan.to_train())
+    return passes + sum(training.passes for training in plan.to_train())
 
 
 def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dict[str, Any]) -> Path:
@@ -130,6 +132,7 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
     tables = (_write_unit_slip(plan, folder, leading), _write_attacks(folder, done, rule))
     _write_iou(plan, folder, done)
     _write_texts(folder, done)
+    _write_truth(plan, folder, done)
     paper, cells = _paper_counts(config), [_cell_entry(plan, *pair) for pair in zip(plan.cells, done, strict=True)]
     manifest = {
         "experiment": config.name,
@@ -162,8 +165,11 @@ def _write_experiment(plan: Plan, done: list[DoneCell], command: str, facts: dic
 
 
 def _curve(config: Config) -> str:
-    """Kind of the figures' curves; several h at one eps are drawn against h."""
-    if len(config.train.method) > 1:
+    """Kind of the figures' curves: several h at one eps go across, parameters of one training method trade off."""
+    methods = [method_named(asked)[0] for asked in config.train.method]
+    if len(set(methods)) < len(methods):
+        return "tradeoff"
+    if len(methods) > 1:
         return "training"
     if config.grid.h is None:
         return "scale"
@@ -222,6 +228,19 @@ def _write_texts(folder: Path, done: list[DoneCell]) -> None:
         write_atomically(folder / TEXTS_FILE, text_table(lines))
     else:
         (folder / TEXTS_FILE).unlink(missing_ok=True)
+
+
+def _write_truth(plan: Plan, folder: Path, done: list[DoneCell]) -> None:
+    """The table of distances to the examples, where trainings are compared of models that give them back."""
+    (folder / TRUTH_FILE).unlink(missing_ok=True)
+    if _curve(plan.config) != "tradeoff":
+        return
+    learn_examples = [
+        cell for cell, one in zip(done, plan.cells, strict=True) if one.training and one.training.learns == "examples"
+    ]
+    lines = [line for cell in learn_examples for line in truth_lines(cell.store, cell.metrics, cell.rows, plan.example)]
+    if lines:
+        write_atomically(folder / TRUTH_FILE, truth_table(lines))
 
 
 def _truth(plan: Plan) -> TruthAt | None:
@@ -296,7 +315,8 @@ def _report(folder: Path, display: Display) -> list[Path]:
         display.console.print(render(summary, manifest))
     if (texts := texts_table(folder, manifest)) is not None:
         display.console.print(texts)
-    extra = [folder / name for name in (SLIP_FILE, ATTACK_FILE, IOU_FILE, TEXTS_FILE) if (folder / name).is_file()]
+    tables = (SLIP_FILE, ATTACK_FILE, IOU_FILE, TEXTS_FILE, TRUTH_FILE)
+    extra = [folder / name for name in tables if (folder / name).is_file()]
     return [folder / "certificates.csv", folder / "summary.csv", folder / "manifest.json", *classes, *extra, *figures]
 
 

@@ -283,7 +283,7 @@ def test_what_a_worker_has_imported_is_not_collected_again_and_again(worker):
 class Inline:
     """A back end that carries out a task in this process when it is asked for what ended, the last one first."""
 
-    name, points_a_task = "inline", 1
+    name, points_a_task, has_files = "inline", 1, True
 
     def __init__(self, lose: type | None = None) -> None:
         self.lose, self.stored, self.most_stored = lose, set(), 0

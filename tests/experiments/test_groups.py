@@ -53,7 +53,7 @@ REFUSED = {
     "data=mnsit": "data is 'mnsit': expected one of astronaut, .*; did you mean mnist?",
     "data=null": "data is 'null': expected one of",
     "experiment=0.05": "experiment is '0.05': expected one of",
-    "train=[augment,none]": "train is '[augment,none]': expected one of ablation, augment, cross_entropy, none",
+    "train=[augment,none]": "train is '[augment,none]': expected one of ablation, augment, ",
     "data=[null]": "data is '[null]': expected one of",
     "train=a b": "train is 'a b': expected one of ablation",
     "noise=int(3)": "one of data, experiment, noise, train is not a name: expected one, as in noise=gaussian",

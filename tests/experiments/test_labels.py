@@ -308,11 +308,11 @@ def test_the_table_names_each_training_and_noise(digits):
     [
         (
             ["experiment=label_digits", "train=augment"],
-            "train.method has 'augment', which learns examples: expected cross_entropy for the model lenet",
+            "train.method has 'augment', which learns examples: expected one of cross_entropy, .* for the model lenet,",
         ),
         (
             ["train=cross_entropy"],
-            "train.method has 'cross_entropy', which learns labels: expected none or augment for",
+            "train.method has 'cross_entropy', which learns labels: expected one of none, augment, .* for the model",
         ),
         (["experiment=label_digits", "data=latents100"], "models has 'lenet', which is trained, but latents100 has no"),
     ],

@@ -119,7 +119,7 @@ CLASSIFIER = ModelSpec(lambda data, weights, noise: Classifier(len(data.classes)
 def classify(monkeypatch):
     """A user's method is registered by one line."""
     Classify.steps.clear()
-    monkeypatch.setitem(registry.METHODS, "classify", registry.Entry(f"{__name__}:Classify", "cross entropy"))
+    monkeypatch.setitem(registry.METHODS, "classify", registry.MethodEntry(f"{__name__}:Classify", "cross entropy"))
 
 
 def classifier_training(data: DataSet, epochs: int = 20) -> Training:
@@ -152,7 +152,7 @@ def test_workers_train_with_the_same_labels(classify):
             return self.content
 
     package = Stored(tasks.pack(tasks._for_training(data, [plain, training])))
-    there, _ = tasks.train(training, CLASSIFIER, package)
+    there, _, _ = tasks.train(training, CLASSIFIER, package, None)
     here, _ = train_checkpoint(training, CLASSIFIER, data, lambda images: None)
     assert there == here
     assert float(load(here)["layer.weight"].abs().sum()) > 0

@@ -18,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from csrun.report import plot_cli, plots
 from csrun.report.tables import (
     FREE_RULE,
+    KEYS,
     MEAN_RULE,
     PAPER_RULE,
     SHARPER_RULE,
@@ -508,3 +509,58 @@ def test_several_h_at_one_eps_are_drawn_against_h(tmp_path):
     ax = figure.axes[0]
     assert ax.get_xlabel() == "h = ε/σ, perturbation (l2) over noise"
     assert [3.0, 2.0] in [list(line.get_xydata()[-1]) for line in ax.lines if len(line.get_xydata())]
+
+
+def trade_off(folder, lines):
+    """An experiment of ``{training: (radius, error)}`` by two certifiers, the second with twice the radius."""
+    rules = (("mean", "spectral", 1), ("center", "measured", 2))
+    rows = [
+        rows_of({(1, 0.4): [radius and factor * radius] * 3}, train=train, certifier=certifier, rule=rule, error=error)
+        for train, (radius, error) in lines.items()
+        for certifier, rule, factor in rules
+    ]
+    return write(folder, pd.concat(rows), curve="tradeoff", rule={"certifier": "mean", "rule": "spectral"})
+
+
+def test_a_trade_off_has_a_curve_a_method_in_the_order_of_its_parameter_and_a_panel_a_certifier(tmp_path, monkeypatch):
+    lines = {
+        "augment@0.4": (9.0, 1.0),
+        "spectral[weight=16]@0.4": (3.0, 3.0),
+        "spectral@0.4": (7.0, 2.0),  # at its default, 1
+        "spectral[weight=4]@0.4": (5.0, 2.5),
+        "output_mix@0.4": (None, 4.0),
+    }
+    (figure,) = drawn_figures(trade_off(tmp_path, lines), monkeypatch).values()
+    for ax, factor in zip(figure.axes, (2, 1), strict=True):
+        assert ax.get_xlabel().startswith("smoothing error")
+        curves = {line.get_label(): line.get_xydata().tolist() for line in ax.get_lines()}
+        assert curves["augment"] == [[1.0, 9.0 * factor]]
+        assert curves["spectral"] == [[2.0, 7.0 * factor], [2.5, 5.0 * factor], [3.0, 3.0 * factor]]
+        assert curves["output_mix"] == []
+        assert [text.get_text() for text in ax.texts] == ["", "1", "4", "16"]
+    assert "center" in figure.axes[0].get_title()
+    said = figure.texts[-1].get_text()
+    assert "Numbers: weight" in said
+    assert "No median radius: output_mix@0.4 (center measured), output_mix@0.4 (mean spectral)" in said
+
+
+def test_a_trade_off_with_the_truth_is_drawn_against_the_distance_to_it_above(tmp_path, monkeypatch):
+    folder = trade_off(tmp_path, {"augment@0.4": (9.0, 1.0), "spectral@0.4": (7.0, 2.0)})
+    distances = read_rows(folder)[[*KEYS, "point"]]
+    spectral, mean = distances["train"] == "spectral@0.4", distances["certifier"] == "mean"
+    distances = distances.assign(distance=3.0 + spectral + 10 * mean + 0.1 * distances["point"].astype(float))
+    distances.to_csv(folder / "truth.csv", index=False)
+    (figure,) = drawn_figures(folder, monkeypatch).values()
+    above, below = figure.axes[:2], figure.axes[2:]
+    assert [ax.get_xlabel().split(",")[0] for ax in (above[0], below[0])] == [
+        "smoothed output to the example",
+        "smoothing error",
+    ]
+    curves = [[line.get_xydata().tolist() for line in ax.get_lines()] for ax in above]
+    assert np.allclose(curves, [[[[3.1, 18.0]], [[4.1, 14.0]]], [[[13.1, 9.0]], [[14.1, 7.0]]]])
+
+
+def test_a_trade_off_is_the_same_bytes_again(tmp_path):
+    folder = trade_off(tmp_path, {"augment@0.4": (9.0, 1.0), "spectral@0.4": (7.0, 2.0)})
+    first, again = ([path.read_bytes() for path in plots.draw(folder)] for _ in range(2))
+    assert first == again

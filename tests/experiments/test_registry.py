@@ -20,8 +20,9 @@ from csrun.metrics import build_metrics
 from csrun.models import build_model, model_spec
 from csrun.models.base import BaseModel
 from csrun.models.generators import FaceGenerator
-from csrun.training.checkpoints import build_method
+from csrun.training.checkpoints import kind_of
 from csrun.training.methods import Method
+from csrun.training.names import complete
 
 CHOICES = {
     "device": registry.DEVICES,
@@ -122,7 +123,10 @@ def test_every_noise_is_built_from_its_scale_and_answers_the_threat_it_is_said_t
 
 @pytest.mark.parametrize("name", registry.METHODS)
 def test_every_training_method_is_built(name):
-    assert isinstance(build_method(name), Method)
+    built = kind_of(name)(**dict(complete(name, {}, scale=0.5)))
+    assert isinstance(built, Method)
+    assert built.chunks >= 1
+    assert built.passes >= 3
 
 
 def test_models_offer_registered_metrics_only():

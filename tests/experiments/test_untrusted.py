@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import pickle
 import shutil
@@ -19,6 +20,7 @@ from csrun.errors import RunError
 from csrun.models.generators import load_biggan, load_face_generator
 from csrun.report import panels, plot_cli
 from csrun.report.tables import read_manifest
+from csrun.training.state import StateFile
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,6 +138,18 @@ def test_a_checkpoint(folder, run_small, tmp_path, marker, write):
     write(checkpoint, Payload(marker))
     with pytest.raises(RunError, match=r"does not fit .*: delete it to train again"):
         run_small()
+
+
+@pytest.mark.parametrize("write", PICKLES)
+def test_the_state_of_a_training(tmp_path, marker, write):
+    """With the digest that its content has."""
+    path, lines = tmp_path / "x.state", []
+    write(path, Payload(marker))
+    path.write_bytes(hashlib.sha256(path.read_bytes()).digest() + path.read_bytes())
+    model = torch.nn.Linear(1, 1)
+    assert StateFile(path, "x", lines.append).resume(model, torch.optim.Adam(model.parameters())) == (0, 0.0)
+    (line,) = lines
+    assert line.startswith("x.state is ignored, for it is damaged (")
 
 
 @pytest.mark.parametrize("write", [plain_pickle, object_archive])

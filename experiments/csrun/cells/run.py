@@ -21,11 +21,11 @@ from csrun.metrics import fingerprint, metric_weights_digest
 from csrun.models import build_model, model_digest
 from csrun.models.base import BaseModel
 from csrun.models.precision import in_precision
-from csrun.plan import TRAINING_WEIGHT, CellPlan, Plan, check
+from csrun.plan import CellPlan, Plan, check
 from csrun.registry import names_of
 from csrun.system.locks import held
 from csrun.system.progress import Display
-from csrun.training.checkpoints import obtain
+from csrun.training.checkpoints import Report, obtain
 
 
 @dataclass(frozen=True)
@@ -203,14 +203,16 @@ def obtain_model(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[Bas
         return in_precision(model, plan.config.precision), weights
     if training in plan.to_train():
         label = f"train {training.model} on {training.dataset}, {training.label}"
-        display.stage(label, TRAINING_WEIGHT * training.epochs * training.images)
+        display.stage(label, training.passes)
+    passes = training.objective.passes
     model, weights = obtain(
         training,
         cell_plan.spec,
         plan.data,
         plan.out,
-        lambda images: display.advance(TRAINING_WEIGHT * images),
+        lambda images: display.advance(passes * images),
         waiting(plan, display),
+        Report(display.say, lambda done, epochs, loss: display.detail(f"epoch {done} of {epochs}, loss {loss:.4g}")),
     )
     return in_precision(model, plan.config.precision), weights
 

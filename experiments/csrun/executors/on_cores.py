@@ -79,6 +79,7 @@ class Workers:
     """
 
     points_a_task = 1
+    has_files = True
 
     def __init__(self, count: int, folder: Path) -> None:
         self.name = f"on {count} workers"

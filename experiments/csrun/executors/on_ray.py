@@ -142,6 +142,7 @@ class Cluster:
     """
 
     name = "on Ray"
+    has_files = False
 
     def __init__(self, settings: RayConfig, display: Display) -> None:
         require_room(settings)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -29,11 +30,10 @@ from csrun.data.sources import ArraySource
 from csrun.errors import RunError, first_line
 from csrun.models import ModelSpec
 from csrun.models.precision import require_float32
-from csrun.plan import TRAINING_WEIGHT
 from csrun.system.locks import held
 from csrun.system.memory import keep_freed_memory
 from csrun.system.progress import Display
-from csrun.training.checkpoints import Training, build_method, keep_checkpoint, train_checkpoint
+from csrun.training.checkpoints import Report, Training, keep_checkpoint, train_checkpoint
 
 RETRIES = 3
 """How often a task is begun again after its worker was lost, before its points count as failed."""
@@ -65,10 +65,13 @@ class BackEnd(Protocol):
     name : str
         For the progress display, as in "on Ray".
     points_a_task : int
+    has_files : bool
+        Whether its workers have the files of this machine, so that a training can leave its state there.
     """
 
     name: str
     points_a_task: int
+    has_files: bool
 
     def in_flight(self) -> int:
         """Number of tasks to have under way at once."""
@@ -156,20 +159,23 @@ class Tasks:
         data = self._back_end.store(pack(_for_training(self._plan.data, to_train)))
         specs = {cell.training: cell.spec for cell in self._plan.cells}
         for training in to_train:
-            task = self._back_end.submit(train, training, specs[training], data)
+            beside = paths[training].absolute() if self._back_end.has_files else None
+            task = self._back_end.submit(train, training, specs[training], data, beside)
             self._trainings[task] = training, holding[training]
         label = f"{len(to_train)} training{'s' * (len(to_train) != 1)} {self._back_end.name}"
-        self._display.stage(label, sum(map(_units, to_train)))
+        self._display.stage(label, sum(training.passes for training in to_train))
 
     def _keep_checkpoint(self, task: Hashable) -> None:
         training, lock = self._trainings.pop(task)
         try:
-            state, record = self._back_end.result(task)
+            state, record, lines = self._back_end.result(task)
         except WorkerLostError as error:
             raise RunError(f"training {training.model} failed: {error}") from error
+        for line in lines:
+            self._display.say(line)
         keep_checkpoint(training.path(self._plan.out), state, record)
         lock.close()
-        self._display.advance(_units(training))
+        self._display.advance(training.passes)
 
     def _fill(self) -> None:
         """Keep as many tasks under way as the back end asks for."""
@@ -224,14 +230,10 @@ class Tasks:
             cell.close()
 
 
-def _units(training: Training) -> int:
-    return TRAINING_WEIGHT * training.epochs * training.images
-
-
 def _for_training(data: DataSet, trainings: Sequence[Training]) -> DataSet:
     """The examples of a run's trainings and one for the shape: in memory, so that workers need no files."""
     used, split = range(trainings[0].images), data.training_split
-    labelled = any(build_method(training.method).target == "labels" for training in trainings)
+    labelled = any(training.learns == "labels" for training in trainings)
     train = ArraySource("train", split.take(used), data.targets(split, used).clone if labelled else None)
     return replace(data, train=train, test=ArraySource("test", data.test.take([0])))
 
@@ -270,9 +272,17 @@ def begin(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def train(training: Training, spec: ModelSpec, data: Package) -> tuple[bytes, bytes]:
-    """On a worker: a checkpoint and its record."""
-    return train_checkpoint(training, spec, unpack(data.fetch(), "cpu"), lambda images: None)
+def train(training: Training, spec: ModelSpec, data: Package, path: Path | None) -> tuple[bytes, bytes, list[str]]:
+    """On a worker: a checkpoint, its record, and what there is to say.
+
+    Parameters
+    ----------
+    path : Path or None
+        Where the driver will keep the checkpoint, beside which the state of the training lies; None without its files.
+    """
+    lines: list[str] = []
+    report, examples = Report(lines.append), unpack(data.fetch(), "cpu")
+    return *train_checkpoint(training, spec, examples, lambda images: None, path, report), lines
 
 
 def certify(cell: Package, packed_points: bytes, device: str) -> bytes:

@@ -30,6 +30,7 @@ from csrun.report.tables import (
     read_attacks,
     read_manifest,
     read_rows,
+    read_truth,
     read_unit_slip,
     summarise,
     trainings_of,
@@ -170,6 +171,7 @@ _BY_H = Layout("eps", "perturbation ε", "h", "h")
 LAYOUTS = {
     "h": _BY_H,
     "training": _BY_H._replace(by_training=True),
+    "tradeoff": _BY_H._replace(by_training=True),
     "scale": _BY_H._replace(curves="scale", symbol="scale"),
     "eps": Layout("h", "h, perturbation over noise", "eps", "ε"),
 }
@@ -226,6 +228,9 @@ def draw(folder: str | Path) -> list[Path]:
         if metric == CLASSIFIER and (cells := classified(every_rule)):
             written += _draw_classes(folder, cells, manifest, every_rule)
             continue
+        if manifest["curve"] == "tradeoff":
+            written += _draw_tradeoff(folder, every_rule[every_rule["metric"] == metric], metric, manifest)
+            continue
         lines = summary[summary["metric"] == metric]
         if len(lines):
             baselines = [line for line in manifest["baselines"] if line["metric"] == metric]
@@ -248,6 +253,21 @@ def _draw_classes(
     with style():
         figure = figure_of_classes(cells, symbol, xlabel, footer_lines(mine, manifest))
         return save(figure, figure_path(folder, CLASSIFIER), manifest["title"])
+
+
+def _draw_tradeoff(folder: Path, rows: pd.DataFrame, metric: str, manifest: Mapping[str, Any]) -> list[Path]:
+    """The figure of one metric, by the rule drawn and, of other certifiers, their sharpest."""
+    from csrun.report.tradeoff import figure_of_tradeoff
+
+    sharpest = default_rules(rows[list(RULE)].itertuples(index=False, name=None))
+    sharpest |= {manifest["rule"]["certifier"]: manifest["rule"]["rule"]}
+    rows = rows[[sharpest[certifier] == rule for certifier, rule in zip(rows["certifier"], rows["rule"], strict=True)]]
+    if rows.empty:
+        return []
+    lines = _with_truth(summarise(rows), read_truth(folder))
+    with style():
+        figure = figure_of_tradeoff(lines, metric, footer_lines(rows, manifest))
+        return save(figure, figure_path(folder, metric), manifest["title"])
 
 
 def _global_bound(rows: pd.DataFrame) -> list[str]:
@@ -273,6 +293,16 @@ def _with_attacks(summary: pd.DataFrame, attacks: pd.DataFrame, name: str) -> pd
     for place, movement in zip(_places(attacks), attacks["movement"], strict=True):
         found.setdefault(place, []).append(movement)
     return summary.assign(**{name: [quantile(found.get(place, []), 0.5) for place in _places(summary)]})
+
+
+def _with_truth(summary: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """The median distance of smoothed outputs to the examples as the column ``truth``; NaN where there is none."""
+    keys = [*map(tuple, truth[list(KEYS)].astype(str).to_numpy())]
+    found: dict[tuple[str, ...], list[float]] = {}
+    for key, distance in zip(keys, truth["distance"], strict=True):
+        found.setdefault(key, []).append(distance)
+    own = map(tuple, summary[list(KEYS)].astype(str).to_numpy())
+    return summary.assign(truth=[quantile(found.get(key, []), 0.5) for key in own])
 
 
 def _places(summary: pd.DataFrame) -> list[tuple[str, ...]]:

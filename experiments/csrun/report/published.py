@@ -7,7 +7,7 @@
     segmentation.*  panel_*
     cells/<key>/cell.json      what the cell's numbers depend on, and the runs that made them
     cells/<key>/certificates.csv
-    cells/<key>/attack.csv  unit_slip.csv  iou.csv  texts.csv
+    cells/<key>/attack.csv  unit_slip.csv  iou.csv  truth.csv  texts.csv
 
 A cell's key is its request: all that a run can say of it before a model is trained. The digest of the weights is not
 in it, because the same training gives other last digits on another machine; ``cell.json`` has it for each run.

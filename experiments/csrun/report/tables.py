@@ -32,6 +32,7 @@ ATTACK_FILE = "attack.csv"
 SLIP_FILE = "unit_slip.csv"
 IOU_FILE = "iou.csv"
 TEXTS_FILE = "texts.csv"
+TRUTH_FILE = "truth.csv"
 SLIP_NUMBER = "with_unit_slip_not_a_certificate"
 
 RULE = ("certifier", "rule")
@@ -80,8 +81,11 @@ IDENTITY = ("cell", "point", "certifier", "metric", "rule", "eps")
 
 _KIND_NAMES: dict[Callable[[str], Any], str] = {float: "a number", int: "an integer"}
 _MANIFEST_TYPES = {"experiment": str, "title": str, "metrics": list, "curve": str, "rule": dict}
-_CURVES = ("h", "scale", "training", "eps")
+_CURVES = ("h", "scale", "training", "tradeoff", "eps")
 _MOST_RULES = 4
+
+_WITH_NOISE_ALONE = ("augment", "cross_entropy")
+"""Training methods that add nothing to the loss of noisy inputs."""
 
 
 def read_rows(folder: str | Path) -> pd.DataFrame:
@@ -256,6 +260,21 @@ def read_iou(folder: str | Path) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
 
 
+def read_truth(folder: str | Path) -> pd.DataFrame:
+    """Read distances of smoothed outputs to the examples they are to give back; empty without `TRUTH_FILE`.
+
+    Returns
+    -------
+    DataFrame
+        `KEYS`, ``point`` and ``distance``.
+    """
+    import pandas as pd
+
+    columns = [*KEYS, "point", "distance"]
+    found = [pd.read_csv(path, usecols=columns) for path in tables(Path(folder), TRUTH_FILE)]
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
+
+
 def read_attacks(folder: str | Path) -> pd.DataFrame:
     """Read how far attacks moved the smoothed output; empty without `ATTACK_FILE`.
 
@@ -370,11 +389,16 @@ def training_kind(train: str, scale: float) -> str:
     --------
     >>> training_kind("augment@0.5", 0.5), training_kind("none", 0.5), training_kind("augment@0.25", 0.5)
     ('with noise', 'without noise', 'with noise 0.25')
+    >>> training_kind("spectral[weight=3]@0.5", 0.5), training_kind("spectral@0.25", 0.5)
+    ('by spectral[weight=3]', 'by spectral, with noise 0.25')
     """
     method, _, trained = train.partition("@")
     if not trained:
         return "without noise" if method else ""
-    return "with noise" if math.isclose(float(trained), scale, rel_tol=1e-6) else f"with noise {number(float(trained))}"
+    same = math.isclose(float(trained), scale, rel_tol=1e-6)
+    if method in _WITH_NOISE_ALONE:
+        return "with noise" if same else f"with noise {number(float(trained))}"
+    return f"by {method}" if same else f"by {method}, with noise {number(float(trained))}"
 
 
 def trainings_of(lines: pd.DataFrame) -> list[str]:
@@ -417,7 +441,7 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
     table.add_column("model", max_width=13 if compact else 21)
     table.add_column("metric")
     if with_training:
-        table.add_column("trained", max_width=11)
+        table.add_column("trained", max_width=16 if max(map(len, trainings)) > 20 else 11, overflow="fold")
     counts = ("ab-\nstained", "vac-\nuous") if compact else ("abstained", "vacuous")
     for name in (swept, "eps", *_rule_headers(shown), "error", *counts):
         table.add_column(name, justify="right")

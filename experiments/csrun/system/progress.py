@@ -35,7 +35,7 @@ class Display:
         self._outer = self._inner = TaskID(0)  # once there are bars
         self._total = self._done = 0.0
         self._started = self._last_line = time.monotonic()
-        self._label = ""
+        self._label = self._detail = ""
 
     @contextmanager
     def running(self, total: float) -> Iterator[Display]:
@@ -61,11 +61,17 @@ class Display:
 
     def stage(self, label: str, total: float) -> None:
         """Begin a stage: training a model, or certifying a cell."""
-        self._label = label
+        self._label, self._detail = label, ""
         if self._bars is not None:
             self._bars.reset(self._inner, total=total, description=label)
         else:
             self._line(f"{label} ...")
+
+    def detail(self, text: str) -> None:
+        """How the stage goes, told with its progress."""
+        self._detail = f", {text}"
+        if self._bars is not None:
+            self._bars.update(self._inner, description=f"{self._label}{self._detail}")
 
     def skip(self, units: float) -> None:
         """Work that turns out to be done already: it leaves the total, and tells nothing about speed."""
@@ -80,7 +86,7 @@ class Display:
             self._bars.advance(self._outer, units)
             self._bars.advance(self._inner, units)
         elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-            self._line(f"{self._label}: {self._share()}")
+            self._line(f"{self._label}{self._detail}: {self._share()}")
 
     def say(self, line: str) -> None:
         """A line that stays above the bars."""

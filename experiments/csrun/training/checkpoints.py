@@ -1,7 +1,8 @@
 """Training by one of the methods, and the checkpoints it leaves.
 
-Adam at 1e-3 on the loss of the method. A checkpoint is found again by the digest of everything that shaped it, so the
-same request never trains twice and another request never gets the wrong weights.
+Adam at 1e-3, or SGD with the field's schedule, on the loss of the method. A checkpoint is found again by the digest of
+everything that shaped it, so the same request never trains twice and another request never gets the wrong weights. A
+training that is killed goes on from its last state (`csrun.training.state`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import nn
 
 from centersmooth import Noise, RandomStream
 from csrun.config import TrainConfig, at_least
@@ -27,12 +28,19 @@ from csrun.errors import RunError
 from csrun.models import ModelSpec
 from csrun.models.base import BaseModel, channels_last
 from csrun.noise import noise_of
-from csrun.registry import METHODS
+from csrun.registry import METHODS, MODELS
 from csrun.system.files import digest_of, write_atomically
 from csrun.system.locks import held
 from csrun.training.methods import Method
+from csrun.training.names import Parameters, complete, labelled, method_named
+from csrun.training.state import SUFFIX, StateFile
 
-LEARNING_RATE = 1e-3
+LEARNING_RATES = {"adam": 1e-3, "sgd": 1e-2}
+MOMENTUM, WEIGHT_DECAY, DECAY, STAGES = 0.9, 1e-4, 0.1, 3
+"""Of SGD, as in the code of SmoothMix (Jeong et al. 2021), whose 90 epochs have three stages of falling rates."""
+
+_LATER: Mapping[str, object] = {"parameters": (), "optimizer": "adam"}
+"""Fields that a request says only where they are not these: those from before there were any keep their digests."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,13 @@ class Training:
     seed : int
     device : str
     learning_rate : float
+        At first.
     version : int
         Raised where the same request gives other weights.
+    parameters : tuple of pairs
+        Every parameter of the method with its value.
+    optimizer : str
+        ``adam``, or ``sgd``, whose learning rate falls in stages.
     """
 
     model: str
@@ -70,17 +83,39 @@ class Training:
     scale: float
     seed: int
     device: str
-    learning_rate: float = LEARNING_RATE
+    learning_rate: float = LEARNING_RATES["adam"]
     version: int = 2
+    parameters: Parameters = ()
+    optimizer: str = "adam"
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """All of it, as plain values."""
+        return {name: value for name, value in vars(self).items() if value != _LATER.get(name, ...)}
 
     @property
     def digest(self) -> str:
-        return digest_of(vars(self))
+        return digest_of(self.request)
 
     @property
     def label(self) -> str:
-        """``<method>@<scale>``, or the method alone where it trains without noise: what rows say."""
-        return f"{self.method}@{self.scale!r}" if build_method(self.method).noisy else self.method
+        """``<method>@<scale>``, or the method alone where it trains without noise: what rows say.
+
+        Parameters that are not the defaults stand in brackets, as `csrun.training.names` has it.
+        """
+        name = labelled(self.method, self.parameters, self.scale)
+        return f"{name}@{self.scale!r}" if kind_of(self.method).noisy else name
+
+    @property
+    def objective(self) -> Method:
+        """The method itself."""
+        method: Method = kind_of(self.method)(**dict(self.parameters))
+        return method
+
+    @property
+    def learns(self) -> str:
+        """What its model learns to output."""
+        return kind_of(self.method).target or MODELS[self.model].target
 
     @property
     def law(self) -> Noise | None:
@@ -88,9 +123,9 @@ class Training:
         return noise_of(dict(self.noise), self.scale) if self.noise else None
 
     @property
-    def steps(self) -> int:
-        """Optimiser steps."""
-        return self.epochs * -(-self.images // self.batch_size)
+    def passes(self) -> int:
+        """Work in forward passes."""
+        return self.objective.passes * self.epochs * self.images
 
     def path(self, out: Path) -> Path:
         """The checkpoint, ``<out>/checkpoints/<model>-<dataset>-<method>-s<scale>-<digest>.safetensors``."""
@@ -112,6 +147,8 @@ def training_of(
 
     Parameters
     ----------
+    method : str
+        As a request names it, ``consistency`` or ``consistency[weight=5]``.
     noise : mapping
         The smoothing law, its ``name`` and what it has beside its scale; used by a noisy method, or for its shape.
     scale : float
@@ -120,26 +157,48 @@ def training_of(
     Raises
     ------
     RunError
-        The method learns from labels, and the data set has none or damaged ones.
+        The method learns from labels, and the data set has none or damaged ones; or it cannot train with the noise.
     """
     keys = ("epochs", "images", "batch_size")
     epochs, images, batch_size = (at_least(1, f"train.{key}", getattr(schedule, key)) for key in keys)
     images = min(images, len(data.training_split))
-    digest, kind = data.training_split.digest(images), build_method(method)
-    if kind.target == "labels":
+    name, given = method_named(method)
+    kind, digest = kind_of(name), data.training_split.digest(images)
+    if (kind.target or MODELS[model].target) == "labels":
         labels = data.targets(data.training_split, range(images))
         content = hashlib.sha256(labels.numpy().tobytes()).hexdigest() if data.pixelwise else labels.tolist()
         digest = digest_of({"examples": digest, "labels": content})
-    example = torch.zeros(data.shape)
-    shaped = noise_of(noise, scale).clean(example).shape != example.shape
-    law, scale = (tuple(sorted(noise.items())), scale) if kind.noisy or shaped else ((), 0.0)
-    return Training(model, data.name, digest, method, epochs, images, batch_size, law, scale, seed, device)
+    example, law = torch.zeros(data.shape), noise_of(noise, scale)
+    asked, parameters = tuple(sorted(noise.items())), complete(name, given, scale)
+    if not kind.noisy and law.clean(example).shape == example.shape:
+        asked, scale = (), 0.0
+    training = Training(
+        model,
+        data.name,
+        digest,
+        name,
+        epochs,
+        images,
+        batch_size,
+        asked,
+        scale,
+        seed,
+        device,
+        LEARNING_RATES[schedule.optimizer],
+        parameters=parameters,
+        optimizer=schedule.optimizer,
+    )
+    try:
+        training.objective.require_suited(law, example)
+    except RunError as error:
+        raise RunError(f"train.method has '{method}': {error}; choose another method or noise") from error
+    return training
 
 
-def build_method(name: str) -> Method:
-    """The training method of a registered name."""
-    method: Method = METHODS[name].build()
-    return method
+def kind_of(name: str) -> type[Method]:
+    """The class of a registered training method."""
+    kind: type[Method] = METHODS[name].load()
+    return kind
 
 
 def obtain(
@@ -149,6 +208,7 @@ def obtain(
     out: Path,
     step_done: Callable[[int], None],
     say: Callable[[str], None] | None = None,
+    report: Report | None = None,
 ) -> tuple[BaseModel, str]:
     """The model with the weights of exactly this training, trained and saved if need be, and their digest.
 
@@ -158,12 +218,14 @@ def obtain(
         Called with the number of images of each step.
     say : callable, optional
         Where to say that another process trains it, which is then waited for; without it that is a `RunError`.
+    report : Report, optional
+        Where to say how the training goes.
     """
     path = training.path(out)
     model = fresh_model(training, spec, data)
     with held(path.with_suffix(".lock"), f"the checkpoint {path.name}", say):
         if not path.is_file():
-            keep_checkpoint(path, *train_checkpoint(training, spec, data, step_done))
+            keep_checkpoint(path, *train_checkpoint(training, spec, data, step_done, path, report))
     _load(model, path)
     # A fifth less time on a CPU. Only now: in training it would move the last digits of the weights.
     return channels_last(model).eval().requires_grad_(False), weights_of(path)
@@ -174,37 +236,83 @@ def weights_of(checkpoint: Path) -> str:
     return hashlib.sha256(checkpoint.read_bytes()).hexdigest()[:16]
 
 
-def train(model: BaseModel, training: Training, data: DataSet, step_done: Callable[[int], None]) -> float:
-    """Train in place; returns the mean loss of the last epoch.
+@dataclass(frozen=True)
+class Report:
+    """How a training goes, for people.
 
-    The order of the images and their noise come from streams keyed by (seed, epoch, step).
+    Attributes
+    ----------
+    line : callable
+        Takes a line that is to stay.
+    epoch : callable
+        Takes the number of epochs done, that of all, and the mean loss of the last one.
     """
-    device, method, used = torch.device(training.device), build_method(training.method), range(training.images)
+
+    line: Callable[[str], None] = lambda line: None
+    epoch: Callable[[int, int, float], None] = lambda done, epochs, loss: None
+
+
+def train(
+    model: BaseModel,
+    training: Training,
+    data: DataSet,
+    step_done: Callable[[int], None],
+    state: StateFile | None = None,
+    report: Report | None = None,
+) -> tuple[float, float]:
+    """Train in place; returns the mean loss of the last epoch, and the seconds it took, interruptions left out.
+
+    The order of the images and their noise come from streams keyed by (seed, epoch, step), so that a training that goes
+    on after an epoch ends with the same weights.
+    """
+    started, report = time.perf_counter(), report or Report()
+    device, method, used = torch.device(training.device), training.objective, range(training.images)
     noise = training.law if method.noisy else None
     images = data.images(data.training_split, used).to(device)
-    targets = data.targets(data.training_split, used).to(device) if method.target == "labels" else images
+    targets = data.targets(data.training_split, used).to(device) if training.learns == "labels" else images
     inputs = torch.cat([model.inputs(part) for part in images.split(1000)])
     if noise is None and training.law is not None:
         inputs = torch.stack(list(map(training.law.clean, inputs)))
-    optimizer = torch.optim.Adam(model.parameters(), lr=training.learning_rate)
+    optimizer = _optimizer(model, training)
+    done, before = state.resume(model, optimizer) if state else (0, 0.0)
+    step_done(done * training.images)
     model.train()
-    losses: list[Tensor] = []
-    for epoch in range(training.epochs):
-        stream = RandomStream(training.seed, point=epoch)
-        order = stream.draws("order", 0, images.cpu()).permutation(len(images)).to(device)
-        losses = []
-        for step, batch in enumerate(order.split(training.batch_size)):
+    final = float("nan")
+    for epoch in range(done, training.epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = _learning_rate(training, epoch)
+        stream, losses = RandomStream(training.seed, point=epoch), []
+        order = stream.draws("order", 0, torch.empty(0)).permutation(len(images)).to(device)
+        steps = (chunk for batch in order.split(training.batch_size) for chunk in batch.chunk(method.chunks))
+        for step, chosen in enumerate(steps):
             draws = stream.draws("training noise", step, inputs)
-            loss = method.loss(model, inputs[batch], targets[batch], noise, draws, epoch)
+            loss = method.loss(model, inputs[chosen], targets[chosen], noise, draws, epoch)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.detach())
-            step_done(len(batch))
-    final = float(torch.stack(losses).mean())
-    if not final < float("inf"):
-        raise RunError(f"training {training.model} at scale {training.scale:g} diverged (loss {final})")
-    return final
+            step_done(len(chosen))
+        final = float(torch.stack(losses).mean())  # the one time in an epoch that the host waits for the device
+        if not final < float("inf"):
+            raise RunError(f"training {training.model} at scale {training.scale:g} diverged (loss {final})")
+        if state and epoch + 1 < training.epochs:
+            state.keep(model, optimizer, epoch + 1, before + time.perf_counter() - started)
+        report.epoch(epoch + 1, training.epochs, final)
+    return final, before + time.perf_counter() - started
+
+
+def _optimizer(model: BaseModel, training: Training) -> torch.optim.Optimizer:
+    if training.optimizer == "sgd":
+        rate = training.learning_rate
+        return torch.optim.SGD(model.parameters(), lr=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    return torch.optim.Adam(model.parameters(), lr=training.learning_rate)
+
+
+def _learning_rate(training: Training, epoch: int) -> float:
+    """Of an epoch, counted from 0: with SGD a tenth in the second third of the epochs, a hundredth in the last."""
+    if training.optimizer == "adam":
+        return training.learning_rate
+    return training.learning_rate * DECAY ** (epoch // -(-training.epochs // STAGES))
 
 
 def fresh_model(training: Training, spec: ModelSpec, data: DataSet) -> BaseModel:
@@ -215,21 +323,35 @@ def fresh_model(training: Training, spec: ModelSpec, data: DataSet) -> BaseModel
 
 
 def train_checkpoint(
-    training: Training, spec: ModelSpec, data: DataSet, step_done: Callable[[int], None]
+    training: Training,
+    spec: ModelSpec,
+    data: DataSet,
+    step_done: Callable[[int], None],
+    path: Path | None = None,
+    report: Report | None = None,
 ) -> tuple[bytes, bytes]:
-    """Train a model; the bytes of its checkpoint, and those of the record that lies beside it."""
-    model, started = fresh_model(training, spec, data), time.perf_counter()
-    loss = train(model, training, data, step_done)
-    seconds = round(time.perf_counter() - started, 3)
-    state = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    record: dict[str, Any] = {**vars(training), "final_loss": loss, "seconds": seconds}
-    return save(state), json.dumps(record, indent=2).encode() + b"\n"
+    """Train a model; the bytes of its checkpoint, and those of the record that lies beside it.
+
+    Parameters
+    ----------
+    path : Path, optional
+        The checkpoint's: beside it lies the state of a training that was killed, from which this one goes on. Only
+        under the checkpoint's lock; without it nothing is read or written.
+    """
+    report = report or Report()
+    model = fresh_model(training, spec, data)
+    state = StateFile(path.with_suffix(SUFFIX), training.digest, report.line) if path else None
+    loss, seconds = train(model, training, data, step_done, state, report)
+    weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    record: dict[str, Any] = {**training.request, "final_loss": loss, "seconds": round(seconds, 3)}
+    return save(weights), json.dumps(record, indent=2).encode() + b"\n"
 
 
 def keep_checkpoint(path: Path, state: bytes, record: bytes) -> None:
-    """Write a checkpoint and its record."""
+    """Write a checkpoint and its record; the state of its training goes."""
     write_atomically(path.with_suffix(".json"), record)
     write_atomically(path, state)
+    path.with_suffix(SUFFIX).unlink(missing_ok=True)
 
 
 def _load(model: nn.Module, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The base class of training methods."""
+"""The base class of training methods, and the noisy copies of a batch that they are made of."""
 
 from __future__ import annotations
 
@@ -12,20 +12,36 @@ from centersmooth import Noise
 from centersmooth.draws import Draws
 from csrun.models.base import BaseModel
 
+FORWARD, BACKWARD, TO_INPUT = 1, 2, 1
+"""Cost of a pass: forwards, back to the parameters, and back to the input alone, in forward passes."""
+
+Target = Literal["examples", "labels"]
+
 
 class Method(ABC):
-    """A training method, given by the loss of one batch.
+    """A training method, given by the loss of one batch; its parameters are the arguments of its class.
 
     Attributes
     ----------
-    target : str
-        What the model learns to output: ``examples``, the clean examples themselves, or ``labels``, their classes.
+    target : str or None
+        What the model learns to output: ``examples``, the clean examples themselves, or ``labels``, their classes;
+        None where the method serves models of both kinds.
     noisy : bool
         Whether the method trains with the smoothing law.
     """
 
-    target: ClassVar[Literal["examples", "labels"]] = "examples"
+    target: ClassVar[Target | None] = "examples"
     noisy: ClassVar[bool] = True
+
+    @property
+    def chunks(self) -> int:
+        """Number of steps a batch is split into, each with its part of the images."""
+        return 1
+
+    @property
+    def passes(self) -> int:
+        """Cost of a step for one image, in forward passes."""
+        return FORWARD + BACKWARD
 
     @abstractmethod
     def loss(self, model: BaseModel, x: Tensor, y: Tensor, noise: Noise | None, draws: Draws, epoch: int) -> Tensor:
@@ -47,6 +63,34 @@ class Method(ABC):
             Counted from 0.
         """
 
+    def require_suited(self, noise: Noise, example: Tensor) -> None:  # noqa: B027  # most suit every law
+        """Refuse a smoothing law that the method cannot train with; by default none.
+
+        Parameters
+        ----------
+        example : Tensor, shape ``(*in)``
+
+        Raises
+        ------
+        RunError
+            One line, which begins with what the law lacks.
+        """
+
+
+def noisy_copies(x: Tensor, noise: Noise, draws: Draws, count: int) -> Tensor:
+    """Several noisy copies of each input, all independent: ``(b, *in) -> (count, b, *noised)``.
+
+    Examples
+    --------
+    >>> from centersmooth import GaussianNoise
+    >>> from centersmooth.draws import Draws
+    >>> noisy_copies(torch.zeros(2, 3), GaussianNoise(1.0), Draws(0, torch.zeros(1)), 4).shape
+    torch.Size([4, 2, 3])
+    """
+    if noise.coordinatewise:
+        return noise.sample(x, count, draws)
+    return torch.stack([noise.sample(example, count, draws) for example in x], dim=1)
+
 
 def with_noise(x: Tensor, noise: Noise, draws: Draws) -> Tensor:
     """Inputs with noise, drawn for each of them independently: ``(b, *in) -> (b, *noised)``.
@@ -60,6 +104,20 @@ def with_noise(x: Tensor, noise: Noise, draws: Draws) -> Tensor:
     >>> noisy.shape, bool((noisy[0] == noisy[1]).any())
     (torch.Size([2, 3]), False)
     """
-    if noise.coordinatewise:
-        return noise.sample(x, 1, draws)[0]
-    return torch.cat([noise.sample(example, 1, draws) for example in x])
+    return noisy_copies(x, noise, draws, 1)[0]
+
+
+def without_noise(x: Tensor, noise: Noise) -> Tensor:
+    """Inputs without noise in the shape of noisy ones: ``(b, *in) -> (b, *noised)``."""
+    return x if noise.coordinatewise else torch.stack(list(map(noise.clean, x)))
+
+
+def outputs_of(model: BaseModel, copies: Tensor) -> Tensor:
+    """Outputs for noisy copies in one call of the model: ``(m, b, *in) -> (m, b, *out)``."""
+    outputs: Tensor = model(copies.flatten(0, 1)).unflatten(0, copies.shape[:2])
+    return outputs
+
+
+def repeated(y: Tensor, count: int) -> Tensor:
+    """Targets of all noisy copies in the order of ``outputs_of(...).flatten(0, 1)``: ``(b, ...) -> (m b, ...)``."""
+    return y.expand(count, *y.shape).flatten(0, 1)

@@ -1,0 +1,80 @@
+"""The experiment that compares trainings: its table of distances to the truth, its figure, and what is published."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from support import SMALL, ask, compose
+
+from csrun.data import load_data
+from csrun.plan import make_plan
+from csrun.publishing import publish
+from csrun.report.tables import read_truth
+
+pytestmark = pytest.mark.usefixtures("figures")
+
+METHODS = 'train.method=["augment","spectral[weight=2]","spectral[weight=8]"]'
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of three trainings, with two certifiers."""
+    folder = tmp_path_factory.mktemp("tradeoff")
+    answer = ask(*SMALL, METHODS, "metrics=[tv,l2]", "certifiers=[mean,center]", cwd=folder)
+    assert answer.returncode == 0, answer.stderr
+    return folder / "runs"
+
+
+def test_a_method_at_several_parameters_is_a_trade_off(runs):
+    manifest = json.loads((runs / "tv_digits" / "manifest.json").read_text())
+    assert manifest["curve"] == "tradeoff"
+    assert [cell["train"] for cell in manifest["cells"]] == [
+        "augment@0.4",
+        "spectral[weight=2]@0.4",
+        "spectral[weight=8]@0.4",
+    ]
+    assert (runs / "tv_digits" / "radius_tv.png").is_file()
+
+
+def test_the_distance_to_the_truth_is_that_of_the_smoothed_output(runs):
+    """In l2, from the answers that each cell keeps."""
+    data, lines = load_data("digits", None), pd.read_csv(runs / "tv_digits" / "truth.csv", dtype=str)
+    cells = {folder.name.rpartition("-")[2]: folder for folder in runs.glob("autoencoder-*")}
+    checked = 0
+    for line in lines.to_dict("records"):
+        if line["metric"] == "l2":
+            kept = np.load(cells[line["cell"]] / "answers.npz")
+            key, point = f"{line['certifier']}.l2", int(line["point"])
+            answer = kept[key][kept[f"{key}.points"].tolist().index(point)]
+            example = data.images(data.test, [point])[0]
+            distance = torch.linalg.vector_norm(torch.from_numpy(answer).double() - example.double())
+            assert float(line["distance"]) == pytest.approx(float(distance), rel=1e-5)
+            checked += 1
+    assert checked >= 3 * 2 * 2  # trainings, points, certifiers; some have several rules
+    assert len(lines) == 2 * checked
+
+
+def test_published_cells_have_the_distances_as_well(runs, tmp_path):
+    target = publish("tv_digits", runs, tmp_path)
+    assert len(read_truth(target)) == len(read_truth(runs / "tv_digits"))
+    assert (target / "radius_l2.png").is_file()
+    assert json.loads((target / "manifest.json").read_text())["curve"] == "tradeoff"
+
+
+def test_other_experiments_have_no_such_table(tmp_path):
+    assert ask(*SMALL, "train.method=[augment,none]", cwd=tmp_path).returncode == 0
+    folder = tmp_path / "runs" / "tv_digits"
+    assert not (folder / "truth.csv").exists()
+    assert json.loads((folder / "manifest.json").read_text())["curve"] == "training"
+
+
+def test_the_experiment_compares_methods_for_outputs_with_augmentation(data_folder):
+    plan = make_plan(compose("experiment=tradeoff_mnist", "budget=cpu", f"data.path={data_folder}"))
+    methods = [cell.training.method for cell in plan.cells]
+    assert set(methods) == {"augment", "output_consistency", "spectral", "output_adversary", "output_mix"}
+    assert len({cell.training.label for cell in plan.cells}) == len(plan.cells) == 12
+    assert len(plan.points) == 10
