@@ -4,7 +4,7 @@ Usage: python scripts/more_draws.py EXPERIMENT [RUNS]
 
 Of a run with `certifiers=[center,mean]`, the distances of its draws are taken for those of as many draws as asked for:
 none larger than the largest seen, so that what is left is the price of not having seen more. Prints the rows of
-docs/which-rule.md: medians over the points, at n = 10,000.
+docs/which-certifier.md: medians over the points, at n = 10,000.
 """
 
 from __future__ import annotations

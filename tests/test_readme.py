@@ -103,7 +103,7 @@ def test_the_caption_of_the_picture_is_its_certificate():
     assert [float(one) for one in said.groups()] == [round(exact, 3), round(measured, 3)]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/which-rule.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/which-certifier.md"])
 def test_certifiers_and_rules_that_a_page_names_exist(page):
     text = (ROOT / page).read_text()
     table = text[text.index("| output | distance | certifier |") :].partition("\n\n")[0]
@@ -114,7 +114,7 @@ def test_certifiers_and_rules_that_a_page_names_exist(page):
 
 
 def test_rules_on_the_page_are_those_there_are():
-    text = (ROOT / "docs/which-rule.md").read_text()
+    text = (ROOT / "docs/which-certifier.md").read_text()
     table = text[text.index("| certifier | rule") :].partition("\n\n")[0]
     rules: dict[str, list[str]] = {}
     for row in table.splitlines()[2:]:

@@ -23,10 +23,10 @@ def hooks(monkeypatch):
     [
         ("README.md", "[a](docs/library.md#how-many-draws)", "[a](library.md#how-many-draws)"),
         ("library.md", "[a](../README.md)", "[a](README.md)"),
-        ("extending/noise.md", "[a](../which-rule.md)", "[a](../which-rule.md)"),
+        ("extending/noise.md", "[a](../which-certifier.md)", "[a](../which-certifier.md)"),
         ("extending/certifier.md", "[a](../../CONTRIBUTING.md)", "[a](../CONTRIBUTING.md)"),
         ("results/README.md", "[`a`](tv_digits/cpu-cpu)", "[`a`](../gallery.md#tv_digits)"),
-        ("which-rule.md", "![a](../results/digits_h/cpu-cpu/a.png)", "![a](results/digits_h/cpu-cpu/a.png)"),
+        ("which-certifier.md", "![a](../results/digits_h/cpu-cpu/a.png)", "![a](results/digits_h/cpu-cpu/a.png)"),
         ("library.md", "[a](../examples/mean.py)", "a"),
         (
             "library.md",
@@ -36,7 +36,7 @@ def hooks(monkeypatch):
     ],
 )
 def test_a_link_of_the_repository_becomes_one_of_the_site(hooks, source, link, of_site):
-    pages = {"library.md", "README.md", "which-rule.md", "CONTRIBUTING.md", "gallery.md"}
+    pages = {"library.md", "README.md", "which-certifier.md", "CONTRIBUTING.md", "gallery.md"}
     there = SimpleNamespace(get_file_from_path=lambda path: path if path in pages else None)
     page = SimpleNamespace(file=SimpleNamespace(src_uri=source))
     assert hooks.on_page_markdown(link, page, None, there) == of_site
