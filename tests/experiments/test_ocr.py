@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from onnx_files import DOUBLE, INT64, write_squares
+from onnx_files import DOUBLE, INT64, write_outside, write_squares
 from running import run_in
 from support import ask
 from torch import Tensor
@@ -95,6 +95,19 @@ def test_what_is_no_graph_is_refused_in_one_line(tmp_path) -> None:
         with pytest.raises(RunError, match=words) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("location", ["weights", "../weights", "{folder}/weights"])
+def test_no_other_file_is_read(tmp_path, monkeypatch, capfd, location) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for folder in (tmp_path, tmp_path / "here"):
+        np.array([3.0, 4.0], dtype=np.float32).tofile(folder / "weights")
+    path = write_outside(Path("model.onnx"), location.format(folder=tmp_path))
+    with pytest.raises(RunError, match=r"model\.onnx is no ONNX graph that onnxruntime reads") as caught:
+        OnnxModel(path)
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_graph_of_ones_own_is_certified_from_the_command_line(tmp_path) -> None:

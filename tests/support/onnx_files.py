@@ -44,3 +44,14 @@ def write_squares(
     opset, made = _field(2, 13), _field(1, "kind") + _field(2, "squares")
     path.write_bytes(_field(1, 8) + _field(7, graph) + _field(8, opset) + _field(14, made))
     return path
+
+
+def write_outside(path: Path, location: str) -> Path:
+    """Write a graph that adds two numbers whose bytes are in the file of this name."""
+    entries = {"location": location, "offset": "0", "length": "8"}
+    elsewhere = b"".join(_field(13, _field(1, key) + _field(2, value)) for key, value in entries.items())
+    weights = _field(1, 2) + _field(2, FLOAT) + _field(8, "w") + elsewhere + _field(14, 1)
+    graph = _field(1, _node("Add", ["x", "w"], "sum")) + _field(2, "outside") + _field(5, weights)
+    graph += _field(11, _value("x", FLOAT, ("b", 2))) + _field(12, _value("sum", FLOAT, ("b", 2)))
+    path.write_bytes(_field(1, 8) + _field(7, graph) + _field(8, _field(2, 13)))
+    return path
