@@ -13,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test check quick test-pythons test-noise test-certifier test-metric docs bench reproduce-all full plots report publish clean
+.PHONY: help install demo test types tests check quick test-pythons test-noise test-certifier test-metric docs bench reproduce-all full plots report publish clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -33,7 +33,12 @@ demo: $(READY) ## The main job on built-in data: certify 50 digits, a few minute
 test: $(READY) ## Style, types and all tests; says what was skipped for want of data
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	@$(MAKE) --no-print-directory -j2 types tests
+
+types:
 	$(BIN)/mypy
+
+tests:
 	$(BIN)/pytest -rs -n $(JOBS)
 
 check: $(READY) ## The fast part of `make test`

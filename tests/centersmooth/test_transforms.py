@@ -279,7 +279,7 @@ def test_two_steps_are_above_the_worst_set_of_all(k: float, mass: float) -> None
 
 # --- Coverage -------------------------------------------------------------------------------------------------------
 
-RUNS = 25
+RUNS = 12
 ONE, GREY = torch.ones(1, dtype=torch.float64), torch.full((1,), 0.5, dtype=torch.float64)
 DOT = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
 STEPS = torch.tensor([[0.0, *range(-1, -11, -1), *range(9, 0, -1)]], dtype=torch.float64)
@@ -313,7 +313,7 @@ WORST = {
 """A law, an input whose noisy copies rise or fall with the parameter in their first number, a shift to the worst x'."""
 
 
-def failures(noise: Noise, x: Tensor, shift: list[float], share: float) -> int:
+def failures(noise: Noise, x: Tensor, shift: list[float], share: float, runs: int = RUNS) -> int:
     """Runs at the worst ``x'`` that leave the radius certified at ``x`` with the bound of a share of ``eps``.
 
     The model is a step, at a threshold that leaves its first output 40% of the mass at ``x'``, so that most runs there
@@ -327,7 +327,7 @@ def failures(noise: Noise, x: Tensor, shift: list[float], share: float) -> int:
     model = lambda inputs: step(inputs.reshape(len(inputs), -1)[:, :1])  # noqa: E731
     smoother = CenterSmoother(model, L2(), noise, budget, rule="exact", forward_block=500)
     eps, count = max(map(abs, shift)), 0
-    for run in range(RUNS):
+    for run in range(runs):
         certificate = smoother.certify(x, share * eps, stream=RandomStream(run))
         answer = smoother.smooth(moved, stream=RandomStream(run, point=1)).output
         if certificate.radius is not None and answer is not None:
@@ -353,8 +353,9 @@ class OnlyTheFirst(Composed):
 
 
 def test_a_bound_for_one_of_two_noises_fails() -> None:
-    pair = BRIGHTNESS_AND_PIXELS
-    assert failures(OnlyTheFirst(pair.first, pair.second), ONE, [0.3, 0.3], 1.0) > binom.isf(1e-9, RUNS, 0.01)
+    """In a third of the runs: in more of them than above, so that they are by far more than may fail."""
+    pair, runs = BRIGHTNESS_AND_PIXELS, 40
+    assert failures(OnlyTheFirst(pair.first, pair.second), ONE, [0.3, 0.3], 1.0, runs) > binom.isf(1e-9, runs, 0.01)
 
 
 def test_attacks_move_the_parameter_to_its_limit() -> None:

@@ -354,7 +354,7 @@ _OF_TEXTS = ("inputs", "noisy", "base", "smoothed")
 def _printable(codes: NDArray[np.int32]) -> str:
     """The text of code points padded with zeros; in place of what the font lacks the sign for it.
 
-    >>> _printable(np.array([65, 0x1F600, 98, 0, 0])), _printable(np.array([0]))
+    >>> _printable(np.array([65, 0x10FFFD, 98, 0, 0])), _printable(np.array([0]))
     ('A�b', '(nothing)')
     """
     from matplotlib.font_manager import FontProperties, findfont, get_font
