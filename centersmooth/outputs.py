@@ -127,6 +127,8 @@ def advice(output: object, inputs: int) -> str:
 
 
 def _advice_on_elements(output: Sequence[object], inputs: int) -> str:
+    if all(isinstance(element, str) for element in output):
+        return "make one tensor of texts by centersmooth.metrics.encode_texts(model(x), length=64)"
     if all(isinstance(element, Mapping) for element in output):
         return (
             _behind("PaddedBoxes()", "boxes") + ", for a detector's boxes, or make one tensor of a fixed size of each"

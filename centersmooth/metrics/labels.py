@@ -35,14 +35,14 @@ class Hamming(Metric):
         return 1.0
 
     def features(self, outputs: Tensor) -> Tensor:
-        """``(n, *out) -> (n, pixels)``, classes as float32, in which they are exact.
+        """``(n, *out) -> (n, pixels)``, classes as float32, in which they are exact; a class alone is one pixel.
 
         Raises
         ------
         RequestError
             The outputs are neither classes nor scores.
         """
-        return class_maps(outputs).flatten(1).float()
+        return class_maps(outputs).reshape(len(outputs), -1).float()
 
     def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
         """``(n, pixels), (m, pixels) -> (n, m)``: one less the share of pixels with the same class, class by class.

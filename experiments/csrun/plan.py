@@ -482,11 +482,11 @@ def _require_inputs(plan: Plan, model: BaseModel) -> None:
 
 
 def _checked_outputs(plan: Plan, sampler: Sampler, x: Tensor) -> Tensor:
-    """Noisy outputs of a model that is a fixed function of one input; with the data's advice where it fails."""
+    """Noisy outputs of a model that is a fixed function of one input; with the data's advice where its call fails."""
     metrics = dict.fromkeys(name for by_metric in plan.certifiers.values() for name in by_metric if name)
     try:
         return sampler.check_model(x, [plan.metrics[name] for name in metrics])
     except RequestError as error:
-        if not plan.data.advice:
+        if not plan.data.advice or not str(error).startswith("the model failed"):  # else it took its inputs
             raise
         raise RequestError(f"{error}; {plan.data.advice}") from error

@@ -26,6 +26,7 @@ from centersmooth import (
     Cosine,
     DistanceFunction,
     GaussianNoise,
+    Hamming,
     Jaccard,
     Metric,
     ModelError,
@@ -143,6 +144,11 @@ def test_narrow_types_are_widened_first(metric: Metric, dtype: torch.dtype) -> N
 
 
 EMPTY = [[0.0, 0, 0, 0], [5.0, 5, 5, 9], [5.0, 5, 9, 5], [3.0, 3, 3, 3], [-2.0, -2, -2, -1]]
+
+
+def test_a_class_alone_is_a_map_of_one_pixel() -> None:
+    labels = Hamming().features(torch.tensor([3, 1, 3]))
+    assert Hamming().pairwise(labels, labels).tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
 
 
 @pytest.mark.parametrize("empty", EMPTY)

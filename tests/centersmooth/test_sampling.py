@@ -480,6 +480,7 @@ UNPLAIN = {
     "tuple": (lambda x: (x, None), "tuple of 2 (Tensor of shape (8, 6), NoneType)", "adapter=key:0"),
     "named tuple": (Pair, "Pair of 2", 'Adapted(model, Key("0"))'),
     "list": (list, "list of 8 (Tensor of shape (6,), ", "torch.stack(model(x))"),
+    "list of texts": (lambda x: ["a"] * len(x), "list of 8 (str, ", "encode_texts(model(x), length=64)"),
     "list of one": (lambda x: [x], "list of 1 (Tensor of shape (8, 6))", "adapter=key:0"),
     "ragged list": (ragged, "Tensor of shape (1,), Tensor of shape (2,)", "one fixed size"),
     "list of dicts": (

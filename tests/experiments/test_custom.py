@@ -138,6 +138,14 @@ def test_another_number_of_channels_is_one_line_that_says_how_to_store_them(netw
     assert done.stderr.count("\n") == 1
 
 
+def test_channels_are_not_blamed_for_what_the_model_returned(networks):
+    save_images(networks / "images", np.zeros((2, 8, 8, 3), dtype=np.uint8))
+    done = cs_run(networks, "model=own:colour", "adapter=key:logits", "data.path=images")
+    assert done.returncode == 2
+    assert "channels" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("model", ["linear", "linear64"])
 @pytest.mark.parametrize("array", [np.float32, np.float64])
 def test_the_numbers_are_the_librarys_in_the_type_of_the_model(networks, monkeypatch, model, array):
