@@ -33,7 +33,7 @@ def test_runs_killed_at_random_moments_end_as_others_do(tmp_path):
     """A shorter run than the campaign's, so that the published summary is left alone."""
     shorter = ["points.count=2", "n=500", "m=600", "delta=0.17", "train.epochs=1", "train.images=100"]
     done = subprocess.run(
-        [sys.executable, str(CAMPAIGNS / "kill_runs.py"), "3", *shorter],
+        [sys.executable, str(CAMPAIGNS / "kill_runs.py"), "2", *shorter],
         cwd=tmp_path,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -42,12 +42,12 @@ def test_runs_killed_at_random_moments_end_as_others_do(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)
-    assert summary["kills"] >= 3
+    assert summary["kills"] >= 2
     assert summary["rows that differ"] == 0
 
 
 SHORT = settings(
-    max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=4, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 
 

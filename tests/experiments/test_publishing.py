@@ -522,7 +522,8 @@ def test_full_is_the_papers_points_and_grid_at_counts_that_certify(full):
 def test_full_computes_a_shared_cell_once(compute, data_folder, tmp_path):
     """Figures 5 to 7 on MNIST: one cell in runs/, its rows in three folders, each with its own metric."""
     names = ("tv_mnist", "l2_mnist", "angular_mnist")
-    small = ("models=[autoencoder]", "grid.eps=[0.4]", f"data.path={data_folder}")
+    counts = ("n=200", "m=400", "delta=0.2", "alpha1=0.05", "alpha2=0.05", "forward_block=40")
+    small = ("models=[autoencoder]", "grid.eps=[0.4]", f"data.path={data_folder}", *counts)
     code, said = compute(1, *small, names=names)
     assert code == 0
     assert "for tv_mnist, l2_mnist, angular_mnist: points 0 to 2" in said
