@@ -15,9 +15,7 @@ LONGEST += ["test_custom.py", "test_campaigns.py", "test_known_laws.py", "test_a
 """Files of more than twenty seconds, longest first; that of Ray mostly waits, and is best beside those that compute."""
 
 torch.set_num_threads(1)
-gc.set_threshold(
-    20_000
-)  # half a million objects come with the imports; looking through them took a twelfth of all time
+gc.set_threshold(20_000)  # half a million objects come with imports: to look through them took a twelfth of the time
 os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: threads that wait for a busy core burn the other
 settings.register_profile("repository", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("repository")
