@@ -56,7 +56,7 @@ def model_of(name: str) -> str:
 
 
 def _values(asked: str) -> list[Any]:
-    """What a request gives an adapter, converted."""
+    """Arguments that a request gives an adapter, converted."""
     name, text = _name_and_text(asked)
     entry = ADAPTERS[name]
     given = text.split(":") if text else list(entry.defaults)

@@ -313,7 +313,7 @@ MODELS = {
 """Built from a `DataSet`, the paths of weights and the smoothing law; see `csrun.models.ModelSpec`."""
 
 LANDMARK_MODELS = ("mtcnn_landmarks",)
-"""Those whose outputs are points of the image that they are found in, which panels draw."""
+"""Models whose outputs are points of the image that they are found in, which panels draw."""
 
 METRICS = {
     "tv": MetricEntry("centersmooth:TotalVariation", "total variation distance"),

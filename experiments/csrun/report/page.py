@@ -221,7 +221,7 @@ def markdown(claims: Sequence[Claim]) -> str:
 
 
 def figures_markdown(made: Sequence[Reproduction], results: Path) -> str:
-    """What was reproduced of the paper's figures as Markdown, for the page in the folder of results."""
+    """A table of what was reproduced of the paper's figures as Markdown, for the page in the folder of results."""
     lines = [
         overall(made),
         "",

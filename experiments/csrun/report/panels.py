@@ -211,7 +211,7 @@ def caption(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]
 
 
 def _what(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]]) -> str:
-    """What a panel shows where."""
+    """A sentence on what a panel shows where."""
     if "certified" in arrays:
         truth = ", the truth" if "truth" in arrays else ""
         return (
@@ -365,7 +365,7 @@ def _printable(codes: NDArray[np.int32]) -> str:
 
 
 def _edits(row: Mapping[str, Any]) -> str:
-    """What is certified of a text.
+    """The certificate of a text in a few words.
 
     >>> _edits({"outcome": "certified", "metric": "edit", "radius": 3.0})
     'within 3 edits of it'
@@ -414,11 +414,11 @@ _LIMITS = {
     "boxes": "Red: the counterpart of each box lies in the outer frame and contains the inner one.",
     "landmarks": "Red: the intervals of each landmark.",
 }
-"""What limits are, for captions."""
+"""Sentences on limits, for captions."""
 
 
 def _named(answers: NDArray[np.floating]) -> str:
-    """What each of some answers is: ``(n, 4)`` boxes, ``(n, N, 4)`` lists of them or ``(n, N, 2)`` lists of points."""
+    """The word for an answer: ``(n, 4)`` are boxes, ``(n, N, 4)`` lists of them, ``(n, N, 2)`` lists of points."""
     if answers.ndim == 2:
         return "box"
     return "boxes" if answers.shape[-1] == 4 else "landmarks"

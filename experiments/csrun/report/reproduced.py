@@ -72,7 +72,7 @@ class Reproduction:
 
     @property
     def conditions(self) -> list[str]:
-        """What to know before comparing with the paper's figure."""
+        """A note for those who compare with the paper's figure."""
         if self.study is None:
             return []
         return [one for one in self.study.conditions if "point" not in one and not one.startswith("rule ")]
@@ -91,7 +91,7 @@ class Reproduction:
         return [curve for curve in self.panel.curves if curve not in there]
 
     def claims(self) -> list[Claim]:
-        """What these rows say of the paper's claims about the figure."""
+        """Verdicts of these rows on the paper's claims about the figure."""
         judged = judge([self.study]) if self.study else []
         return [claim for claim in judged if self.panel.figure in claim.figures and claim.findings]
 
@@ -103,7 +103,7 @@ def reproductions(studies: Sequence[Study]) -> list[Reproduction]:
 
 
 def overall(made: Sequence[Reproduction]) -> str:
-    """What was reproduced and how exactly, in one sentence."""
+    """A sentence on what was reproduced and how exactly."""
     grid, computed = (sum(map(len, sets)) for sets in ([m.panel.settings() for m in made], [m.computed for m in made]))
     panels = sum(one.study is not None for one in made)
     exact = sum(len(one.computed) for one in made if one.exact) or "none"
@@ -137,7 +137,7 @@ _CELL = ("model", "dataset", "train", "scale")
 
 
 def _setting(entry: Mapping[str, Any]) -> tuple[str, ...]:
-    """What tells cells of a study apart, of a cell's entry or a line."""
+    """The settings that tell cells of a study apart, of a cell's entry or a line."""
     return tuple(f"{entry[name]:.9g}" if name == "scale" else str(entry[name]) for name in _CELL)
 
 

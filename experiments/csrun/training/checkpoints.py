@@ -37,7 +37,7 @@ from csrun.training.state import SUFFIX, StateFile
 
 LEARNING_RATES = {"adam": 1e-3, "sgd": 1e-2}
 MOMENTUM, WEIGHT_DECAY, DECAY, STAGES = 0.9, 1e-4, 0.1, 3
-"""Of SGD, as in the code of SmoothMix (Jeong et al. 2021), whose 90 epochs have three stages of falling rates."""
+"""Settings of SGD, as in the code of SmoothMix (Jeong et al. 2021), whose 90 epochs have three stages of falling rates."""
 
 _LATER: Mapping[str, object] = {"parameters": (), "optimizer": "adam"}
 """Fields that a request says only where they are not these: those from before there were any keep their digests."""
@@ -114,7 +114,7 @@ class Training:
 
     @property
     def learns(self) -> str:
-        """What its model learns to output."""
+        """The kind of targets that its model learns."""
         return kind_of(self.method).target or MODELS[self.model].target
 
     @property
@@ -309,7 +309,7 @@ def _optimizer(model: BaseModel, training: Training) -> torch.optim.Optimizer:
 
 
 def _learning_rate(training: Training, epoch: int) -> float:
-    """Of an epoch, counted from 0: with SGD a tenth in the second third of the epochs, a hundredth in the last."""
+    """The learning rate of an epoch, from 0: with SGD a tenth in the second third of them, a hundredth in the last."""
     if training.optimizer == "adam":
         return training.learning_rate
     return training.learning_rate * DECAY ** (epoch // -(-training.epochs // STAGES))

@@ -17,7 +17,7 @@ from centersmooth import Noise
 from centersmooth.draws import Draws
 from csrun.errors import RunError
 from csrun.models.base import BaseModel
-from csrun.training.methods.base import Method, noisy_copies, outputs_of
+from csrun.training.methods.base import SeveralDraws, noisy_copies, outputs_of
 
 WARM_UP = 10
 """Epochs in which an adversary grows to its full size."""
@@ -44,7 +44,7 @@ def other_draws(draws: Draws, like: Tensor) -> Draws:
     return Draws((draws.key + 1) % 2**128, like)
 
 
-class Adversarial(Method):
+class Adversarial(SeveralDraws):
     """A method that trains on adversaries, for laws that pass gradients on to their input."""
 
     def require_suited(self, noise: Noise, example: Tensor) -> None:

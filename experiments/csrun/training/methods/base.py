@@ -77,6 +77,26 @@ class Method(ABC):
         """
 
 
+class SeveralDraws(Method):
+    """A method that trains with several noisy copies of each image, and splits a batch into as many steps.
+
+    Attributes
+    ----------
+    draws : int
+        Noisy copies of each image; an argument of the class.
+    """
+
+    draws: int
+
+    @property
+    def chunks(self) -> int:
+        return self.draws
+
+    @property
+    def passes(self) -> int:
+        return self.draws * (FORWARD + BACKWARD)
+
+
 def noisy_copies(x: Tensor, noise: Noise, draws: Draws, count: int) -> Tensor:
     """Several noisy copies of each input, all independent: ``(b, *in) -> (count, b, *noised)``.
 

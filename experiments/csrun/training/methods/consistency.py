@@ -10,12 +10,12 @@ from torch import Tensor
 from centersmooth import Noise
 from centersmooth.draws import Draws
 from csrun.models.base import BaseModel
-from csrun.training.methods.base import BACKWARD, FORWARD, Method, Target, noisy_copies, outputs_of
+from csrun.training.methods.base import SeveralDraws, Target, noisy_copies, outputs_of
 from csrun.training.methods.classes import divergence, log_mean_probabilities, mean_cross_entropy
 
 
 @dataclass(frozen=True)
-class Consistency(Method):
+class Consistency(SeveralDraws):
     """``mean_i CE(f(x + d_i), y) + weight * mean_i KL(F_avg, F(x + d_i)) + entropy * H(F_avg)``.
 
     ``F`` are class probabilities, ``F_avg`` their mean over the draws; the gradient goes through both.
@@ -25,14 +25,6 @@ class Consistency(Method):
     entropy: float
     draws: int
     target: ClassVar[Target | None] = "labels"
-
-    @property
-    def chunks(self) -> int:
-        return self.draws
-
-    @property
-    def passes(self) -> int:
-        return self.draws * (FORWARD + BACKWARD)
 
     def loss(self, model: BaseModel, x: Tensor, y: Tensor, noise: Noise | None, draws: Draws, epoch: int) -> Tensor:
         assert noise is not None  # a noisy method is given its law

@@ -7,6 +7,7 @@ squared, and the mean over the numbers of an output, as the mean squared error i
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -30,7 +31,7 @@ from csrun.training.methods.base import (
     BACKWARD,
     FORWARD,
     TO_INPUT,
-    Method,
+    SeveralDraws,
     Target,
     noisy_copies,
     outputs_of,
@@ -49,57 +50,45 @@ def fit(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 def values(outputs: Tensor, y: Tensor) -> Tensor:
-    """What distances are taken between: outputs, or class probabilities where labels are learned."""
+    """The values that distances are taken between: outputs, or class probabilities where labels are learned."""
     return outputs if y.is_floating_point() else outputs.softmax(dim=2)
 
 
 @dataclass(frozen=True)
-class OutputConsistency(Method):
-    """The loss of noisy inputs, and ``weight`` times the variance of the output under the noise, from ``draws``."""
+class _Regularised(SeveralDraws):
+    """A method that adds ``weight`` times a function of the ``draws`` outputs of each input to their loss."""
 
     weight: float
     draws: int
     target: ClassVar[Target | None] = None
 
-    @property
-    def chunks(self) -> int:
-        return self.draws
-
-    @property
-    def passes(self) -> int:
-        return self.draws * (FORWARD + BACKWARD)
+    @abstractmethod
+    def regulariser(self, samples: Tensor, draws: Draws) -> Tensor:
+        """A scalar of the values of outputs, ``(m, b, *out)``."""
 
     def loss(self, model: BaseModel, x: Tensor, y: Tensor, noise: Noise | None, draws: Draws, epoch: int) -> Tensor:
         assert noise is not None  # a noisy method is given its law
         outputs = outputs_of(model, noisy_copies(x, noise, draws, self.draws))
-        return fit(outputs, y) + self.weight * values(outputs, y).var(dim=0).mean()
+        return fit(outputs, y) + self.weight * self.regulariser(values(outputs, y), draws)
 
 
-@dataclass(frozen=True)
-class Spectral(Method):
+class OutputConsistency(_Regularised):
+    """The loss of noisy inputs, and ``weight`` times the variance of the output under the noise, from ``draws``."""
+
+    def regulariser(self, samples: Tensor, draws: Draws) -> Tensor:
+        return samples.var(dim=0).mean()
+
+
+class Spectral(_Regularised):
     """The loss of noisy inputs, and ``weight`` times the top eigenvalue of the output's covariance under the noise.
 
     That is the variance in the direction in which the output varies most, which bounds how far a Gaussian shift moves
     its mean; the covariance is that of ``draws`` outputs of one input.
     """
 
-    weight: float
-    draws: int
-    target: ClassVar[Target | None] = None
-
-    @property
-    def chunks(self) -> int:
-        return self.draws
-
-    @property
-    def passes(self) -> int:
-        return self.draws * (FORWARD + BACKWARD)
-
-    def loss(self, model: BaseModel, x: Tensor, y: Tensor, noise: Noise | None, draws: Draws, epoch: int) -> Tensor:
-        assert noise is not None  # a noisy method is given its law
-        outputs = outputs_of(model, noisy_copies(x, noise, draws, self.draws))
-        samples = values(outputs, y).transpose(0, 1).flatten(2)
-        return fit(outputs, y) + self.weight * (top_eigenvalue(samples, draws) / samples.shape[2]).mean()
+    def regulariser(self, samples: Tensor, draws: Draws) -> Tensor:
+        rows = samples.transpose(0, 1).flatten(2)
+        return (top_eigenvalue(rows, draws) / rows.shape[2]).mean()
 
 
 def top_eigenvalue(samples: Tensor, draws: Draws) -> Tensor:
@@ -130,10 +119,6 @@ class _AgainstMovement(Adversarial):
     steps: int
     draws: int
     target: ClassVar[Target | None] = None
-
-    @property
-    def chunks(self) -> int:
-        return self.draws
 
     @property
     def passes(self) -> int:

@@ -30,10 +30,6 @@ class SmoothAdv(Adversarial):
     target: ClassVar[Target | None] = "labels"
 
     @property
-    def chunks(self) -> int:
-        return self.draws
-
-    @property
     def passes(self) -> int:
         return self.draws * (self.steps * (FORWARD + TO_INPUT) + FORWARD + BACKWARD)
 

@@ -43,10 +43,6 @@ class SmoothMix(Adversarial):
     target: ClassVar[Target | None] = "labels"
 
     @property
-    def chunks(self) -> int:
-        return self.draws
-
-    @property
     def passes(self) -> int:
         return self.draws * (self.steps * (FORWARD + TO_INPUT) + 2 * (FORWARD + BACKWARD))
 
