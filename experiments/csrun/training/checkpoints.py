@@ -37,7 +37,7 @@ from csrun.training.state import SUFFIX, StateFile
 
 LEARNING_RATES = {"adam": 1e-3, "sgd": 1e-2}
 MOMENTUM, WEIGHT_DECAY, DECAY, STAGES = 0.9, 1e-4, 0.1, 3
-"""Settings of SGD, as in the code of SmoothMix (Jeong et al. 2021), whose 90 epochs have three stages of falling rates."""
+"""Settings of SGD, as in the code of SmoothMix (Jeong et al. 2021), whose 90 epochs have three stages of rates."""
 
 _LATER: Mapping[str, object] = {"parameters": (), "optimizer": "adam"}
 """Fields that a request says only where they are not these: those from before there were any keep their digests."""
