@@ -19,6 +19,9 @@ from centersmooth.metrics.base import TILE_ENTRIES, Hilbertian, Metric, ball_rea
 _CHUNK = 256
 """Columns of a float32 sum of absolute differences; longer sums are put together in float64."""
 
+_CHUNK_ON_DEVICE = 2**16
+"""The same on CUDA, where ``cdist`` has 256 sums a distance, each of every 256th column, and adds those in a tree."""
+
 _GROUP, _GROUP_ENTRIES = 16, 2**15
 """Rows compared with others in one call of ``pdist``; more where all its pairs have fewer numbers than that."""
 
@@ -115,11 +118,10 @@ def _l1_of_pairs(features: Tensor) -> Tensor:
 
 def _l1_on_device(a: Tensor, b: Tensor) -> Tensor:
     """Distances between two lists, ``(n, D), (m, D) -> (n, m)``, where there is no ``pdist`` to gain from."""
-    total, kind = a.new_zeros((len(a), len(b)), dtype=torch.float64), torch.promote_types(a.dtype, b.dtype)
-    for parts in zip(torch.split(a, _CHUNK, 1), torch.split(b, _CHUNK, 1), strict=True):
-        of_a, of_b = (part.to(kind).contiguous() for part in parts)  # cdist takes no two types
-        total += torch.cdist(of_a, of_b, p=1)
-    return total.to(a.dtype)
+    kind = torch.promote_types(a.dtype, b.dtype)  # cdist takes no two types
+    of_a, of_b = (torch.split(part.to(kind), _CHUNK_ON_DEVICE, 1) for part in (a, b))
+    sums = [torch.cdist(*parts, p=1) for parts in zip(of_a, of_b, strict=True)]
+    return sums[0] if len(sums) == 1 else torch.stack(sums).double().sum(dim=0).to(kind)
 
 
 def _groups(count: int, size: int) -> list[slice]:

@@ -262,19 +262,21 @@ def pyramid_scales(height: int, width: int) -> list[float]:
 def suppress(boxes: Boxes, overlap: float) -> Tensor:
     """Greedy non-maximum suppression by intersection over union, each image by itself.
 
-    A loop over images, for no coordinate is changed: torchvision's ``batched_nms`` adds offsets, and rounds.
+    A loop over images, for no coordinate is changed: torchvision's ``batched_nms`` adds offsets, and rounds. On the
+    host: an image has a few dozen boxes, for which a call of a device takes longer than the work.
 
     Returns
     -------
     Tensor of int64, shape ``(kept,)``
         Indices of the boxes kept: by image, then by falling score.
     """
-    kept, start = [boxes.image.new_zeros(0)], 0
+    corners, score = boxes.corners.cpu(), boxes.score.cpu()
+    kept, start = [torch.zeros(0, dtype=torch.int64)], 0
     for count in _counts(boxes.image):
         part = slice(start, start + count)
-        kept.append(start + nms(boxes.corners[part], boxes.score[part], overlap))
+        kept.append(start + nms(corners[part], score[part], overlap))
         start += count
-    return torch.cat(kept)
+    return torch.cat(kept).to(boxes.image.device)
 
 
 def suppress_nested(boxes: Boxes, overlap: float) -> Tensor:
@@ -285,10 +287,11 @@ def suppress_nested(boxes: Boxes, overlap: float) -> Tensor:
     Tensor of int64, shape ``(kept,)``
         Indices of the boxes kept: by image, then by falling score.
     """
+    corners, score = boxes.corners.cpu(), boxes.score.cpu()
     kept, start = [], 0
     for count in _counts(boxes.image):
         part = slice(start, start + count)
-        kept += [start + index for index in _kept_nested(boxes.corners[part], boxes.score[part], overlap)]
+        kept += [start + index for index in _kept_nested(corners[part], score[part], overlap)]
         start += count
     return torch.tensor(kept, dtype=torch.int64, device=boxes.image.device)
 
