@@ -393,9 +393,9 @@ def _device(name: str, cuda: bool) -> str:
 def _workers(asked: int | str, device: str) -> int:
     """Number of processes that ``workers`` asks for: one on a GPU, else one for each core this process may use."""
     if asked == "auto":
-        import joblib  # a tenth of a second, which --help can do without
+        import loky  # a tenth of a second, which --help can do without
 
-        return 1 if device == "cuda" else joblib.cpu_count()
+        return 1 if device == "cuda" else loky.cpu_count()
     if not isinstance(asked, int) or asked < 1:
         raise RunError(f"workers is '{asked}': expected auto or an integer of at least 1")
     return asked

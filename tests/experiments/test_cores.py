@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import wait
 from pathlib import Path
 
-import joblib
+import loky
 import numpy as np
 import pytest
 import torch
@@ -413,8 +413,8 @@ def test_a_number_of_workers_that_is_none_is_refused(workers):
 
 
 def test_as_many_workers_as_cores_this_process_may_use_and_one_for_a_gpu(monkeypatch):
-    assert compose().workers == joblib.cpu_count()
-    monkeypatch.setattr(joblib, "cpu_count", lambda: 7)
+    assert compose().workers == loky.cpu_count()
+    monkeypatch.setattr(loky, "cpu_count", lambda: 7)
     assert compose().workers == 7
     assert compose("workers=3").workers == 3
     register_schema()

@@ -1,4 +1,4 @@
-"""Cells carried out by processes of this machine, each on one thread: a worker a core, by joblib's loky.
+"""Cells carried out by processes of this machine, each on one thread: a worker a core, by loky.
 
 Networks and batches of this size gain nothing from PyTorch's threads, which split each operation of a point; workers
 split the points.
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor, process_executor
+from loky import BrokenProcessPool, ProcessPoolExecutor, process_executor
 
 from csrun.cells.run import CellRun
 from csrun.executors.tasks import RETRIES, Package, Tasks, WorkerLostError, begin

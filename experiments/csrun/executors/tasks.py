@@ -20,8 +20,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+import cloudpickle
 import torch
-from joblib.externals import cloudpickle
 
 from csrun.cells.certify import Point, PointCertifier
 from csrun.cells.run import CellRun, waiting
