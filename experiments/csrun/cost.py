@@ -96,8 +96,9 @@ def estimate(plan: Plan) -> list[Cost]:
     training_workers = max(1, min(plan.workers, len(missing)))
     costs = []
     for cell in plan.cells:
-        training = cell.training.passes if cell.training and cell.training in missing else 0
-        missing -= {cell.training}
+        own = missing.intersection(cell.training.chain if cell.training else ())
+        training = sum(one.passes for one in own)
+        missing -= own
         probe, points = probes[cell.model], len(plan.points)
         passes, attack_passes = (plan.passes_of_point + probe.support) * points, plan.attack_passes(cell)
         training_seconds = training * probe.pass_seconds / training_workers

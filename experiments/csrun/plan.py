@@ -33,6 +33,7 @@ from csrun.registry import METHODS, NOISES, entry_of, leading_rule, listed, name
 from csrun.registry import key_of as key_of_certifier
 from csrun.report.published import key_of
 from csrun.training.checkpoints import Training, fresh_model, kind_of, training_of
+from csrun.training.methods import Method
 from csrun.training.names import method_named
 
 _POINTS_AT_ONCE = 256
@@ -261,9 +262,11 @@ class Plan:
         return self.passes_of_attack * len(self.attacked) * len(cell.pairs) * answers
 
     def to_train(self) -> list[Training]:
-        """Trainings whose checkpoint is not there yet, each once, in the order of their cells."""
-        trainings = dict.fromkeys(cell.training for cell in self.cells if cell.training)
-        return [training for training in trainings if not training.path(self.out).is_file()]
+        """Trainings whose checkpoint is needed and not there yet, each once, after the one that it starts from."""
+        own = dict.fromkeys(cell.training for cell in self.cells if cell.training)
+        missing = [training for training in own if not training.path(self.out).is_file()]
+        needed = dict.fromkeys(one for training in missing for one in training.chain)
+        return [training for training in needed if not training.path(self.out).is_file()]
 
 
 def make_plan(config: Config) -> Plan:
@@ -296,6 +299,7 @@ def make_plan(config: Config) -> Plan:
             f"{len(data.test)}: lower points.count or points.start"
         )
     _require_readable(data, points)
+    _require_fitting(config, specs)
     cells = []
     for name, spec in specs.items():
         for scale in sorted(noises):
@@ -361,19 +365,33 @@ def _trainings(config: Config, name: str, spec: ModelSpec, data: DataSet, scale:
         return [None]
     if data.train is None:
         raise RunError(f"models has '{name}', which is trained, but {data.name} has no training split")
-    for asked in config.train.method:
-        method, _ = method_named(asked)
-        if (target := kind_of(method).target) not in (None, spec.target):
-            fitting = [other for other in METHODS if kind_of(other).target in (None, spec.target)]
-            raise RunError(
-                f"train.method has '{method}', which learns {target}: expected {listed(fitting)} for the model "
-                f"{name}, which learns {spec.target}"
-            )
     trainings = (
         training_of(name, data, config.train, asked, config.noise, scale, config.seed, config.device)
         for asked in config.train.method
+        if _kind(asked).fits(spec.target)
     )
     return list(dict.fromkeys(trainings))
+
+
+def _require_fitting(config: Config, specs: Mapping[str, ModelSpec]) -> None:
+    """Refuse a model that no method trains, and a method that trains none; each model takes the methods that fit."""
+    trained = {name: spec for name, spec in specs.items() if spec.trained}
+    idle = [asked for asked in config.train.method if not any(_kind(asked).fits(s.target) for s in trained.values())]
+    for name, spec in trained.items():
+        unfit = [asked for asked in config.train.method if not _kind(asked).fits(spec.target)]
+        if idle or len(unfit) == len(config.train.method):
+            asked = (idle or unfit)[0]
+            learned = _kind(asked).target or "examples or labels"
+            fitting = [other for other in METHODS if kind_of(other).fits(spec.target)]
+            raise RunError(
+                f"train.method has '{method_named(asked)[0]}', which learns {learned}: expected {listed(fitting)} for "
+                f"the model {name}, which learns {spec.target}"
+            )
+
+
+def _kind(asked: str) -> type[Method]:
+    """The class of a method as a request names it."""
+    return kind_of(method_named(asked)[0])
 
 
 def _infeasible(certifiers: Asked, setting: Setting, sizes: Sequence[float | None]) -> str:

@@ -59,13 +59,17 @@ class ModelEntry(Entry):
     unit : str
         What ``eps`` and ``sigma`` are measured in, where ``{}`` stands for the unit of the examples.
     target : str
-        What it can be trained to output, as `csrun.training.methods.Method.target` says: ``examples`` or ``labels``.
+        What it can be trained to do, as `csrun.training.methods.Method.target` says.
+    fixed : str
+        The registered model that it puts a denoiser in front of, which is first trained here on clean inputs; empty
+        if there is none, or if it comes with its weights.
     """
 
     metrics: tuple[str, ...] = ()
     trained: bool = False
     unit: str = "{}"
     target: str = "examples"
+    fixed: str = ""
 
 
 @dataclass(frozen=True)
@@ -272,6 +276,22 @@ MODELS = {
         trained=True,
         target="labels",
     ),
+    "lenet_dncnn": ModelEntry(
+        "csrun.models.builders:lenet_dncnn",
+        "a fixed LeNet behind a DnCNN of 8 layers by 32, trained here",
+        metrics=_SCORE_METRICS,
+        trained=True,
+        target="denoising",
+        fixed="lenet",
+    ),
+    "lenet_ddpm": ModelEntry(
+        "csrun.models.builders:lenet_ddpm",
+        "a fixed LeNet behind one step of a diffusion model, trained here",
+        metrics=_SCORE_METRICS,
+        trained=True,
+        target="diffusion",
+        fixed="lenet",
+    ),
     "mtcnn": ModelEntry(
         "csrun.models.builders:mtcnn",
         "the largest face's bounding box, pre-trained",
@@ -289,6 +309,22 @@ MODELS = {
         "five landmarks of the largest face, pre-trained",
         ("facenet-pytorch",),
         metrics=("l2",),
+    ),
+    "mtcnn_dncnn": ModelEntry(
+        "csrun.models.builders:mtcnn_dncnn",
+        "the largest face's box behind a DnCNN of 17 layers by 64",
+        ("facenet-pytorch",),
+        metrics=("jaccard",),
+        trained=True,
+        target="denoising",
+    ),
+    "mtcnn_dncnn_small": ModelEntry(
+        "csrun.models.builders:mtcnn_dncnn_small",
+        "the same behind one of 5 by 32 at half resolution",
+        ("facenet-pytorch",),
+        metrics=("jaccard",),
+        trained=True,
+        target="denoising",
     ),
     "text_recogniser": ModelEntry(
         "csrun.models.builders:text_recogniser",
@@ -615,7 +651,9 @@ def _steps(default: Mapping[float, int]) -> MethodParameter:
 
 
 METHODS = {
-    "none": MethodEntry("csrun.training.methods.plain:Plain", "squared error of what is made of clean inputs"),
+    "none": MethodEntry(
+        "csrun.training.methods.plain:Plain", "clean inputs: squared error of examples, cross entropy of classes"
+    ),
     "augment": MethodEntry("csrun.training.methods.augment:Augment", "squared error of what is made of noisy inputs"),
     "cross_entropy": MethodEntry(
         "csrun.training.methods.cross_entropy:CrossEntropy", "cross entropy of classes, from noisy inputs"
@@ -693,10 +731,21 @@ METHODS = {
         "the same loss, and the top eigenvalue of outputs' covariance",
         parameters={"weight": _weight(1), "draws": _draws(4, least=2)},
     ),
+    "denoise_mse": MethodEntry(
+        "csrun.training.methods.denoising:DenoiseMSE", "a denoiser: squared error of denoised images"
+    ),
+    "denoise_stability": MethodEntry(
+        "csrun.training.methods.denoising:DenoiseStability",
+        "a denoiser: cross entropy of the fixed model's own classes",
+    ),
+    "denoise_both": MethodEntry(
+        "csrun.training.methods.denoising:DenoiseBoth", "the same, started from the denoiser of denoise_mse"
+    ),
+    "diffusion": MethodEntry("csrun.training.methods.denoising:Diffusion", "a diffusion model (Ho et al. 2020)"),
 }
 """Training methods, classes whose arguments are their parameters; see `csrun.training.methods.Method`."""
 
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = ("adam", "adam_stages", "sgd")
 DEVICES = ("auto", "cpu", "cuda")
 ATTACKS = ("none", "pgd", "search")
 EXECUTORS = ("local", "ray")

@@ -18,14 +18,14 @@ from csrun.cells.rows import Row
 from csrun.cells.store import CellStore
 from csrun.certifiers import tried
 from csrun.metrics import fingerprint, metric_weights_digest
-from csrun.models import build_model, model_digest
+from csrun.models import ModelSpec, build_model, model_digest, model_spec
 from csrun.models.base import BaseModel
 from csrun.models.precision import in_precision
 from csrun.plan import CellPlan, Plan, check
 from csrun.registry import names_of
 from csrun.system.locks import held
 from csrun.system.progress import Display
-from csrun.training.checkpoints import Report, obtain
+from csrun.training.checkpoints import Report, Training, obtain
 
 
 @dataclass(frozen=True)
@@ -201,20 +201,29 @@ def obtain_model(plan: Plan, cell_plan: CellPlan, display: Display) -> tuple[Bas
         model = build_model(cell_plan.spec, plan.data, plan.config.weights, cell_plan.noise, plan.config.device)
         weights = model_digest(model, cell_plan.model)
         return in_precision(model, plan.config.precision), weights
+    for one in plan.to_train():
+        if one in training.chain[:-1]:
+            _obtain(plan, one, model_spec(one.model), display)
+    model, weights = _obtain(plan, training, cell_plan.spec, display)
+    model.at_noise(cell_plan.noise)
+    return in_precision(model, plan.config.precision), weights
+
+
+def _obtain(plan: Plan, training: Training, spec: ModelSpec, display: Display) -> tuple[BaseModel, str]:
+    """The model of a training, which is shown if it has yet to be carried out."""
     if training in plan.to_train():
         label = f"train {training.model} on {training.dataset}, {training.label}"
         display.stage(label, training.passes)
     passes = training.objective.passes
-    model, weights = obtain(
+    return obtain(
         training,
-        cell_plan.spec,
+        spec,
         plan.data,
         plan.out,
         lambda images: display.advance(passes * images),
         waiting(plan, display),
         Report(display.say, lambda done, epochs, loss: display.detail(f"epoch {done} of {epochs}, loss {loss:.4g}")),
     )
-    return in_precision(model, plan.config.precision), weights
 
 
 def _attack_cell(

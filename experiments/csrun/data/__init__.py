@@ -208,7 +208,8 @@ def _cifar10_batches(folder: Path, split: str) -> ArraySource:
 
 
 def celeba(path: str | None, seed: int) -> DataSet:
-    """Aligned CelebA faces, 178x218: the test split, from a folder, an archive, or torchvision's download."""
+    """Aligned CelebA faces, 178x218: test split, and training split if it is there, from folders, archives, or a
+    download by torchvision."""
     folder = _folder(path) or _download("CelebA")
     whole = folder / "celeba" / "img_align_celeba"
     if whole.is_dir():
@@ -219,15 +220,19 @@ def celeba(path: str | None, seed: int) -> DataSet:
                 f"{whole} holds no image of CelebA's test split, {CELEBA_FIRST_TEST_IMAGE}.jpg and up: put them there, "
                 "or set data.path to a folder or archive of the images to certify"
             )
-        return DataSet("celeba", FileSource(whole, test), publishable=False)
+        train = tuple(name for name in source.names if Path(name).stem < CELEBA_FIRST_VALIDATION_IMAGE)
+        return DataSet(
+            "celeba", FileSource(whole, test), FileSource(whole, train) if train else None, publishable=False
+        )
     if path is not None and not any((folder / name).exists() for name in ("celeba_test", "celeba_test.zip")):
         return DataSet("celeba", FileSource.open(folder), publishable=False)
     found = _find_images(folder, "CelebA", ("celeba_{split}",), "test")
-    return DataSet("celeba", found, publishable=False)
+    training = [folder / name for name in ("celeba_train", "celeba_train.zip") if (folder / name).exists()]
+    return DataSet("celeba", found, FileSource.open(training[0]) if training else None, publishable=False)
 
 
-CELEBA_FIRST_TEST_IMAGE = "182638"
-"""CelebA's own split, by file number."""
+CELEBA_FIRST_VALIDATION_IMAGE, CELEBA_FIRST_TEST_IMAGE = "162771", "182638"
+"""CelebA's own splits, by file number."""
 
 
 def astronaut(path: str | None, seed: int) -> DataSet:

@@ -28,7 +28,7 @@ from csrun.cells.run import CellRun, waiting
 from csrun.data import DataSet
 from csrun.data.sources import ArraySource
 from csrun.errors import RunError, first_line
-from csrun.models import ModelSpec
+from csrun.models import ModelSpec, model_spec
 from csrun.models.precision import require_float32
 from csrun.system.locks import held
 from csrun.system.memory import keep_freed_memory
@@ -116,6 +116,7 @@ class Tasks:
         self._waiting = list(cells)
         self._open: dict[CellRun, tuple[Package, int]] = {}  # with the number of points it still misses
         self._batches: deque[tuple[CellRun, list[int]]] = deque()
+        self._to_train: dict[Training, ExitStack] = {}  # not begun yet, with the locks of their checkpoints
         self._trainings: dict[Hashable, tuple[Training, ExitStack]] = {}
         self._points: dict[Hashable, tuple[CellRun, list[int]]] = {}
 
@@ -123,7 +124,7 @@ class Tasks:
         """Train, certify and close every cell."""
         self._ship_own_modules()
         with ExitStack() as locks:
-            self._start_trainings(locks)
+            self._prepare_trainings(locks)
             while self._waiting or self._batches or self._points:
                 self._fill()
                 for task in self._back_end.ended([*self._trainings, *self._points]):
@@ -138,8 +139,8 @@ class Tasks:
             if ":" in name:
                 cloudpickle.register_pickle_by_value(sys.modules[name.partition(":")[0]])
 
-    def _start_trainings(self, locks: ExitStack) -> None:
-        """One task for each checkpoint that is missing, in the order of the cells; its lock is held until it is kept.
+    def _prepare_trainings(self, locks: ExitStack) -> None:
+        """Hold each checkpoint that is missing, until it is kept, and begin to train.
 
         Locks are taken in the order of their names, and before any cell's, so that two runs that wait for each other's
         (``wait=true``) cannot both wait for ever.
@@ -155,15 +156,24 @@ class Tasks:
                 holding.pop(training).close()
         if not holding:
             return
-        to_train = [training for training in missing if training in holding]
-        data = self._back_end.store(pack(_for_training(self._plan.data, to_train)))
+        self._to_train = {training: holding[training] for training in missing if training in holding}
+        self._training_data = self._back_end.store(pack(_for_training(self._plan.data, list(self._to_train))))
+        label = f"{len(holding)} training{'s' * (len(holding) != 1)} {self._back_end.name}"
+        self._display.stage(label, sum(training.passes for training in self._to_train))
+        self._begin_trainings()
+
+    def _begin_trainings(self) -> None:
+        """One task for each training whose start is there, in the order of the cells."""
         specs = {cell.training: cell.spec for cell in self._plan.cells}
-        for training in to_train:
-            beside = paths[training].absolute() if self._back_end.has_files else None
-            task = self._back_end.submit(train, training, specs[training], data, beside)
-            self._trainings[task] = training, holding[training]
-        label = f"{len(to_train)} training{'s' * (len(to_train) != 1)} {self._back_end.name}"
-        self._display.stage(label, sum(training.passes for training in to_train))
+        for training in list(self._to_train):
+            before = training.start.path(self._plan.out) if training.start else None
+            if before is not None and not before.is_file():
+                continue
+            spec = specs.get(training) or model_spec(training.model)
+            beside = training.path(self._plan.out).absolute() if self._back_end.has_files else None
+            start = before.read_bytes() if before else None
+            task = self._back_end.submit(train, training, spec, self._training_data, beside, start)
+            self._trainings[task] = training, self._to_train.pop(training)
 
     def _keep_checkpoint(self, task: Hashable) -> None:
         training, lock = self._trainings.pop(task)
@@ -176,6 +186,7 @@ class Tasks:
         keep_checkpoint(training.path(self._plan.out), state, record)
         lock.close()
         self._display.advance(training.passes)
+        self._begin_trainings()
 
     def _fill(self) -> None:
         """Keep as many tasks under way as the back end asks for."""
@@ -188,7 +199,7 @@ class Tasks:
     def _next_batch(self) -> tuple[CellRun, list[int]] | None:
         """Next points of an open cell, else of the next cell whose checkpoint is there."""
         while not self._batches:
-            training = {training for training, _ in self._trainings.values()}
+            training = {*self._to_train, *(training for training, _ in self._trainings.values())}
             cell = next((cell for cell in self._waiting if cell.cell_plan.training not in training), None)
             # Who waits for a cell must hold no other, or two runs could wait for each other for ever.
             if cell is None or (self._config.wait and self._open):
@@ -272,17 +283,21 @@ def begin(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def train(training: Training, spec: ModelSpec, data: Package, path: Path | None) -> tuple[bytes, bytes, list[str]]:
+def train(
+    training: Training, spec: ModelSpec, data: Package, path: Path | None, start: bytes | None = None
+) -> tuple[bytes, bytes, list[str]]:
     """On a worker: a checkpoint, its record, and what there is to say.
 
     Parameters
     ----------
     path : Path or None
         Where the driver will keep the checkpoint, beside which the state of the training lies; None without its files.
+    start : bytes, optional
+        The checkpoint of the training that it starts from.
     """
     lines: list[str] = []
     report, examples = Report(lines.append), unpack(data.fetch(), "cpu")
-    return *train_checkpoint(training, spec, examples, lambda images: None, path, report), lines
+    return *train_checkpoint(training, spec, examples, lambda images: None, path, report, start), lines
 
 
 def certify(cell: Package, packed_points: bytes, device: str) -> bytes:

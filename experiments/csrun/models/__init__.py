@@ -50,7 +50,7 @@ class ModelSpec:
     unit : str
         What ``eps`` and ``sigma`` are measured in, where ``{}`` stands for the unit of the examples.
     target : str
-        What it can be trained to output, as `csrun.training.methods.Method.target` says.
+        What it can be trained to do, as `csrun.training.methods.Method.target` says.
     """
 
     build: Callable[[DataSet, Weights, Noise | None], BaseModel]

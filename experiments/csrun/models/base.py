@@ -7,6 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from centersmooth import Noise
+
 _Module = TypeVar("_Module", bound=nn.Module)
 
 
@@ -30,6 +32,9 @@ class BaseModel(nn.Module):
     def inputs(self, examples: Tensor) -> Tensor:
         """Clean examples in the space in which the noise and the perturbation live: here, the examples themselves."""
         return examples
+
+    def at_noise(self, noise: Noise) -> None:
+        """Fix what depends on the smoothing law, after training; by default nothing does."""
 
 
 def channels_last(module: _Module) -> _Module:

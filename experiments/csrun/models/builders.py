@@ -11,6 +11,8 @@ from csrun.models import Weights, weights_path
 from csrun.models.autoencoder import Autoencoder, Reconstructor
 from csrun.models.base import BaseModel
 from csrun.models.classifiers import LeNet, ResNet20
+from csrun.models.denoisers import Denoised, DnCNN
+from csrun.models.diffusion import OneStepDiffusion
 from csrun.models.embeddings import Probabilities, ProtoNet, support_of
 from csrun.models.unet import UNet
 
@@ -66,6 +68,21 @@ def protonet(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     return ProtoNet(support.shape[2], data.shape[-1], support)
 
 
+def lenet_dncnn(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
+    _require_classes(data, "lenet_dncnn")
+    classifier = LeNet(data.shape[0], data.shape[-1], len(data.classes))
+    return Denoised(DnCNN(data.shape[0], layers=8, width=32), classifier)
+
+
+def lenet_ddpm(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
+    _require_classes(data, "lenet_ddpm")
+    classifier = LeNet(data.shape[0], data.shape[-1], len(data.classes))
+    model = Denoised(OneStepDiffusion(data.shape[0], width=32), classifier)
+    if noise is not None:
+        model.at_noise(noise)
+    return model
+
+
 def _require_classes(data: DataSet, model: str) -> None:
     if data.pixelwise:
         raise RunError(f"models has '{model}', which needs a class for each image: {data.name} has one for each pixel")
@@ -80,6 +97,20 @@ def mtcnn(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
     from csrun.models.faces import FaceDetector
 
     return FaceDetector()
+
+
+def mtcnn_dncnn(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
+    return Denoised(DnCNN(data.shape[0], layers=17, width=64), mtcnn(data, weights, noise))
+
+
+def mtcnn_dncnn_small(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:
+    channels, *sides = data.shape
+    if any(side % 2 for side in sides):
+        raise RunError(
+            f"models has 'mtcnn_dncnn_small', whose denoiser takes blocks of 2x2 pixels, and {data.name} has images of "
+            f"{sides[0]}x{sides[1]}: expected even sides, or models=[mtcnn_dncnn]"
+        )
+    return Denoised(DnCNN(channels, layers=5, width=32, factor=2), mtcnn(data, weights, noise))
 
 
 def mtcnn_boxes(data: DataSet, weights: Weights, noise: Noise | None) -> BaseModel:

@@ -389,12 +389,14 @@ def training_kind(train: str, scale: float) -> str:
     --------
     >>> training_kind("augment@0.5", 0.5), training_kind("none", 0.5), training_kind("augment@0.25", 0.5)
     ('with noise', 'without noise', 'with noise 0.25')
+    >>> training_kind("denoise_mse@0.5", 0.5), training_kind("diffusion", 0.5)
+    ('by denoise_mse', 'by diffusion')
     >>> training_kind("spectral[weight=3]@0.5", 0.5), training_kind("spectral@0.25", 0.5)
     ('by spectral[weight=3]', 'by spectral, with noise 0.25')
     """
     method, _, trained = train.partition("@")
     if not trained:
-        return "without noise" if method else ""
+        return f"by {method}" if method not in ("", "none") else "without noise" if method else ""
     same = math.isclose(float(trained), scale, rel_tol=1e-6)
     if method in _WITH_NOISE_ALONE:
         return "with noise" if same else f"with noise {number(float(trained))}"

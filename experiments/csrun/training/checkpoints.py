@@ -1,8 +1,8 @@
 """Training by one of the methods, and the checkpoints it leaves.
 
-Adam at 1e-3, or SGD with the field's schedule, on the loss of the method. A checkpoint is found again by the digest of
-everything that shaped it, so the same request never trains twice and another request never gets the wrong weights. A
-training that is killed goes on from its last state (`csrun.training.state`).
+Adam at 1e-3, or Adam or SGD with the field's schedules, on the loss of the method. A checkpoint is found again by the
+digest of everything that shaped it, so the same request never trains twice and another request never gets the wrong
+weights. A training that is killed goes on from its last state (`csrun.training.state`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import nn
+from safetensors.torch import load, load_file, save
+from torch import Tensor, nn
 
 from centersmooth import Noise, RandomStream
 from csrun.config import TrainConfig, at_least
@@ -27,6 +27,7 @@ from csrun.data import DataSet
 from csrun.errors import RunError
 from csrun.models import ModelSpec
 from csrun.models.base import BaseModel, channels_last
+from csrun.models.denoisers import Denoised
 from csrun.noise import noise_of
 from csrun.registry import METHODS, MODELS
 from csrun.system.files import digest_of, write_atomically
@@ -35,11 +36,14 @@ from csrun.training.methods import Method
 from csrun.training.names import Parameters, complete, labelled, method_named
 from csrun.training.state import SUFFIX, StateFile
 
-LEARNING_RATES = {"adam": 1e-3, "sgd": 1e-2}
+LEARNING_RATES = {"adam": 1e-3, "adam_stages": 1e-3, "sgd": 1e-2}
 MOMENTUM, WEIGHT_DECAY, DECAY, STAGES = 0.9, 1e-4, 0.1, 3
-"""Settings of SGD, as in the code of SmoothMix (Jeong et al. 2021), whose 90 epochs have three stages of rates."""
+"""Settings of SGD, as in the code of SmoothMix (Jeong et al. 2021), whose 90 epochs have three stages of rates.
 
-_LATER: Mapping[str, object] = {"parameters": (), "optimizer": "adam"}
+The decays are also those of Adam in stages, as in the code of denoised smoothing (Salman et al. 2020).
+"""
+
+_LATER: Mapping[str, object] = {"parameters": (), "optimizer": "adam", "start": None}
 """Fields that a request says only where they are not these: those from before there were any keep their digests."""
 
 
@@ -69,7 +73,9 @@ class Training:
     parameters : tuple of pairs
         Every parameter of the method with its value.
     optimizer : str
-        ``adam``, or ``sgd``, whose learning rate falls in stages.
+        ``adam``, or ``adam_stages`` or ``sgd``, whose learning rates fall in stages.
+    start : Training, optional
+        The training from whose weights this one goes on: of the same model, or of the fixed one behind its denoiser.
     """
 
     model: str
@@ -87,11 +93,18 @@ class Training:
     version: int = 2
     parameters: Parameters = ()
     optimizer: str = "adam"
+    start: Training | None = None
 
     @property
     def request(self) -> dict[str, Any]:
         """All of it, as plain values."""
-        return {name: value for name, value in vars(self).items() if value != _LATER.get(name, ...)}
+        said = {name: value for name, value in vars(self).items() if value != _LATER.get(name, ...)}
+        return said if self.start is None else said | {"start": self.start.request}
+
+    @property
+    def chain(self) -> tuple[Training, ...]:
+        """The training with those before it, in their order."""
+        return (*(self.start.chain if self.start else ()), self)
 
     @property
     def digest(self) -> str:
@@ -168,11 +181,17 @@ def training_of(
         labels = data.targets(data.training_split, range(images))
         content = hashlib.sha256(labels.numpy().tobytes()).hexdigest() if data.pixelwise else labels.tolist()
         digest = digest_of({"examples": digest, "labels": content})
+    before = _before(model, kind)
+    start = training_of(before[0], data, schedule, before[1], noise, scale, seed, device) if before else None
     example, law = torch.zeros(data.shape), noise_of(noise, scale)
     asked, parameters = tuple(sorted(noise.items())), complete(name, given, scale)
+    try:
+        kind(**dict(parameters)).require_suited(law, example)
+    except RunError as error:
+        raise RunError(f"train.method has '{method}': {error}; choose another method or noise") from error
     if not kind.noisy and law.clean(example).shape == example.shape:
         asked, scale = (), 0.0
-    training = Training(
+    return Training(
         model,
         data.name,
         digest,
@@ -187,12 +206,15 @@ def training_of(
         LEARNING_RATES[schedule.optimizer],
         parameters=parameters,
         optimizer=schedule.optimizer,
+        start=start,
     )
-    try:
-        training.objective.require_suited(law, example)
-    except RunError as error:
-        raise RunError(f"train.method has '{method}': {error}; choose another method or noise") from error
-    return training
+
+
+def _before(model: str, kind: type[Method]) -> tuple[str, str] | None:
+    """The model and the method of the training that one starts from; None where it starts from first weights."""
+    if kind.after:
+        return model, kind.after
+    return (MODELS[model].fixed, "none") if MODELS[model].fixed else None
 
 
 def kind_of(name: str) -> type[Method]:
@@ -212,6 +234,8 @@ def obtain(
 ) -> tuple[BaseModel, str]:
     """The model with the weights of exactly this training, trained and saved if need be, and their digest.
 
+    The checkpoint of the training that it starts from has to be there.
+
     Parameters
     ----------
     step_done : callable
@@ -225,7 +249,8 @@ def obtain(
     model = fresh_model(training, spec, data)
     with held(path.with_suffix(".lock"), f"the checkpoint {path.name}", say):
         if not path.is_file():
-            keep_checkpoint(path, *train_checkpoint(training, spec, data, step_done, path, report))
+            start = training.start.path(out).read_bytes() if training.start else None
+            keep_checkpoint(path, *train_checkpoint(training, spec, data, step_done, path, report, start))
     _load(model, path)
     # A fifth less time on a CPU. Only now: in training it would move the last digits of the weights.
     return channels_last(model).eval().requires_grad_(False), weights_of(path)
@@ -302,14 +327,15 @@ def train(
 
 
 def _optimizer(model: BaseModel, training: Training) -> torch.optim.Optimizer:
+    rate, parameters = training.learning_rate, [one for one in model.parameters() if one.requires_grad]
     if training.optimizer == "sgd":
-        rate = training.learning_rate
-        return torch.optim.SGD(model.parameters(), lr=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    return torch.optim.Adam(model.parameters(), lr=training.learning_rate)
+        return torch.optim.SGD(parameters, lr=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    decay = WEIGHT_DECAY if training.optimizer == "adam_stages" else 0.0
+    return torch.optim.Adam(parameters, lr=rate, weight_decay=decay)
 
 
 def _learning_rate(training: Training, epoch: int) -> float:
-    """The learning rate of an epoch, from 0: with SGD a tenth in the second third of them, a hundredth in the last."""
+    """The learning rate of an epoch, from 0: in stages a tenth in the second third of them, a hundredth in the last."""
     if training.optimizer == "adam":
         return training.learning_rate
     return training.learning_rate * DECAY ** (epoch // -(-training.epochs // STAGES))
@@ -329,6 +355,7 @@ def train_checkpoint(
     step_done: Callable[[int], None],
     path: Path | None = None,
     report: Report | None = None,
+    start: bytes | None = None,
 ) -> tuple[bytes, bytes]:
     """Train a model; the bytes of its checkpoint, and those of the record that lies beside it.
 
@@ -337,14 +364,29 @@ def train_checkpoint(
     path : Path, optional
         The checkpoint's: beside it lies the state of a training that was killed, from which this one goes on. Only
         under the checkpoint's lock; without it nothing is read or written.
+    start : bytes, optional
+        The checkpoint of ``training.start``, where there is one.
     """
     report = report or Report()
     model = fresh_model(training, spec, data)
+    if training.start is not None:
+        assert start is not None  # whoever trains has it
+        _start_from(model, training, load(start))
     state = StateFile(path.with_suffix(SUFFIX), training.digest, report.line) if path else None
     loss, seconds = train(model, training, data, step_done, state, report)
     weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     record: dict[str, Any] = {**training.request, "final_loss": loss, "seconds": round(seconds, 3)}
     return save(weights), json.dumps(record, indent=2).encode() + b"\n"
+
+
+def _start_from(model: BaseModel, training: Training, weights: Mapping[str, Tensor]) -> None:
+    """Give a model the weights of the training before, which may be those of the fixed model behind its denoiser."""
+    assert training.start is not None
+    part: nn.Module = model
+    if training.start.model != training.model:
+        assert isinstance(model, Denoised)
+        part = model.model
+    part.load_state_dict(weights, strict=True)
 
 
 def keep_checkpoint(path: Path, state: bytes, record: bytes) -> None:

@@ -15,7 +15,7 @@ from csrun.models.base import BaseModel
 FORWARD, BACKWARD, TO_INPUT = 1, 2, 1
 """Cost of a pass: forwards, back to the parameters, and back to the input alone, in forward passes."""
 
-Target = Literal["examples", "labels"]
+Target = Literal["examples", "labels", "denoising", "diffusion"]
 
 
 class Method(ABC):
@@ -24,14 +24,23 @@ class Method(ABC):
     Attributes
     ----------
     target : str or None
-        What the model learns to output: ``examples``, the clean examples themselves, or ``labels``, their classes;
-        None where the method serves models of both kinds.
+        What the model learns: ``examples``, to output the clean examples themselves, or ``labels``, their classes;
+        None where the method serves models of both kinds. Of a denoiser in front of a fixed model, ``denoising``, or
+        ``diffusion`` if it is a diffusion model.
     noisy : bool
         Whether the method trains with the smoothing law.
+    after : str
+        The method from whose weights it goes on; empty if from none.
     """
 
     target: ClassVar[Target | None] = "examples"
     noisy: ClassVar[bool] = True
+    after: ClassVar[str] = ""
+
+    @classmethod
+    def fits(cls, target: str) -> bool:
+        """Test of what a model learns for what the method trains."""
+        return target == cls.target or (cls.target is None and target in ("examples", "labels"))
 
     @property
     def chunks(self) -> int:
