@@ -314,7 +314,7 @@ def test_the_table_names_each_training_and_noise(digits):
     [
         (
             ["experiment=label_digits", "train=augment"],
-            "train.method has 'augment', which learns examples: expected one of cross_entropy, .* for the model lenet,",
+            "train.method has 'augment', which learns examples: expected one of none, cross_entropy, .* for the model ",
         ),
         (
             ["train=cross_entropy"],

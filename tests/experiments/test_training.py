@@ -103,7 +103,7 @@ def test_what_no_method_has_is_refused_in_one_line(tmp_path, asked):
 
 def test_an_optimizer_that_is_none_is_refused_in_one_line(tmp_path):
     answer = ask("train.optimizer=sdg", cwd=tmp_path)
-    assert answer.stderr == "cs-run: train.optimizer is 'sdg': expected adam or sgd; did you mean sgd?\n"
+    assert answer.stderr == "cs-run: train.optimizer is 'sdg': expected adam, adam_stages or sgd; did you mean sgd?\n"
 
 
 def test_one_training_asked_for_twice_is_one_cell():

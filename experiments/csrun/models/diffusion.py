@@ -1,6 +1,6 @@
 """A small diffusion model (DDPM: Ho, Jain and Abbeel 2020), and denoising by one call of it (Carlini et al. 2022).
 
-At step ``t`` of 1 to 1,000 the network gets ``x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) e`` and predicts the standard
+At step ``t`` of 0 to 999 the network gets ``x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) e`` and predicts the standard
 normal ``e``. Its images ``x_0`` are in [-1, 1], where the noise of pixels in [0, 1] is twice as large.
 """
 
@@ -22,14 +22,15 @@ _GROUPS = 8
 
 
 def linear_schedule(steps: int = 1000) -> NDArray[np.float64]:
-    """``abar_t`` for ``t`` of 1 to ``steps``, with variances from 1e-4 to 0.02, as in the paper: ``(steps,)``."""
+    """``abar_t`` for ``t`` of 0 to ``steps - 1``, with variances from 1e-4 to 0.02, as in the paper: ``(steps,)``."""
     return np.cumprod(1 - np.linspace(1e-4, 0.02, steps), dtype=np.float64)
 
 
 def step_of(sigma: float, schedule: NDArray[np.float64]) -> int:
     """The first step whose noise is at least that of pixels in [0, 1] with noise ``sigma``.
 
-    That is the least ``t`` with ``sqrt((1 - abar_t)/abar_t) >= 2 sigma``: the factor is that of images in [-1, 1].
+    That is the least ``t``, counted from 0 as in the code of Carlini et al., with ``sqrt((1 - abar_t)/abar_t) >= 2
+    sigma``: the factor is that of images in [-1, 1].
 
     Raises
     ------
@@ -45,7 +46,7 @@ def step_of(sigma: float, schedule: NDArray[np.float64]) -> int:
     if not enough.any():
         most = math.sqrt((1 - schedule[-1]) / schedule[-1]) / 2
         raise RunError(f"the scale {sigma:g} of the noise is above {most:.4g}, that of the last step of the diffusion")
-    return int(enough.argmax()) + 1
+    return int(enough.argmax())
 
 
 class OneStepDiffusion(nn.Module):
@@ -69,7 +70,7 @@ class OneStepDiffusion(nn.Module):
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()
         self.register_buffer("schedule", torch.tensor(linear_schedule(), dtype=torch.float32), persistent=False)
-        self.step = 1
+        self.step = 0
         self.network = NoiseUNet(channels, width)
 
     def at_noise(self, noise: Noise) -> None:
@@ -86,7 +87,7 @@ class OneStepDiffusion(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Noisy images to the images predicted, ``(b, C, H, W) -> (b, C, H, W)``, in [0, 1]."""
-        kept = float(linear_schedule()[self.step - 1])
+        kept = float(linear_schedule()[self.step])
         noisy = math.sqrt(kept) * (2 * images - 1)
         noise = self.network(noisy, torch.full((len(images),), self.step, device=images.device))
         predicted = (noisy - math.sqrt(1 - kept) * noise) / math.sqrt(kept)

@@ -48,6 +48,8 @@ METRIC_LABELS |= {name: one.distance for name, one in CERTIFIERS.items() if one.
 NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA", "mtcnn": "MTCNN", "biggan": "BigGAN"}
 NAMES |= {"dcgan": "DCGAN", "unet": "U-Net", "mnist_striped": "MNIST on stripes"}
 NAMES |= {"lenet": "LeNet", "resnet20": "ResNet-20"}
+NAMES |= {"lenet_dncnn": "DnCNN and LeNet", "lenet_ddpm": "one-step diffusion and LeNet"}
+NAMES |= {"mtcnn_dncnn": "DnCNN and MTCNN", "mtcnn_dncnn_small": "small DnCNN and MTCNN"}
 NAMES |= dict.fromkeys(("text_recogniser", "text_detector"), "PP-OCRv6") | {"page": "lines", "page_blocks": "blocks"}
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

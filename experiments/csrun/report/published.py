@@ -44,9 +44,15 @@ def key_of(cell: CellEntry) -> str:
 
 def request_at_any_version(cell: CellEntry) -> str:
     """Digest of the request without the versions of the method and of training."""
-    training = {name: value for name, value in (cell["training"] or {}).items() if name != "version"}
+    training = _at_any_version(cell["training"] or {})
     request = {name: cell[name] for name in REQUEST if name != "method"}
     return digest_of(request | {"training": training})
+
+
+def _at_any_version(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The request of a training, and of the one that it starts from, without the version."""
+    request = {name: value for name, value in training.items() if name != "version"}
+    return request | {"start": _at_any_version(request["start"])} if "start" in request else request
 
 
 def version_of(cell: CellEntry) -> tuple[int, int]:

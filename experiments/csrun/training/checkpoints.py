@@ -214,7 +214,9 @@ def _before(model: str, kind: type[Method]) -> tuple[str, str] | None:
     """The model and the method of the training that one starts from; None where it starts from first weights."""
     if kind.after:
         return model, kind.after
-    return (MODELS[model].fixed, "none") if MODELS[model].fixed else None
+    if kind.target in ("denoising", "diffusion") and MODELS[model].fixed:
+        return MODELS[model].fixed, "none"
+    return None
 
 
 def kind_of(name: str) -> type[Method]:

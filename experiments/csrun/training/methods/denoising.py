@@ -75,8 +75,8 @@ class Diffusion(Method):
     def loss(self, model: BaseModel, x: Tensor, y: Tensor, noise: Noise | None, draws: Draws, epoch: int) -> Tensor:
         assert isinstance(model, Denoised)
         assert isinstance(model.denoiser, OneStepDiffusion)
-        step = 1 + draws.integers((len(x),), len(model.denoiser.schedule))
-        kept = model.denoiser.schedule[step - 1].view(-1, 1, 1, 1)
+        step = draws.integers((len(x),), len(model.denoiser.schedule))
+        kept = model.denoiser.schedule[step].view(-1, 1, 1, 1)
         error = draws.normal(tuple(x.shape))
         noisy = kept.sqrt() * (2 * x - 1) + (1 - kept).sqrt() * error
         return mse_loss(model.denoiser.network(noisy, step), error)
