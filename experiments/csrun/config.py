@@ -183,7 +183,7 @@ KEYS = {
     "attacker.runs": "runs of the smoothed model, on fresh draws, that judge an attacked input",
     "recommend": "true: which certifier, rule, scale and counts to ask for, from a pilot on points outside the request",
     "train.epochs, .images, .batch_size, .method": 'training schedule; "train.method=[augment,none]" for the ablation',
-    "train.optimizer": "adam, or sgd: its rate falls to a tenth after each third of the epochs (docs/training.md)",
+    "train.optimizer": "adam; adam_stages or sgd, whose rates fall to a tenth after each third (docs/training.md)",
     "model, metric, certifier": "lists of one; your own: package.module:factory (experiment=custom; docs/custom.md)",
     "adapters, adapter": 'of a model of your own that returns no tensor: "adapters=[key:out,argmax]" (--help models)',
     "data.name": "data set, as data=NAME",

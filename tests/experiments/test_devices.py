@@ -6,17 +6,22 @@ import pytest
 import torch
 from pretended import pretended_device
 
+from centersmooth import GaussianNoise
+from centersmooth.draws import Draws
 from csrun.data import load_data
 from csrun.metrics.perceptual import LPIPS
 from csrun.models import MODELS
 from csrun.registry import MODELS as PACKAGES
+from csrun.training.checkpoints import kind_of
+from csrun.training.methods.denoising import patches
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there: nothing to pretend")
 
-DIGITS = ("autoencoder", "reconstructor", "lenet", "lenet_probabilities", "protonet")
+DIGITS = ("autoencoder", "reconstructor", "lenet", "lenet_probabilities", "protonet", "lenet_dncnn", "lenet_ddpm")
 PRETRAINED = {
     "mtcnn": "astronaut",
     "mtcnn_landmarks": "astronaut",
+    "mtcnn_dncnn_small": "astronaut",
     "text_recogniser": "page",
     "text_detector": "page_blocks",
 }
@@ -45,6 +50,32 @@ def test_outputs_of_a_model_are_those_of_the_cpu(name):
         found = model.to("cuda")(x.to("cuda"))
         assert found.device.type == "cuda"
         torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["denoise_mse", "denoise_stability", "diffusion"])
+def test_the_loss_of_a_denoiser_is_that_of_the_cpu(method):
+    data = load_data("digits", None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        spec = MODELS["lenet_ddpm" if method == "diffusion" else "lenet_dncnn"]
+        model = spec.build(data, {}, None).train().requires_grad_(False)
+    x, noise, own = data.images(data.test, range(4)), GaussianNoise(0.5), kind_of(method)()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    wanted = own.loss(model, x, x, noise, Draws(0, x), 0)
+    model.load_state_dict(state)
+    with pretended_device():
+        there = x.to("cuda")
+        found = own.loss(model.to("cuda"), there, there, noise, Draws(0, there), 0)
+        assert found.device.type == "cuda"
+        torch.testing.assert_close(found.cpu(), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_patches_are_those_of_the_cpu():
+    images = torch.rand(4, 3, 12, 10, generator=torch.Generator().manual_seed(0))
+    with pretended_device():
+        there = images.to("cuda")
+        found = patches(there, 8, Draws(0, there))
+        assert torch.equal(found.cpu(), patches(images, 8, Draws(0, images)))
 
 
 def test_lpips_is_that_of_the_cpu(data_folder):
