@@ -147,7 +147,8 @@ def _metrics() -> list[str]:
     for name, entry in registry.METRICS.items():
         offering = [model for model, one in registry.MODELS.items() if name in one.metrics]
         reach = "from 0" if math.isinf(entry.largest) else f"0 to {entry.largest:g}"
-        lines += [f"  {name:<9} {entry.help}; {reach}; {_listed(offering)}"]
+        line = f"  {name:<9} {entry.help}; {reach}; {_listed(offering)}"
+        lines += wrap(line, width=120, subsequent_indent=" " * 12)
     return lines
 
 
