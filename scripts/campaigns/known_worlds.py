@@ -1,9 +1,9 @@
 """Smoothing laws with a worst perturbation, and a number of each noisy input whose law is known there.
 
-By the lemma of Neyman and Pearson the sets that lose most are half-lines of the likelihood ratio. `NoiseWorld.statistic`
-is that ratio or rises with it, so a model that is a step in it is a worst case of the law's bound. Where the bound is
-not attained (translation, brightness with contrast, rotation, scaling, a folded normal law composed with another) the
-half-lines are large losses all the same.
+By the lemma of Neyman and Pearson the sets that lose most are half-lines of the likelihood ratio. The number is that
+ratio or rises with it, so a model that is a step in it is a worst case of the law's bound. Where the bound is not
+attained (translation, brightness with contrast, rotation, scaling, a folded normal law composed with another) the
+half-lines lose less than it allows.
 """
 
 from __future__ import annotations
