@@ -17,7 +17,7 @@ import shlex
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
@@ -235,12 +235,12 @@ def failures(
         most = int(binom.isf(RUN_LEVEL, len(answers), alpha - alpha2))
         values = {_rounded(answer): answer for answer in answers if answer is not None}
         counts = Counter(_rounded(answer) for answer in answers if answer is not None)
-        leaving: dict[tuple[bytes, float], int] = {}
+        leaving: dict[Hashable, int] = {}
         failed = 0
         for one in certificates:
-            if one.radius is None or one.answer is None or one.vacuous:
+            if one.radius is None or one.answer is None:
                 continue
-            key = _rounded(one.answer), round(one.radius, 9)
+            key = (_rounded(one.answer), round(one.radius, 9)) if fails is beyond_radius else id(one)
             if key not in leaving:
                 leaving[key] = sum(counts[value] for value in values if fails(certifier, one, values[value]))
             failed += leaving[key] > most
@@ -271,25 +271,21 @@ def sweep(
         evidence, there = (gather_one(sampler, certifier, CENTER, x, RandomStream(0)) for x in (world.x, world.x_prime))
         certificates.append(certifier.certificate(evidence, world.eps, rule, setting))
         answers.append(certifier.answer(there, setting, rule).output)
-    wrong = sum(
-        answer is not None and beyond_radius(certifier, one, answer)
-        for one, answer in zip(certificates, answers, strict=True)
-    )
-    informative, closest = sum(one.radius == 0 for one in certificates), _closest(certifier, certificates, answers)
+    pairs = zip(certificates, answers, strict=True)
     yield Row(
-        variant.name,
-        name,
-        certifier.name,
-        rule,
-        noise,
-        world.eps,
-        "radius",
-        None,
-        size,
-        wrong,
-        0.0,
-        informative,
-        closest,
+        variant=variant.name,
+        case=name,
+        certifier=certifier.name,
+        rule=rule,
+        noise=noise,
+        eps=world.eps,
+        statement="radius",
+        mass=None,
+        trials=size,
+        violations=sum(answer is not None and beyond_radius(certifier, one, answer) for one, answer in pairs),
+        alpha=0.0,
+        informative=sum(one.radius == 0 for one in certificates),
+        closest=_closest(certifier, certificates, answers),
     )
 
 
