@@ -462,8 +462,8 @@ def summary(rows: list[Row], refusals: list[Refusal], command: str, seconds: flo
     wrong = complaints(rows)
     return f"""# Coverage
 
-`{command}`: every rule of every certifier under every law it takes, in simulated runs of models of which the truth
-is known. [coverage.csv](coverage.csv) has all {len(rows):,} rows. Seeds 0 to {max(row.trials for row in rows) - 1};
+Every rule of every certifier under every law it takes, in simulated runs of models of which the truth is known, by
+`{command}`. [coverage.csv](coverage.csv) has all {len(rows):,} rows. Seeds 0 to {max(row.trials for row in rows) - 1};
 Python {platform.python_version()}, {versions}; {seconds / 60:.0f} minutes on {os.cpu_count()} cores.
 
 **Result.** {above} of {len(sound):,} rows of the library are above their allowed count, of {trials:,} counted trials.
@@ -489,10 +489,12 @@ probability at most `alpha2`. The rule `enumerated` has no alpha, and one trial 
 
 ## The library
 
-"Closest" is the largest movement over the radius certified for it. Counts far below alpha are slack of the rule, not
-of the world: the inequalities of `paper`; the errors of estimation of means and directions, whose movement comes close
-to the radius all the same; Chernoff's bound, and bands of masses, of scores and prototypes; and the failure
-probability of the side or the end at which nothing happens.
+"Closest" is the largest movement over the radius certified for it. Counts are below alpha for reasons of the rules: the
+inequalities of `paper`; a run with another center has to pass its own test, so that the ball is what shows most of
+centers; errors of estimation of means and directions, whose movement comes close to the radius all the same;
+Chernoff's bound, and bands of masses, of scores and prototypes; the share of alpha for the side at which nothing
+happens; ranks, which are whole numbers. The laws whose bound is not attained, rotation and scaling above all, have more
+slack than the others.
 
 {_table(_SOUND, _sound_lines(rows))}
 
