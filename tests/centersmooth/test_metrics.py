@@ -419,7 +419,7 @@ def test_a_distance_function_on_no_outputs() -> None:
 
 def test_a_distance_function_that_fails_says_on_what() -> None:
     metric = DistanceFunction(lambda a, b: a @ b, diameter=1.0)
-    with pytest.raises(RequestError, match=r"failed on two batches of shape \(3, 2\): RuntimeError mat1"):
+    with pytest.raises(RequestError, match=r"failed on two batches of shape \(3, 2\): RuntimeError .*mat1"):
         metric.pairwise(torch.rand(3, 2), torch.rand(3, 2))
 
 

@@ -174,7 +174,7 @@ def modeless(kind: str) -> nn.Module:
     return torch.jit.script(net())
 
 
-@pytest.mark.filterwarnings("ignore:.*(deprecat|torch.jit|torch.ao)")
+@pytest.mark.filterwarnings("ignore:.*(deprecat|torch.jit|torch.ao|Guards may run slower on Python)")
 @pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.parametrize("kind", ["exported", "frozen", "traced", "scripted", "quantised", "compiled", "parallel"])
 def test_modules_of_other_kinds_are_smoothed(kind: str, wrapped: bool) -> None:
