@@ -529,7 +529,12 @@ def _way_out(x: object) -> str:
         return "; use torch.from_numpy(x)"
     if isinstance(x, (Tensor, np.ndarray)):
         return "; noise is added to real numbers: of pixels use x / 255, of tokens or texts their embeddings"
-    return "; noise is added to real numbers: of a text use its embedding" if isinstance(x, (str, bytes)) else ""
+    parts = x if isinstance(x, (list, tuple)) else [x]
+    if parts and all(isinstance(part, (str, bytes)) for part in parts):
+        return "; noise is added to real numbers: of a text use its embedding"
+    if isinstance(x, (list, tuple)) and parts and all(isinstance(part, int) for part in parts):
+        return "; noise is added to real numbers: of tokens use their embeddings"
+    return ""
 
 
 def checked_stream(stream: RandomStream | None) -> RandomStream:

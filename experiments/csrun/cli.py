@@ -345,6 +345,13 @@ def _task(raw: Any, console: Console, command: str) -> int:
     console.print(f"{config.name}, budget {config.budget}, done in {duration(time.monotonic() - started)}:")
     for path in result.files:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
+    if result.replaced:
+        console.print(
+            f"these replace the table of an earlier run, {result.replaced}: to have both, repeat that with a name of "
+            "its own (name=...); what it computed is kept",
+            highlight=False,
+            soft_wrap=True,
+        )
     if result.failed:
         console.print(f"{result.failed} points failed; their rows say why", highlight=False)
     for line in result.broken:

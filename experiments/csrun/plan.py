@@ -500,11 +500,12 @@ def _require_inputs(plan: Plan, model: BaseModel) -> None:
 
 
 def _checked_outputs(plan: Plan, sampler: Sampler, x: Tensor) -> Tensor:
-    """Noisy outputs of a model that is a fixed function of one input; with the data's advice where its call fails."""
+    """Noisy outputs of a model that is a fixed function of one input; the data's advice where its call fails."""
     metrics = dict.fromkeys(name for by_metric in plan.certifiers.values() for name in by_metric if name)
     try:
         return sampler.check_model(x, [plan.metrics[name] for name in metrics])
     except RequestError as error:
         if not plan.data.advice or not str(error).startswith("the model failed"):  # else it took its inputs
             raise
-        raise RequestError(f"{error}; {plan.data.advice}") from error
+        # The advice first: what a model of tokens says of numbers is about types and shapes.
+        raise RequestError(f"{plan.data.advice}; {error}") from error

@@ -436,7 +436,7 @@ CERTIFIERS = {
         rules=("counts_run", "betting", "counts"),
         of_map=("betting", "counts"),
         details=("label", "target", "p_low", "reach", "stopped"),
-        distance="1 where the class can change",
+        distance="1 where the class can change, else 0",
     ),
     "percentile": CertifierEntry(
         "centersmooth:Percentile",
@@ -492,7 +492,7 @@ CERTIFIERS = {
         rules=("lipschitz", "half_spaces", "cdf"),
         of_map=("lipschitz", "half_spaces", "cdf"),
         details=("label", "target", "margin", "reach"),
-        distance="1 where the nearest can change",
+        distance="1 where the nearest can change, else 0",
         of_model=True,
     ),
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from rich.table import Column, Table
 from centersmooth import RandomStream
 from csrun.cells.attacks import attack_note, attack_table, broken
 from csrun.cells.maps import TruthAt, iou_lines, iou_table, panel_maps
-from csrun.cells.rows import csv_lines, rows_of_rule
+from csrun.cells.rows import Row, csv_lines, rows_of_rule
 from csrun.cells.run import CellRun, DoneCell
 from csrun.cells.store import CellStore
 from csrun.cells.texts import text_lines, text_table
@@ -37,7 +38,17 @@ from csrun.plan import CellPlan, Plan, make_plan
 from csrun.registry import LANDMARK_MODELS
 from csrun.report.panels import PanelSource, draw_panels, save_panels
 from csrun.report.published import is_reduced, key_of
-from csrun.report.tables import ATTACK_FILE, IOU_FILE, SLIP_FILE, TEXTS_FILE, TRUTH_FILE, titled
+from csrun.report.tables import (
+    ATTACK_FILE,
+    IDENTITY,
+    IOU_FILE,
+    MANIFEST_FILE,
+    ROWS_FILE,
+    SLIP_FILE,
+    TEXTS_FILE,
+    TRUTH_FILE,
+    titled,
+)
 from csrun.system.files import remove_unfinished, write_atomically
 from csrun.system.locks import held
 from csrun.system.memory import keep_freed_memory
@@ -49,12 +60,16 @@ from csrun.training.names import method_named
 
 @dataclass(frozen=True)
 class RunResult:
-    """Result of a run: its folder and files, the number of failed points, a line for each broken certificate."""
+    """Result of a run: its folder and files, the number of failed points, a line for each broken certificate.
+
+    ``replaced`` is the command of an earlier run whose table had rows that the new one has not; empty if there is none.
+    """
 
     folder: Path
     files: list[Path]
     failed: int
     broken: list[str]
+    replaced: str
 
 
 def run(config: Config, display: Display, command: str, *, figures: bool = True) -> RunResult:
@@ -100,9 +115,21 @@ def _run(config: Config, display: Display, command: str, figures: bool) -> RunRe
     # Tables and figures of one run, should others write there as well.
     with held(plan.out / config.name / ".lock", f"the folder {config.name}", display.say):
         remove_unfinished(plan.out / config.name)
+        replaced = _replaced(plan.out / config.name, [row for cell in done for row in cell.rows])
         folder = _write_experiment(plan, done, command, facts)
         files = _report(folder, display) if figures else []
-        return RunResult(folder, files, sum(cell.failed for cell in done), wrong)
+        return RunResult(folder, files, sum(cell.failed for cell in done), wrong, replaced)
+
+
+def _replaced(folder: Path, rows: Iterable[Row]) -> str:
+    """The command of the run whose table lies there, if that has rows that are not among these; else nothing."""
+    try:
+        command = str(json.loads((folder / MANIFEST_FILE).read_text())["command"])
+        with (folder / ROWS_FILE).open(newline="", encoding="utf-8") as file:
+            before = {tuple(row[name] for name in IDENTITY) for row in csv.DictReader(file)}
+    except (OSError, ValueError, KeyError, TypeError, csv.Error):  # none, or what only looks like a table of ours
+        return ""
+    return "" if before <= {tuple(row[name] for name in IDENTITY) for row in rows} else command
 
 
 def _require_writable(out: Path) -> None:

@@ -444,6 +444,8 @@ BAD_CALLS = {
         "x is str: expected a floating-point tensor, one input without a batch dimension; noise is added to real "
         "numbers: of a text use its embedding",
     ),
+    "a list of texts as input": (lambda: make().smooth(["a", "b"]), RequestError, "of a text use its embedding"),
+    "a list of tokens as input": (lambda: make().smooth([5, 3]), RequestError, "of tokens use their embeddings"),
     "texts as inputs": (lambda: list(make().certify_all(["a", "b"], 0.1)), RequestError, "of a text use its embedding"),
     "an array as input": (
         lambda: make().smooth(X.numpy()),

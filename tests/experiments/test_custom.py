@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import runpy
+import shlex
 import sys
 from contextlib import chdir
 from pathlib import Path
@@ -46,6 +47,24 @@ def test_the_worked_example(folder):
         assert set(rows["outcome"]) <= {"certified", "bad_center"}
         assert (rows["outcome"] == "certified").any()
         assert set(rows["metric"]) == {metric}
+
+
+def test_a_run_that_replaces_the_table_of_another_says_how_to_have_both(folder):
+    first = ("model=mine:model", "metric=l2", "data.path=inputs.npy")
+    other = ("model=mine:model", "metric=l1", "data.path=inputs.npy")
+    assert "replace the table" not in cs_run(folder, *first).stdout
+    assert "replace the table" not in cs_run(folder, *first).stdout  # by the same rows
+    table = (folder / "runs" / "custom" / "certificates.csv").read_bytes()
+    told = cs_run(folder, *other).stdout
+    command = shlex.join(["cs-run", "experiment=custom", *SMOKE, *first[:2]])
+    assert f"an earlier run, {command}: to have both" in told
+    assert cs_run(folder, *first, "name=first").returncode == 0
+    assert (folder / "runs" / "first" / "certificates.csv").read_bytes() == table
+    assert set(read_rows(folder / "runs" / "custom")["metric"]) == {"l1"}
+    (folder / "runs" / "custom" / "manifest.json").write_text("damaged")
+    done = cs_run(folder, *first)
+    assert done.returncode == 0
+    assert "replace the table" not in done.stdout
 
 
 def test_a_changed_model_is_another_cell(folder):
@@ -134,7 +153,8 @@ def test_another_number_of_channels_is_one_line_that_says_how_to_store_them(netw
     save_images(networks / "images", np.zeros((2, *image), dtype=np.uint8))
     done = cs_run(networks, f"model={model}", "data.path=images")
     assert done.returncode == 2
-    assert done.stderr.strip().endswith(words)
+    assert done.stderr.startswith("cs-run: the images are ")
+    assert f"{words}; the model failed on a batch of shape" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
@@ -184,7 +204,7 @@ def test_a_function_that_computes_in_float32_is_told_of_a_float64_array(networks
     np.save(networks / "x.npy", np.ones((2, 8)))
     done = cs_run(networks, "model=own:function", "data.path=x.npy")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert done.stderr.strip().endswith("save it as float32 for a function that computes in that")
+    assert "float64: save it as float32 for a function that computes in that; the model failed" in done.stderr
     np.save(networks / "x.npy", np.ones((2, 8), dtype=int))
     assert cs_run(networks, "model=own:function", "data.path=x.npy").returncode == 0
 

@@ -76,6 +76,10 @@ def test_a_graph_goes_to_other_processes_with_its_weights_and_is_told_by_them(tm
     [
         ({"shape": ("b", 2), "inputs": ("image", "size")}, "has the inputs image, size: expected one"),
         ({"shape": ("b", 2), "element": INT64}, r"takes tensor\(int64\): expected floating-point .* after their embed"),
+        (
+            {"shape": ("b", 2), "element": INT64, "inputs": ("input_ids", "attention_mask")},
+            r"takes tensor\(int64\): expected floating-point .* after their embed",
+        ),
     ],
 )
 def test_a_graph_that_cannot_be_certified_is_refused(tmp_path, content, words) -> None:
@@ -243,13 +247,19 @@ def after_embedding():
 def test_tokens_are_refused_with_the_reason_and_their_embeddings_are_certified(tmp_path) -> None:
     (tmp_path / "tokens.py").write_text(TOKENS)
     np.save(tmp_path / "tokens.npy", np.arange(12).reshape(2, 6))
+    np.save(tmp_path / "one_text.npy", np.arange(6))
     np.save(tmp_path / "embeddings.npy", np.ones((2, 6, 4), dtype=np.float32))
     request = ("experiment=custom", "metric=l2", "budget=smoke", "n=100", "m=200", "delta=0.25", "grid.eps=[0.1]")
     refused = ask(*request, "model=tokens:whole", "data.path=tokens.npy", "workers=1", cwd=tmp_path)
     assert refused.returncode == 2
     (line,) = refused.stderr.splitlines()
-    assert line.startswith("cs-run: the model failed on a batch of shape")
-    assert line.endswith("to which noise is added as to all numbers: save embeddings for a model of tokens")
+    reason = (
+        "cs-run: the array holds integers, to which noise is added as to all numbers: save embeddings for a model of "
+    )
+    assert line.startswith(reason + "tokens; the model failed on a batch of shape")
+    one_text = ask(*request, "model=tokens:whole", "data.path=one_text.npy", "workers=1", cwd=tmp_path)
+    assert (one_text.returncode, one_text.stderr.count("\n")) == (2, 1)
+    assert one_text.stderr.endswith("an input a row; of tokens save the embeddings\n")
     done = ask(*request, "model=tokens:after_embedding", "data.path=embeddings.npy", "workers=1", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
@@ -350,11 +360,13 @@ def test_masks_without_a_truth_have_a_panel_of_the_pixels_that_may_change(own) -
     assert set(rows["metric"]) == {"segmentation", "mask_jaccard", "hamming"}
     (panel,) = read_manifest(folder)["panels"]
     with np.load(folder / panel["data"]) as kept:
-        assert sorted(kept) == ["certified", "classes", "inputs", "points"]
+        assert sorted(kept) == ["base", "certified", "classes", "inputs", "points"]
+        assert np.array_equal(kept["base"], kept["inputs"][:, 0] > 127)
         sure = kept["certified"]
         assert kept["classes"][sure].reshape(-1).tolist() == (kept["inputs"][:, 0][sure] > 127).astype(int).tolist()
         assert not sure[:, :, 5:7].all()  # on both sides of 1/2
         assert sure[:, :, [0, 11]].all()
+    assert "From above: the image, the base model's segmentation, the smoothed segmentation, " in panel["caption"]
     assert "the same with the pixels that abstain in white. " in panel["caption"]
     assert not (folder / "iou.csv").exists()
     assert (folder / "panel_own_texts.mask.png").is_file()

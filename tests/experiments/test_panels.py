@@ -220,6 +220,10 @@ def extents(figure):
     return [frame.get_bbox().extents.tolist() for frame in figure.axes[0].patches]
 
 
+def legend(figure):
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_a_list_of_boxes_is_drawn_with_the_limits_of_each():
     lists = np.array([[[2.0, 2, 6, 6], [8.0, 2, 10, 4], [0.0, 0, 0, 0]]])
     arrays = {
@@ -237,6 +241,7 @@ def test_a_list_of_boxes_is_drawn_with_the_limits_of_each():
     assert drawn[4] == pytest.approx([2 - 8 / 3, 2 - 8 / 3, 6 + 8 / 3, 6 + 8 / 3])
     assert drawn[5] == pytest.approx([3.6, 3.6, 4.4, 4.4])
     assert figure.axes[0].get_xlabel().endswith("2 boxes")
+    assert legend(figure) == ["base model's boxes", "smoothed boxes", "outer and inner limit within ε"]
     wide = panels._on_pictures(arrays, rows.assign(radius=0.5), [])
     assert len(extents(wide)) == 4  # half of the boxes may be any
     assert wide.axes[0].get_xlabel().endswith("1 to 4 boxes")
@@ -278,7 +283,8 @@ def test_landmarks_are_drawn_with_their_intervals():
     figure = panels._on_pictures(arrays, rows.set_index("point", drop=False), [])
     assert [line.get_xydata().tolist() for line in figure.axes[0].lines] == [(marks[0] + 1).tolist(), marks[0].tolist()]
     assert extents(figure) == [[1, 2, 3, 5], [6, 7, 8, 9]]
-    assert [text.get_text() for text in figure.legends[0].get_texts()][2] == "limits within ε"
+    assert legend(figure) == ["base model's landmarks", "smoothed landmarks", "intervals within ε"]
+    assert [handle.get_marker() for handle in figure.legends[0].legend_handles] == ["o", "o", "None"]
 
 
 @pytest.mark.parametrize(
@@ -302,6 +308,22 @@ def test_boxes_and_landmarks_are_kept_with_the_picture(tmp_path, key, landmarks,
         with np.load(tmp_path / panel["data"]) as kept:
             assert kept["inputs"].shape == (3, 3, 8, 8)
             assert kept["smoothed"].shape == answer.shape
+
+
+def test_segmentations_stand_in_rows_with_a_legend_for_the_white_pixels():
+    classes = np.array([[[0, 1, 1], [0, 0, 2]]], dtype=np.int32)
+    arrays = {"points": np.array([0]), "inputs": np.zeros((1, 1, 2, 3), np.uint8), "base": classes[:, ::-1]}
+    arrays |= {"classes": classes, "certified": np.array([[[True, True, False], [True, True, True]]])}
+    rows = pd.DataFrame([CERTIFIED | {"metric": "segmentation"}]).set_index("point", drop=False)
+    figure = panels._maps(arrays, rows, [])
+    assert [ax.get_ylabel() for ax in figure.axes] == ["image", "base", "smoothed", "certified"]
+    of_base, _, certified = (ax.images[0].get_array() for ax in figure.axes[1:])
+    assert np.array_equal(of_base, panels._in_colors(classes[0, ::-1]))
+    assert np.argwhere((certified == 1).all(axis=2)).tolist() == [[0, 2]]
+    assert legend(figure) == ["pixels that may change within ε"]
+    whole = panels._maps(arrays | {"certified": np.ones((1, 2, 3), bool), "truth": classes}, rows, [])
+    assert [ax.get_ylabel() for ax in whole.axes][-1] == "truth"
+    assert not whole.legends
 
 
 # What is published

@@ -30,7 +30,7 @@ def iou_lines(store: CellStore, rows: Iterable[Row], truth_at: TruthAt) -> list[
     over the classes of the truth.
     """
     lines = []
-    for row, answer, certified in _segmentations(store, rows):
+    for row, _, answer, certified in _segmentations(store, rows):
         truth = truth_at(int(row["point"]))
         if answer.shape != truth.shape:
             continue
@@ -48,34 +48,36 @@ def iou_table(lines: Iterable[Row]) -> bytes:
 def panel_maps(
     store: CellStore, truth_at: TruthAt | None, rows: Sequence[Mapping[str, str]]
 ) -> dict[str, NDArray[Any]]:
-    """Maps of a panel, one for each of the rows: ``classes``, which of them are ``certified``, the ``truth`` if known.
+    """Maps of a panel, one for each of the rows.
+
+    ``base`` has the classes of the base model, ``classes`` those of the smoothed one, ``certified`` which of these are
+    certified, ``truth`` the true ones if they are known.
 
     Empty where the rows are of another certifier, or an answer is no map of pixels, or none of the truth's shape.
     """
-    maps = [(answer, certified) for _, answer, certified in _segmentations(store, rows)]
+    maps = [maps_of_row for _, *maps_of_row in _segmentations(store, rows)]
     truths = [truth_at(int(row["point"])) for row in rows] if truth_at is not None and maps else []
-    shapes = {one.shape for one in (*truths, *(answer for answer, _ in maps))}
+    shapes = {one.shape for one in (*truths, *(answer for _, answer, _ in maps))}
     if not maps or len(maps) < len(rows) or len(shapes) > 1 or maps[0][0].ndim != 2:
         return {}
-    stacked = {"classes": [answer for answer, _ in maps], "certified": [sure for _, sure in maps], "truth": truths}
-    types = {"classes": np.int32, "certified": np.bool_, "truth": np.int32}
-    return {name: torch.stack(each).numpy().astype(types[name]) for name, each in stacked.items() if each}
+    stacked = dict(zip(("base", "classes", "certified"), zip(*maps, strict=True), strict=True)) | {"truth": truths}
+    types = {"base": np.int32, "classes": np.int32, "certified": np.bool_, "truth": np.int32}
+    return {name: torch.stack(list(each)).numpy().astype(types[name]) for name, each in stacked.items() if each}
 
 
 def _segmentations(
     store: CellStore, rows: Iterable[Mapping[str, str]]
-) -> Iterable[tuple[Mapping[str, str], Tensor, Tensor]]:
-    """Answer and certified pixels of each row that certifies a segmentation."""
+) -> Iterable[tuple[Mapping[str, str], Tensor, Tensor, Tensor]]:
+    """Classes of the base model, answer and certified pixels of each row that certifies a segmentation."""
     for row in rows:
         if row["certifier"] != "segmentation" or row["outcome"] != "certified":
             continue
         key, point = key_of(row["certifier"], row["metric"], row["rule"]), int(row["point"])
-        found = store.certifiers[key].certificate(
-            store.load(key, point), float(row["eps"]), row["rule"], store.setting(point)
-        )
+        evidence = store.load(key, point)
+        found = store.certifiers[key].certificate(evidence, float(row["eps"]), row["rule"], store.setting(point))
         assert isinstance(found, SegmentationCertificate)
         if found.answer is not None and found.certified is not None:
-            yield row, found.answer, found.certified
+            yield row, evidence.base, found.answer, found.certified
 
 
 def _mean(by_class: Mapping[int, float]) -> str:

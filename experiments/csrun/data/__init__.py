@@ -364,7 +364,9 @@ def _read_array(path: Path) -> tuple[Tensor, str]:
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError) as error:
-        raise RunError(f"{path} is no readable array of numbers ({first_line(error)}): use numpy.save") from error
+        objects = str(error).startswith("Object arrays")  # of texts, or of lists of several lengths
+        remedy = "of texts and tokens save the embeddings, padded to one shape" if objects else "use numpy.save"
+        raise RunError(f"{path} is no readable array of numbers ({first_line(error)}): {remedy}") from error
     if not isinstance(array, np.ndarray):
         raise RunError(f"{path} is an archive of arrays: expected one array, as numpy.save writes it")
     if array.dtype.kind in "US":
@@ -375,7 +377,7 @@ def _read_array(path: Path) -> tuple[Tensor, str]:
     if array.ndim < 2 or array.dtype.kind not in "fiub":
         raise RunError(
             f"{path} holds {array.dtype} of shape {array.shape}: expected real numbers of shape (count, ...), an input "
-            "a row"
+            f"a row{'; of tokens save the embeddings' if array.dtype.kind in 'iu' else ''}"
         )
     if array.dtype == np.uint8:
         return torch.from_numpy(array), ""

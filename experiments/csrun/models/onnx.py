@@ -48,15 +48,17 @@ class OnnxModel(BaseModel):
             raise RunError(f"{path} cannot be read ({error.strerror}): expected an ONNX file") from error
         self.register_buffer("content", torch.frombuffer(bytearray(content), dtype=torch.uint8))
         self._session = session = _session(content, path)
-        if len(session.get_inputs()) != 1:
-            names = ", ".join(one.name for one in session.get_inputs())
-            raise RunError(f"{path} has the inputs {names}: expected one, the one that is certified")
-        (given,), outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
-        if given.type not in _INPUT_TYPES:
+        inputs, outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
+        types = ", ".join(dict.fromkeys(one.type for one in inputs))
+        if all(one.type not in _INPUT_TYPES for one in inputs):  # as of tokens, their mask and their kinds
             raise RunError(
-                f"{path} takes {given.type}: expected floating-point numbers, to which noise can be added; of a model "
+                f"{path} takes {types}: expected floating-point numbers, to which noise can be added; of a model "
                 "of tokens certify the part after their embedding"
             )
+        if len(inputs) != 1:
+            names = ", ".join(one.name for one in inputs)
+            raise RunError(f"{path} has the inputs {names}: expected one, the one that is certified")
+        (given,) = inputs
         if output is not None and output not in outputs:
             raise RunError(f"{path} has no output '{output}': expected one of {', '.join(outputs)}")
         self._input, self._type = given.name, _INPUT_TYPES[given.type]

@@ -6,9 +6,9 @@ alone, without torch and without the data. The same files give the same bytes.
 
 Outputs that are images stand as two rows, the base model's above the smoothed ones. Boxes and landmarks are drawn on
 the photograph they were found on: the base model's green, the smoothed ones blue, and the limits that a certificate
-sets red. Segmentations stand in rows: the images, the smoothed maps, those with the pixels that abstain in white, and
-the truth where it is known. Of texts each image stands beside a noisy copy, with the base model's text below the one
-and the smoothed text below the other.
+sets red. Segmentations stand in rows: the images, the base model's maps, the smoothed ones, those with the pixels that
+abstain in white, and the truth where it is known. Of texts each image stands beside a noisy copy, with the base model's
+text below the one and the smoothed text below the other.
 """
 
 from __future__ import annotations
@@ -213,9 +213,11 @@ def caption(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]
 def _what(rows: Sequence[Mapping[str, str]], arrays: Mapping[str, NDArray[Any]]) -> str:
     """A sentence on what a panel shows where."""
     if "certified" in arrays:
+        base = "the base model's segmentation, " if "base" in arrays else ""
         truth = ", the truth" if "truth" in arrays else ""
         return (
-            f"From above: the image, the smoothed segmentation, the same with the pixels that abstain in white{truth}."
+            f"From above: the image, {base}the smoothed segmentation, the same with the pixels that abstain in white"
+            f"{truth}."
         )
     if "noisy" in arrays:
         return "Left: the image, below it the base model's text. Right: a noisy copy, below it the smoothed text."
@@ -303,21 +305,33 @@ def _images(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print:
 
 
 def _maps(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: Sequence[str]) -> Figure:
-    """Images, smoothed segmentations, the same where certified, and the truth where it is known: a column a point."""
+    """A column a point: image, segmentations of base and smoothed model, the latter where certified, and the truth.
+
+    Panels saved without the base model's maps are drawn without that row, as are those whose truth is not known.
+    """
+    from matplotlib.patches import Patch
+
     points = arrays["points"].tolist()
-    maps = [arrays["classes"], np.where(arrays["certified"], arrays["classes"], -1)]
-    maps += [arrays["truth"]] if "truth" in arrays else []
+    maps = {"base": arrays["base"]} if "base" in arrays else {}
+    maps |= {"smoothed": arrays["classes"], "certified": np.where(arrays["certified"], arrays["classes"], -1)}
+    maps |= {"truth": arrays["truth"]} if "truth" in arrays else {}
+    abstains = not arrays["certified"].all()
     height, width = arrays["inputs"].shape[2:]
     wide = min(2.0, max(1.0, width / height))
-    figure, axes = _grid(1 + len(maps), len(points), wide, wide * height / width, small_print)
+    figure, axes = _grid(
+        1 + len(maps), len(points), wide, wide * height / width, small_print, legend_lines=int(abstains)
+    )
     for column, point in enumerate(points):
         axes[0, column].set_title(rows.loc[point]["source"], fontsize=6.5)
         _show(axes[0, column], arrays["inputs"][column])
-        for ax, several in zip(axes[1:, column], maps, strict=True):
+        for ax, several in zip(axes[1:, column], maps.values(), strict=True):
             ax.imshow(_in_colors(several[column]))
         axes[-1, column].set_xlabel(result(rows.loc[point]), fontsize=6.5)
-    for ax, label in zip(axes[:, 0], ("image", "smoothed", "certified", "truth"), strict=False):
+    for ax, label in zip(axes[:, 0], ("image", *maps), strict=True):
         ax.set_ylabel(label)
+    if abstains:
+        white = Patch(facecolor="white", edgecolor=_GREY, linewidth=0.5, label="pixels that may change within ε")
+        figure.legend(handles=[white], loc="upper center", frameon=False, borderaxespad=0.2)
     return figure
 
 
@@ -384,11 +398,16 @@ def _on_pictures(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_p
     points, answers = arrays["points"].tolist(), arrays["smoothed"]
     height, width = arrays["inputs"].shape[2:]
     named = _named(answers)
-    kinds = [(BASE_COLOR, 3.2, "-", f"base model's {named}"), (SMOOTHED_COLOR, 1.2, "-", f"smoothed {named}")]
+    drawn = [(BASE_COLOR, 3.2, f"base model's {named}"), (SMOOTHED_COLOR, 1.2, f"smoothed {named}")]
+    marks = {"linestyle": "none", "marker": "o", "markeredgewidth": 0} if named == "landmarks" else {}
+    handles = [
+        Line2D([], [], color=color, linewidth=width, markersize=0.8 * width, label=label, **marks)
+        for color, width, label in drawn
+    ]
     limits = {point: _limits(rows.loc[point], answer) for point, answer in zip(points, answers, strict=True)}
     if any(limits.values()):
-        kinds.append((BOUND_COLOR, 0.8, "--", "largest and smallest within ε" if named == "box" else "limits within ε"))
-    lines = 1 if len(kinds) == 2 or len(points) > 1 else 2
+        handles.append(Line2D([], [], color=BOUND_COLOR, linewidth=0.8, linestyle="--", label=_LIMIT_LABELS[named]))
+    lines = 1 if len(handles) == 2 or len(points) > 1 else 2
     shorter = min(width, height)
     size = 1.65 * width / shorter, 1.65 * height / shorter
     figure, axes = _grid(1, len(points), *size, small_print, legend_lines=lines)
@@ -402,13 +421,17 @@ def _on_pictures(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_p
             for limit in limits[point]:
                 _box(ax, limit, edgecolor=BOUND_COLOR, linewidth=0.8, linestyle="--", zorder=3)
         ax.set_xlabel(result(row) + _counted(row, answers[column]), fontsize=6.5)
-    handles = [Line2D([], [], color=color, lw=width, ls=dashes, label=label) for color, width, dashes, label in kinds]
     figure.legend(
-        handles=handles, loc="upper center", ncols=2 if lines > 1 else len(kinds), frameon=False, borderaxespad=0.2
+        handles=handles, loc="upper center", ncols=2 if lines > 1 else len(handles), frameon=False, borderaxespad=0.2
     )
     return figure
 
 
+_LIMIT_LABELS = {
+    "box": "largest and smallest within ε",
+    "boxes": "outer and inner limit within ε",
+    "landmarks": "intervals within ε",
+}
 _LIMITS = {
     "box": "Red: the largest and the smallest box that the certificate allows.",
     "boxes": "Red: the counterpart of each box lies in the outer frame and contains the inner one.",

@@ -541,7 +541,9 @@ def _caption(lines: pd.DataFrame, manifest: Mapping[str, Any], left_out: int) ->
     second = [f"error, abstained, vacuous: {rule}"]
     if left_out > 0:
         second.append(f"{left_out} more rule{'s' * (left_out > 1)} in the summary file")
-    return "\n".join(["; ".join(parts), "; ".join(second), *map(str, manifest.get("notes") or [])])
+    own = [(name, CERTIFIERS[name].distance) for name in dict.fromkeys(lines["metric"]) if name in CERTIFIERS]
+    radii = [f"radius of {name}: {distance}" for name, distance in own if distance]
+    return "\n".join(["; ".join(parts), "; ".join(second), *radii, *map(str, manifest.get("notes") or [])])
 
 
 def _span(counts: Sequence[int]) -> str:
