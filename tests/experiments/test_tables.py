@@ -269,6 +269,13 @@ def test_rendered_words_and_numbers(tmp_path):
     assert text.splitlines()[1].strip() == "eps in l2"
 
 
+def test_a_radius_in_a_certifiers_own_distance_is_explained(tmp_path):
+    rows = rows_of([0.0, 1.0], certifier="label", metric=None, rule="counts")
+    text = printed(rows, tmp_path, metrics=["label"], rule={"certifier": "label", "rule": "counts"})
+    assert "radius of label: 1 where the class can change, else 0" in text
+    assert "radius of" not in printed(rows_of([1.0]), tmp_path)
+
+
 def test_curves_stay_together_though_each_point_is_its_own_model(tmp_path):
     grid = itertools.product((0.2, 0.4), (1.0, 1.5))
     rows = pd.concat([rows_of([1.0], eps=eps, h=h, scale=eps / h, train=f"augment@{eps / h}") for eps, h in grid])

@@ -35,7 +35,7 @@ def write_squares(
 ) -> Path:
     """Write a graph with outputs ``square`` and ``sum``; a size that is a name is left open."""
     nodes = [
-        _node("Sum" if len(inputs) > 1 else "Identity", list(inputs), "sum"),
+        _node("Add" if len(inputs) > 1 else "Identity", list(inputs), "sum"),
         _node("Mul", ["sum", "sum"], "square"),
     ]
     graph = b"".join(_field(1, node) for node in nodes) + _field(2, "squares")

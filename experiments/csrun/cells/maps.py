@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from centersmooth.certifiers import certified_iou
-from centersmooth.certifiers.segmentation import SegmentationCertificate
+from centersmooth.certifiers.segmentation import SegmentationCertificate, SegmentationEvidence
 from csrun.cells.rows import Row, csv_lines, text
 from csrun.cells.store import CellStore
 from csrun.registry import key_of
@@ -75,6 +75,7 @@ def _segmentations(
         key, point = key_of(row["certifier"], row["metric"], row["rule"]), int(row["point"])
         evidence = store.load(key, point)
         found = store.certifiers[key].certificate(evidence, float(row["eps"]), row["rule"], store.setting(point))
+        assert isinstance(evidence, SegmentationEvidence)
         assert isinstance(found, SegmentationCertificate)
         if found.answer is not None and found.certified is not None:
             yield row, evidence.base, found.answer, found.certified
