@@ -335,6 +335,7 @@ def save(figure: Figure, path: Path, title: str) -> list[Path]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
+    _lay_out(figure)
     kinds = {"pdf": {"CreationDate": None, "Title": title}, "png": {"Software": None}}
     paths = []
     for kind, metadata in kinds.items():
@@ -343,6 +344,17 @@ def save(figure: Figure, path: Path, title: str) -> list[Path]:
         paths.append(path.with_suffix(f".{kind}"))
         paths[-1].write_bytes(content.getvalue())
     return paths
+
+
+def _lay_out(figure: Figure) -> None:
+    """Lay a figure out once, at rounded positions.
+
+    The last digits of the layout's solver depend on addresses in memory, and pixels at the edges of pictures on them.
+    """
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for ax in figure.axes:
+        ax.set_position(np.round(ax.get_position(original=True).bounds, 6).tolist())
 
 
 def _with_curves(summary: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, list[Curve]]:
