@@ -22,7 +22,7 @@ from centersmooth import L2, Budget, CenterSmoother, GaussianNoise, RandomStream
 from csrun.report.tables import read_rows
 
 PAGE = (Path(__file__).parents[2] / "docs" / "custom.md").read_text()
-MINE, VISION, _ = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
+MINE, VISION, *_ = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
 SMOKE = ["budget=smoke", "grid.eps=[0.25]", "workers=1"]
 
 

@@ -7,6 +7,8 @@ import importlib.machinery
 import json
 import pickle
 import re
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -112,6 +114,21 @@ def test_no_other_file_is_read(tmp_path, monkeypatch, capfd, location) -> None:
         OnnxModel(path)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
+
+
+def test_a_graph_from_a_wheel_is_certified_as_the_page_says(tmp_path) -> None:
+    page = (ROOT / "docs/custom.md").read_text()
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", page, flags=re.S) if "class Direction" in block]
+    (commands,) = re.findall(r"```\n(python direction.py\n.*?)```", page, flags=re.S)
+    (tmp_path / "direction.py").write_text(code)
+    assert subprocess.run([sys.executable, "direction.py"], cwd=tmp_path).returncode == 0
+    asked = shlex.split(commands.replace("\\\n", " ").splitlines()[1])[1:]
+    done = ask(*asked, "points.count=1", "workers=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = read_rows(tmp_path / "runs" / "custom").set_index(["metric", "rule", "eps"])
+    assert rows.loc[("label", "counts", 0.1), "radius"] == 0
+    assert 0 < rows.loc[("l2", "measured", 0.1), "radius"] < 0.5
+    assert "radius of label: 1 where the class can change, else 0" in done.stdout
 
 
 def test_a_graph_of_ones_own_is_certified_from_the_command_line(tmp_path) -> None:
