@@ -401,7 +401,7 @@ def _on_pictures(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_p
     drawn = [(BASE_COLOR, 3.2, f"base model's {named}"), (SMOOTHED_COLOR, 1.2, f"smoothed {named}")]
     marks: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgewidth": 0} if named == "landmarks" else {}
     handles = [
-        Line2D([], [], color=color, linewidth=width, markersize=0.8 * width, label=label, **marks)
+        Line2D([], [], color=color, linewidth=width, markersize=1.6 * width, label=label, **marks)
         for color, width, label in drawn
     ]
     limits = {point: _limits(rows.loc[point], answer) for point, answer in zip(points, answers, strict=True)}
