@@ -78,7 +78,7 @@ def test_a_unet_needs_a_class_for_each_pixel():
         ),
         (
             ("models=[unet]", "metrics=[hamming]"),
-            "which learns examples: expected one of cross_entropy, .* for the model unet",
+            "which learns examples: expected one of none, cross_entropy, .* for the model unet",
         ),
     ],
 )
