@@ -44,7 +44,8 @@ def start(out: Path, request: list[str]) -> int:
         return child
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
-    os.dup2(os.open(out.with_suffix(".log"), os.O_CREAT | os.O_WRONLY | os.O_APPEND), 2)
+    sys.stderr = open(out.with_suffix(".log"), "a", buffering=1)  # noqa: SIM115  the process ends with it
+    os.dup2(sys.stderr.fileno(), 2)
     try:
         cs_run([*request, f"out={out}"])
     except SystemExit as ending:

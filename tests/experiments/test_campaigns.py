@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from support import SMALL
 
 from csrun.registry import CERTIFIERS
 
@@ -21,27 +19,20 @@ CAMPAIGNS = Path(__file__).parents[2] / "scripts" / "campaigns"
 
 @pytest.fixture(scope="module")
 def fuzz():
-    sys.path.insert(0, str(CAMPAIGNS))
     handler = signal.getsignal(signal.SIGTERM)
-    yield importlib.import_module("fuzz_requests")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(CAMPAIGNS)
+        yield importlib.import_module("fuzz_requests")
     signal.signal(signal.SIGTERM, handler)
-    sys.path.remove(str(CAMPAIGNS))
 
 
 @pytest.mark.slow
-def test_runs_killed_at_random_moments_end_as_others_do(tmp_path):
-    """A shorter run than the campaign's, so that the published summary is left alone."""
-    shorter = ["points.count=2", "n=500", "m=600", "delta=0.17", "train.epochs=1", "train.images=100"]
-    done = subprocess.run(
-        [sys.executable, str(CAMPAIGNS / "kill_runs.py"), "2", *shorter],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
+def test_runs_killed_at_random_moments_end_as_others_do(tmp_path, figures, monkeypatch):
+    """A shorter run than the campaign's, of one cell, forked from this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(CAMPAIGNS)
+    kill_runs = importlib.import_module("kill_runs")
+    summary = kill_runs.main(2, [*kill_runs.REQUEST, *SMALL])
     assert summary["kills"] >= 2
     assert summary["rows that differ"] == 0
 

@@ -24,8 +24,8 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from rich.console import Console
-from running import FRAGILE, TWO_CELLS, Watched, is_alive, rows_without_seconds, run_in
-from support import CODE, SMALL, compose
+from running import FRAGILE, TWO_CELLS, Watched, is_alive, rows_without_seconds, run_in, start_forked
+from support import SMALL, compose
 
 from csrun.cells.run import CellRun
 from csrun.config import register_schema, resolve
@@ -156,27 +156,20 @@ def test_a_worker_whose_memory_runs_out_halves_the_batch_and_says_so(fragile, on
 def test_a_signal_ends_all_workers_and_the_same_command_continues(tmp_path, checkpoints, number, whole_group, code):
     """Ctrl-C, which a terminal sends to all processes; SIGTERM to the run, or to all as Slurm does; SIGKILL."""
     shutil.copytree(checkpoints, tmp_path / "runs" / "checkpoints")
-    interruptible = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    request = [*SMALL, "points.count=200", "workers=2"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", interruptible + CODE, *request],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    said = tmp_path / "said"
+    process = start_forked(*SMALL, "points.count=200", "workers=2", cwd=tmp_path, said=said)
     deadline = time.monotonic() + 100
     while not (done := list(tmp_path.glob("runs/*/evidence/center.tv-v1/[0-9]*.npz"))):
-        assert process.poll() is None, process.stderr.read()
+        assert process.is_alive(), said.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     workers = workers_of(process.pid)
     assert len(workers) == 2
     (os.killpg if whole_group else os.kill)(process.pid, number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
+    process.join(timeout=60)
+    assert process.exitcode == code
     if number != signal.SIGKILL:
+        errors = said.read_text()
         assert len(errors.strip().splitlines()) == 1, errors
         assert "To continue: cs-run" in errors
     while any(map(is_alive, workers)):

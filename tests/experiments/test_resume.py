@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from running import rows_without_seconds
-from support import CODE, SMALL
+from running import rows_without_seconds, start_forked
+from support import SMALL
 
 from csrun.errors import RunError
 
@@ -88,20 +85,14 @@ def test_damage_is_repaired_by_the_same_command(run_small, done, tmp_path, damag
 def test_sigkill_in_the_middle_then_the_same_command(run_small, tmp_path, checkpoints):
     shutil.copytree(checkpoints, tmp_path / "killed" / "checkpoints")
     overrides = [*SMALL, "points.count=6", f"out={tmp_path / 'killed'}"]
-    process = subprocess.Popen(
-        [sys.executable, "-c", CODE, *overrides],
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    process = start_forked(*overrides, cwd=tmp_path, said=tmp_path / "said")
     deadline = time.monotonic() + 90
     while len(list((tmp_path / "killed").glob("*/evidence/center.tv-v1/[0-9]*.npz"))) < 2:
-        assert process.poll() is None, process.stderr.read().decode()
+        assert process.is_alive(), (tmp_path / "said").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
+    process.kill()
+    process.join()
     finished = len(list((tmp_path / "killed").glob("*/evidence/center.tv-v1/[0-9]*.npz")))
     assert finished < 6, "the run was over before it could be killed"
 

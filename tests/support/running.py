@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import multiprocessing
+import os
+import signal
+import sys
+import warnings
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from rich.console import Console
-from support import SMALL, compose
+from support import SMALL, compose, warn_as_a_process
 
+from csrun.cli import main
 from csrun.runner import RunResult, run
 from csrun.system.progress import Display
 
@@ -60,6 +67,30 @@ def run_in(out: Path, *overrides: str, display: Display | None = None, figures: 
     """A small run in this process, which may leave out summary and figures; later overrides win."""
     silent = Display(Console(file=io.StringIO()))
     return run(compose(*SMALL, *overrides, f"out={out}"), display or silent, "cs-run (test)", figures=figures)
+
+
+def start_forked(*arguments: str, cwd: Path, said: Path) -> BaseProcess:
+    """Start `cs-run` in a session of its own, without the seconds of imports: forked from this process.
+
+    What it writes to stderr is in the file ``said``.
+    """
+    process = multiprocessing.get_context("fork").Process(target=_run_forked, args=(arguments, cwd, said))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on where there are other threads
+        process.start()
+    return process
+
+
+def _run_forked(arguments: tuple[str, ...], cwd: Path, said: Path) -> None:
+    """In the new process: undo what pytest does to streams, signals and warnings, then run."""
+    os.setsid()
+    os.chdir(cwd)
+    sys.stdout, sys.stderr = open(os.devnull, "w"), open(said, "w", buffering=1)  # noqa: SIM115
+    os.dup2(sys.stderr.fileno(), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    warn_as_a_process()
+    main(list(arguments))
 
 
 def rows_without_seconds(folder: Path) -> list[dict[str, str]]:
