@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from textwrap import wrap
@@ -67,16 +68,24 @@ def experiments() -> dict[str, str]:
 
 def described(name: str) -> dict[str, Any]:
     """Facts of an experiment, without composing: its file over those it starts from, with the groups they choose."""
-    import yaml
-
-    own: dict[str, Any] = yaml.safe_load((config_folder() / "experiment" / f"{name}.yaml").read_text())
+    own = _read(config_folder() / "experiment" / f"{name}.yaml")
     facts: dict[str, Any] = {}
-    for default in own.pop("defaults", []):
+    for default in own.get("defaults", []):
         if isinstance(default, Mapping):
             facts |= {key.removeprefix("override /"): choice for key, choice in default.items()}
         elif default != "_self_":
             facts |= described(default)
-    return facts | own | {"grid": facts.get("grid", {}) | own.get("grid", {})}
+    chosen = {key: value for key, value in own.items() if key != "defaults"}
+    return facts | chosen | {"grid": facts.get("grid", {}) | own.get("grid", {})}
+
+
+@cache
+def _read(file: Path) -> dict[str, Any]:
+    """A configuration file, parsed once: many experiments start from the same ones."""
+    import yaml
+
+    own: dict[str, Any] = yaml.safe_load(file.read_text())
+    return own
 
 
 def told(topic: str) -> str:

@@ -15,6 +15,7 @@ from running import TWO_CELLS, run_in
 from support import SMALL, compose
 
 from csrun import publishing, runner
+from csrun.executors.on_cores import Workers
 from csrun.report import plots
 from csrun.runner import RunResult, run
 from csrun.system.progress import Display
@@ -48,6 +49,13 @@ def run_small(tmp_path: Path) -> Callable[..., RunResult]:
         return run(config, Display(Console(file=io.StringIO())), "cs-run (test)")
 
     return call
+
+
+@pytest.fixture
+def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a run that asks for more workers start one, which takes more than two seconds of a core."""
+    started = Workers.started
+    monkeypatch.setattr(Workers, "started", lambda count: started(1))
 
 
 @pytest.fixture

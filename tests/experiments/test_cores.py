@@ -9,7 +9,6 @@ import pickle
 import select
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -24,7 +23,7 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from rich.console import Console
-from running import FRAGILE, TWO_CELLS, Watched, is_alive, rows_without_seconds, run_in, start_forked
+from running import FRAGILE, TWO_CELLS, Watched, forked, is_alive, rows_without_seconds, run_in, start_forked
 from support import SMALL, compose
 
 from csrun.cells.run import CellRun
@@ -103,16 +102,9 @@ def fragile(tmp_path, monkeypatch):
     return [*own, "budget=smoke", "n=500", "m=600", "delta=0.17", f"out={tmp_path / 'runs'}"]
 
 
-@pytest.fixture
-def one_at_once(monkeypatch):
-    """A run that asks for more workers has one: to start one takes two seconds, and more are lost with each."""
-    started = Workers.started
-    monkeypatch.setattr(Workers, "started", lambda count: started(1))
-
-
 @pytest.mark.slow
 def test_what_fails_at_one_point_is_a_row_with_its_reason_and_others_are_certified(
-    fragile, one_at_once, figures, monkeypatch
+    fragile, one_worker, figures, monkeypatch
 ):
     """Also those that were handed over when the worker was lost with a neighbour: once behind it, once alone.
 
@@ -131,7 +123,7 @@ def test_what_fails_at_one_point_is_a_row_with_its_reason_and_others_are_certifi
 
 
 @pytest.mark.slow
-def test_a_worker_whose_memory_runs_out_halves_the_batch_and_says_so(fragile, one_at_once):
+def test_a_worker_whose_memory_runs_out_halves_the_batch_and_says_so(fragile, one_worker):
     said = io.StringIO()
     request = [*fragile, "metric=fragile_own:metric", "points.count=2", "workers=2"]
     config = compose(*request)
@@ -181,24 +173,22 @@ def test_a_signal_ends_all_workers_and_the_same_command_continues(tmp_path, chec
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-DRIVER = """
-from csrun.executors.on_cores import Workers
-with Workers.started(1) as workers:
-    workers.ended([workers.submit(int, "7")])
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_a_worker_that_was_starting_when_its_driver_was_killed_ends():
     """No signal tells it: the driver died before it could ask for one."""
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER])
+
+    def drive() -> None:
+        with Workers.started(1) as workers:
+            workers.ended([workers.submit(int, "7")])
+
+    driver = forked(drive)
     deadline = time.monotonic() + 100
     while not (workers := workers_of(driver.pid)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     driver.kill()
-    driver.wait()
+    driver.join()
     while any(map(is_alive, workers)):
         assert time.monotonic() < deadline
         time.sleep(0.01)

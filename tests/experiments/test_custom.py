@@ -38,7 +38,7 @@ def cs_run(folder: Path, *overrides: str) -> Answer:
     return ask("experiment=custom", *SMOKE, *overrides, cwd=folder)
 
 
-def test_the_worked_example(folder):
+def test_the_worked_example(folder, one_worker):
     """The metric and the model of one's own are sent to workers too."""
     for metric, workers in (("l2", 1), ("mine:largest_difference", 2)):
         done = cs_run(folder, "model=mine:model", f"metric={metric}", "data.path=inputs.npy", f"workers={workers}")
@@ -436,7 +436,7 @@ def test_the_range_of_an_output_is_not_that_of_its_classes(several):
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
-def test_adapters_reach_other_processes(several):
+def test_adapters_reach_other_processes(several, one_worker):
     request = ["model=several:Several", "adapter=key:logits", "data.path=inputs.npy", "points.count=2", "workers=2"]
     done = cs_run(several, *request)
     assert done.returncode == 0, done.stderr

@@ -376,7 +376,7 @@ def test_what_a_denoiser_cannot_be_trained_by_is_refused_in_one_line(arguments, 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_compares_the_classifier_with_and_without_denoisers(tmp_path, workers):
+def test_a_run_compares_the_classifier_with_and_without_denoisers(tmp_path, one_worker, workers):
     answer = ask(*SMALL, "grid.scale=[0.25]", f"workers={workers}", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     rows = (tmp_path / "runs" / "denoised_mnist" / "certificates.csv").read_text()

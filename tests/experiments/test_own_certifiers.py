@@ -137,7 +137,7 @@ def test_the_same_request_computes_nothing_and_an_edit_everything(folder):
     assert {row["cell"] for row in rows_of(folder)}.isdisjoint(table.decode().split(","))
 
 
-def test_it_is_sent_to_worker_processes(folder):
+def test_it_is_sent_to_worker_processes(folder, one_worker):
     request = [one for one in SMALL if one != "workers=1"]
     answer = ask(*request, "certifiers=[mine:alarm,mine:around]", "workers=2", cwd=folder)
     assert answer.returncode == 0, answer.stderr

@@ -52,6 +52,9 @@ SETTINGS = {"RAY_health_check_period_ms": "200", "RAY_health_check_failure_thres
 """A lost node is one after half a second instead of 15; workers share the cores with other tests, else they starve."""
 LISTENING = "0A"
 STORE = 80 * 2**20
+ONE_TASK = (ON_RAY, "ray.in_flight=1")
+"""One worker is enough: each that starts takes two seconds of a core."""
+
 SWEEP = ["--multirun", "hydra/launcher=ray"]
 
 
@@ -131,7 +134,7 @@ def test_what_fails_at_one_point_is_a_row_with_its_reason(cluster, tmp_path, mon
     np.save(tmp_path / "inputs.npy", np.array([0, 3, 1, 2, 4], np.float32)[:, None].repeat(64, axis=1))
     own = ["experiment=custom", "model=fragile:model", f"data.path={tmp_path / 'inputs.npy'}", "grid.eps=[0.01]"]
     counts = ["budget=smoke", "n=500", "m=600", "delta=0.17", "points.count=5", f"out={tmp_path / 'runs'}"]
-    config = compose(*own, *counts, ON_RAY, f"ray.address={cluster.address}")
+    config = compose(*own, *counts, *ONE_TASK, f"ray.address={cluster.address}")
     result = run(config, Watched(), "cs-run (test)")
     rows = rows_without_seconds(result.folder)
     assert result.failed == 3
@@ -156,7 +159,7 @@ def test_a_signal_ends_the_run_as_it_does_without_ray(cluster, tmp_path):
     display = Watched(lambda: later.start() if later.ident is None else None)
     try:
         with pytest.raises(Stop):
-            run_in(tmp_path, "points.count=100", ON_RAY, f"ray.address={cluster.address}", display=display)
+            run_in(tmp_path, "points.count=100", *ONE_TASK, f"ray.address={cluster.address}", display=display)
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -233,7 +236,7 @@ def test_tasks_no_node_has_room_for_are_refused(cluster, tmp_path):
 def begun(out: Path, checkpoints: Path, *overrides: str) -> Iterator[subprocess.Popen[str]]:
     """A run on Ray of 40 points, as a user starts it, with the first of them done; what it says is in ``out/said``."""
     shutil.copytree(checkpoints, out / "checkpoints")
-    command = [sys.executable, "-c", CODE, *SMALL, "points.count=40", f"out={out}", ON_RAY, *overrides]
+    command = [sys.executable, "-c", CODE, *SMALL, "points.count=40", f"out={out}", *ONE_TASK, *overrides]
     with open(out / "said", "w") as said:
         user = subprocess.Popen(command, cwd=out.parent, stderr=said, text=True, start_new_session=True)
     deadline = time.monotonic() + 120

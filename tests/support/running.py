@@ -74,7 +74,12 @@ def start_forked(*arguments: str, cwd: Path, said: Path) -> BaseProcess:
 
     What it writes to stderr is in the file ``said``.
     """
-    process = multiprocessing.get_context("fork").Process(target=_run_forked, args=(arguments, cwd, said))
+    return forked(_run_forked, arguments, cwd, said)
+
+
+def forked(function: Callable[..., None], *arguments: object) -> BaseProcess:
+    """Start a process that calls a function, with all that was imported here."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on where there are other threads
         process.start()
