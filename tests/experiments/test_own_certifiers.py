@@ -137,7 +137,8 @@ def test_the_same_request_computes_nothing_and_an_edit_everything(folder):
     assert {row["cell"] for row in rows_of(folder)}.isdisjoint(table.decode().split(","))
 
 
-def test_it_is_sent_to_worker_processes(folder, one_worker):
+def test_it_is_sent_to_worker_processes_that_certify_several_points(folder, one_worker):
+    """With the fields of its evidence, a dataclass of its own."""
     request = [one for one in SMALL if one != "workers=1"]
     answer = ask(*request, "certifiers=[mine:alarm,mine:around]", "workers=2", cwd=folder)
     assert answer.returncode == 0, answer.stderr

@@ -10,6 +10,8 @@ in which order they finish changes no row.
 
 from __future__ import annotations
 
+import copyreg
+import dataclasses
 import io
 import sys
 from collections import deque
@@ -40,6 +42,11 @@ RETRIES = 3
 
 CELLS_A_WORKER = 2
 """Unpacked cells a worker process keeps: the one that ends and the one that begins."""
+
+
+# Dataclasses tell kinds of fields by the identity of these objects. A class shipped by value would have copies, and
+# `dataclasses.fields` would find none of its fields; by name they are the same everywhere.
+copyreg.pickle(type(dataclasses._FIELD), lambda kind: kind.name)  # type: ignore[attr-defined]
 
 
 class WorkerLostError(Exception):
