@@ -390,7 +390,7 @@ def test_a_run_compares_the_classifier_with_and_without_denoisers(tmp_path, one_
 @pytest.mark.slow
 def test_denoised_mnist_at_smoke_on_the_real_files(tmp_path, data_folder):
     settings = ("experiment=denoised_mnist", "budget=smoke", f"data.path={data_folder}", "workers=1")
-    answer = ask(*settings, cwd=tmp_path)
+    answer = ask(*settings, "grid.scale=[0.5]", "train.images=50", "m=200", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     assert len(list((tmp_path / "runs" / "checkpoints").glob("lenet_ddpm-*.safetensors"))) == 1
 
@@ -401,7 +401,8 @@ def test_denoised_celeba_at_smoke_on_real_faces(tmp_path, data_folder):
     if not (data_folder / "celeba_train.zip").is_file():
         pytest.skip(f"no training images of CelebA: {data_folder / 'celeba_train.zip'}")
     settings = ("experiment=denoised_celeba", "budget=smoke", f"data.path={data_folder}", "workers=1")
-    answer = ask(*settings, "grid.eps=[0.1]", cwd=tmp_path)
+    fewer = ("grid.eps=[0.1]", "certifiers=[percentile_box]", "n=50", "m=150", "delta=0.3", "train.images=10")
+    answer = ask(*settings, *fewer, cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     rows = (tmp_path / "runs" / "denoised_celeba" / "certificates.csv").read_text()
     assert ",denoise_mse@0.25," in rows
