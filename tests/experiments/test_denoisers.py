@@ -390,7 +390,8 @@ def test_a_run_compares_the_classifier_with_and_without_denoisers(tmp_path, one_
 @pytest.mark.slow
 def test_denoised_mnist_at_smoke_on_the_real_files(tmp_path, data_folder):
     settings = ("experiment=denoised_mnist", "budget=smoke", f"data.path={data_folder}", "workers=1")
-    answer = ask(*settings, "grid.scale=[0.5]", "train.images=50", "m=200", cwd=tmp_path)
+    few = ("n=40", "m=120", "forward_block=40", "train.images=50")  # at both scales: one diffusion
+    answer = ask(*settings, *few, "grid.eps=[0.25]", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     assert len(list((tmp_path / "runs" / "checkpoints").glob("lenet_ddpm-*.safetensors"))) == 1
 
