@@ -3,7 +3,7 @@
 Usage: python scripts/check_gpu.py [speed]
 
 Outputs of models, distances, and whole certificates from the same draws are computed on both; then what only the device
-can show: draws that do not depend on the batch, memory that runs out, gradients. With ``speed`` images a second and
+can show: whether a radius comes again, memory that runs out, gradients. With ``speed`` images a second and
 times of the search for a center are measured instead, which are no checks. Prints a Markdown table; exits 1 where a
 check fails.
 """

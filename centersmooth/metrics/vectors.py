@@ -19,8 +19,8 @@ from centersmooth.metrics.base import TILE_ENTRIES, Hilbertian, Metric, ball_rea
 _CHUNK = 256
 """Columns of a float32 sum of absolute differences; longer sums are put together in float64."""
 
-_CHUNK_ON_DEVICE = 2**16
-"""The same on CUDA, where ``cdist`` has 256 sums a distance, each of every 256th column, and adds those in a tree."""
+_CHUNK_ON_DEVICE = 2**15
+"""Columns of such a sum on CUDA, where ``cdist`` adds every 256th column and those 256 sums in a tree: 136 roundings."""
 
 _GROUP, _GROUP_ENTRIES = 16, 2**15
 """Rows compared with others in one call of ``pdist``; more where all its pairs have fewer numbers than that."""

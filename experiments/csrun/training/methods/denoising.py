@@ -56,7 +56,7 @@ class DenoiseStability(_Denoising):
 
 
 class DenoiseBoth(DenoiseStability):
-    """The same, started from the denoiser of `DenoiseMSE`."""
+    """Training for stability that starts from the denoiser of `DenoiseMSE`."""
 
     after: ClassVar[str] = "denoise_mse"
 
