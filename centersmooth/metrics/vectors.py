@@ -20,7 +20,7 @@ _CHUNK = 256
 """Columns of a float32 sum of absolute differences; longer sums are put together in float64."""
 
 _CHUNK_ON_DEVICE = 2**15
-"""Columns of such a sum on CUDA, where ``cdist`` adds every 256th column and those 256 sums in a tree: 136 roundings."""
+"""Columns of such a sum on CUDA, where ``cdist`` adds every 256th column, then 256 sums in a tree: 136 roundings."""
 
 _GROUP, _GROUP_ENTRIES = 16, 2**15
 """Rows compared with others in one call of ``pdist``; more where all its pairs have fewer numbers than that."""

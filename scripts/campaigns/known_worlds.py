@@ -48,7 +48,7 @@ from centersmooth.noise import (
 )
 
 Statistic = Callable[[Tensor], Tensor]
-"""Of noisy inputs ``(b, *noised)``: one number each, ``(b,)`` in float64."""
+"""A number of each noisy input, ``(b, *noised) -> (b,)``, in float64."""
 
 ONLY_AT_X, ONLY_AT_X_PRIME = -99.0, 99.0
 """Values of a statistic where a noisy input can come from ``x`` alone, or from ``x'`` alone."""

@@ -250,7 +250,7 @@ def failures(
 
 
 def _rounded(answer: Tensor) -> bytes:
-    """The same for answers that differ by the rounding of sums, of which there are as many as runs."""
+    """A key that answers share which differ by the rounding of sums alone: else there were as many as runs."""
     return answer.double().round(decimals=9).numpy().tobytes()
 
 
@@ -327,7 +327,7 @@ BROKEN: list[tuple[Variant, str, Case, Callable[[], NoiseWorld]]] = [
     ),
     (ONE_HIT_MORE, "label", replace(CASES["label"], masses={"counts": 0.5}, budget=_FEW), WORLDS["gaussian"]),
 ]
-"""What is broken, and where that shows."""
+"""Broken variants, and the cases in which they show."""
 
 
 def of_noise(noise: str, runs: int) -> list[Row | Refusal]:
@@ -381,7 +381,7 @@ def campaign(runs: int) -> tuple[list[Row], list[Refusal]]:
 
 
 def complaints(rows: Iterable[Row]) -> list[str]:
-    """What is wrong: a row of the library as it is above its count, or a broken variant of which no row is."""
+    """Lines on rows of the library above their count, and on broken variants of which no row is above its own."""
     variants: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         variants[row.variant, row.case].append(row)

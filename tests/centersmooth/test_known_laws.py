@@ -28,7 +28,7 @@ from centersmooth.gathering import Setting, gather
 from centersmooth.sampling import Sampler
 
 RUNS, RUNS_OF_BROKEN = 60, 150
-"""Of the weakest broken reading a fifth of the runs fail: of 60 as many as may be, and 18 of 150 may be."""
+"""The weakest broken reading fails in a fifth of its runs: of 60 in as many as may, and of 150 in 30, where 18 may."""
 
 SHIFTS = (H, -H)
 KINDS: dict[str, tuple[CenterKind, ...]] = {"Smooth": ("sample", "free"), "Smooth-HD": ("sample",)}

@@ -276,7 +276,7 @@ def test_training_by_squared_error_takes_noise_away(tmp_path):
 
 
 class Killed(Exception):
-    """What a kill is here."""
+    """A kill of the training process."""
 
 
 @pytest.mark.parametrize("method", ["denoise_both", "diffusion"])

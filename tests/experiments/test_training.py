@@ -143,7 +143,7 @@ def test_ninety_epochs_fall_after_thirty_and_sixty():
 
 
 class Killed(Exception):
-    """What a kill is here."""
+    """A kill of the training process."""
 
 
 def killing(after: int) -> Report:
