@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from killed import Killed, killing
 from safetensors.torch import load
 from support import ask, compose
 from torch import nn
@@ -275,10 +276,6 @@ def test_training_by_squared_error_takes_noise_away(tmp_path):
     assert float((model.denoiser(noisy) - clean).square().mean()) < 0.6 * 0.25**2
 
 
-class Killed(Exception):
-    """A kill of the training process."""
-
-
 @pytest.mark.parametrize("method", ["denoise_both", "diffusion"])
 def test_a_killed_training_of_a_denoiser_goes_on_to_the_same_bytes(tmp_path, monkeypatch, method):
     monkeypatch.setattr(state_module, "SECONDS_BETWEEN", 0.0)
@@ -287,14 +284,10 @@ def test_a_killed_training_of_a_denoiser_goes_on_to_the_same_bytes(tmp_path, mon
     for one in asked.chain[:-1]:
         trained(one, tmp_path / "killed")
 
-    def kill(done: int, epochs: int, loss: float) -> None:
-        if done == 2:
-            raise Killed
-
     data, lines = load_data("digits", None), []
     arguments = asked, MODELS[asked.model], data, tmp_path / "killed", lambda images: None, None
     with pytest.raises(Killed):
-        obtain(*arguments, Report(epoch=kill))
+        obtain(*arguments, killing(after=2))
     obtain(*arguments, Report(lines.append))
     assert lines == [f"training goes on after epoch 2, from {asked.path(tmp_path).with_suffix('.state').name}"]
     assert asked.path(tmp_path / "killed").read_bytes() == whole

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killed import Killed, killing
 from rich.console import Console
 from safetensors.torch import load
 from support import SMALL, ask, compose
@@ -140,20 +141,6 @@ def test_ninety_epochs_fall_after_thirty_and_sixty():
     asked = training("lenet", "smoothmix", epochs=90, optimizer="sgd")
     rates = [_learning_rate(asked, epoch) for epoch in (0, 29, 30, 59, 60, 89)]
     assert rates == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3, 1e-4, 1e-4])
-
-
-class Killed(Exception):
-    """A kill of the training process."""
-
-
-def killing(after: int) -> Report:
-    """A report that kills the training after so many epochs."""
-
-    def kill(done: int, epochs: int, loss: float) -> None:
-        if done == after:
-            raise Killed
-
-    return Report(epoch=kill)
 
 
 @pytest.fixture
