@@ -14,10 +14,11 @@ import re
 import shlex
 import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import takewhile
@@ -78,7 +79,8 @@ def _outcome(arguments: list[str], command: str) -> int:
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
-        return _run(arguments, command)
+        with _interrupts_sent_again(lambda: signal.SIGTERM if terminations else signal.SIGINT):
+            return _run(arguments, command)
     except _JobEnded as job:
         return job.code
     except KeyboardInterrupt:
@@ -92,6 +94,27 @@ def _outcome(arguments: list[str], command: str) -> int:
             return 2 if _is_expected(error) else 70
         errors.print(f"cs-run: {_one_line(error)}", highlight=False, soft_wrap=True)
         return 2
+
+
+@contextmanager
+def _interrupts_sent_again(number: Callable[[], int]) -> Iterator[None]:
+    """Send a signal again whose exception was ignored: Python ignores what its callbacks raise, as of weak references.
+
+    From a thread, so that it arrives after the callback.
+    """
+    shown = sys.unraisablehook
+
+    def ignored(one: sys.UnraisableHookArgs) -> None:
+        if issubclass(one.exc_type, KeyboardInterrupt):
+            threading.Timer(0.01, os.kill, (os.getpid(), number())).start()
+        else:
+            shown(one)
+
+    sys.unraisablehook = ignored
+    try:
+        yield
+    finally:
+        sys.unraisablehook = shown
 
 
 def _help(arguments: list[str], console: Console, errors: Console) -> int:

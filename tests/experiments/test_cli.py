@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+import weakref
 
 import pytest
 from support import SMALL, ask, cs_run
@@ -142,6 +143,32 @@ def test_interruption_says_how_to_continue(tmp_path, checkpoints, number, code):
     assert "To continue: cs-run" in done.stderr
     assert done.stderr.endswith("'metrics=[tv,l2]'\n")
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+class Forgotten:
+    """Something to have weak references to."""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_within_a_callback_of_a_weak_reference_is_not_lost(tmp_path, monkeypatch, number, code):
+    """Python ignores what is raised there."""
+
+    def run(arguments, command):
+        one = Forgotten()
+        reference = weakref.ref(one, lambda _: signal.raise_signal(number))
+        del one
+        assert reference() is None
+        time.sleep(10)
+        return 0
+
+    monkeypatch.setattr("csrun.cli._run", run)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        done = ask(cwd=tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done.returncode == code, done.stderr
+    assert done.stderr == "stopped; what is finished is kept. To continue: cs-run\n"
 
 
 def test_configs_are_found_where_they_are_installed():
