@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,11 @@ class Study:
         lines = self.summary[self.summary["metric"].isin([metric] if metric else self.manifest["metrics"])]
         lines = of_rule(lines, self.manifest["rule"])
         return lines.assign(training=trainings_of(lines))
+
+    @cached_property
+    def computed(self) -> frozenset[Setting]:
+        """Points of the paper's curves that the drawn lines have."""
+        return frozenset(computed_in(self.drawn()))
 
 
 def current(studies: Sequence[Study]) -> list[Study]:
@@ -272,8 +278,10 @@ def _sharpenings_of(study: Study, rule: str) -> Iterator[Sharpening]:
     keys = ["model", "dataset", "train", "metric", "h", "eps"]
     columns = [*keys, "radius_median", "status"]
     ours, papers = (of_rule(study.summary, one)[columns] for one in (RULES_BESIDE[rule], PAPER_RULE))
+    ours = ours[ours["metric"].isin(study.manifest["metrics"]) & (ours["status"] == "ok")]
+    if ours.empty:
+        return
     both = ours.merge(papers, on=keys, suffixes=("", "_paper"))
-    both = both[both["metric"].isin(study.manifest["metrics"]) & (both["status"] == "ok")]
     for (metric, h), lines in both.groupby(["metric", "h"]):
         comparable = lines[lines["status_paper"] == "ok"]
         ratios = tuple(comparable["radius_median"] / comparable["radius_median_paper"])
@@ -293,7 +301,7 @@ def judge(studies: Sequence[Study]) -> list[Claim]:
 def _judged(statement: _Statement, studies: Sequence[Study]) -> Claim:
     grid = frozenset(settings_of(statement.figures, statement.h))
     findings = tuple(
-        replace(_weighed(finding), settings=grid & computed_in(study.drawn()) if grid else frozenset())
+        replace(_weighed(finding), settings=grid & study.computed)
         for study in studies
         for finding in statement.look(study)
     )

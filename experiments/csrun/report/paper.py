@@ -142,4 +142,6 @@ def settings_of(figures: Sequence[int], h: float | None = None) -> set[Setting]:
 
 def computed_in(summary: pd.DataFrame) -> set[Setting]:
     """Points of the paper's curves, of any figure, that the lines of a summary have."""
-    return {setting for panel in WITH_STAND_INS for setting in panel.computed(panel.lines(summary))}
+    there = set(zip(summary["metric"], summary["model"], summary["dataset"], strict=True))
+    panels = [panel for panel in WITH_STAND_INS if (panel.metric, panel.model, panel.dataset) in there]
+    return {setting for panel in panels for setting in panel.computed(panel.lines(summary))}

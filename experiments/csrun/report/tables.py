@@ -388,7 +388,8 @@ def write_summary(summary: pd.DataFrame, path: str | Path) -> None:
 
 def of_rule(lines: pd.DataFrame, rule: Mapping[str, str]) -> pd.DataFrame:
     """The lines of one rule, of a table of rows or a summary."""
-    return lines[(lines[list(RULE)] == [rule[part] for part in RULE]).all(axis=1)]
+    certifier, name = (lines[part] == rule[part] for part in RULE)
+    return lines[certifier & name]
 
 
 def by_metric(summary: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
