@@ -351,7 +351,8 @@ def _lay_out(figure: Figure) -> None:
 
     The last digits of the layout's solver depend on addresses in memory, and pixels at the edges of pictures on them.
     """
-    figure.draw_without_rendering()
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for ax in figure.axes:
         ax.set_position(np.round(ax.get_position(original=True).bounds, 6).tolist())
