@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from csrun.errors import RunError
@@ -24,14 +25,18 @@ from csrun.report.reproduced import reproductions
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def refresh_tables(page: str, results: Path) -> str:
-    """The page ``results/README.md`` with its tables as the published results have them."""
+def tables_of(results: Path) -> dict[str, str]:
+    """The tables of ``results/README.md``, by name, as the published results have them."""
     studies = current([Study.read(folder) for folder in find_experiments([results])])
-    tables = {
+    return {
         "figures": figures_markdown(reproductions(studies), results),
         "claims": markdown(judge(studies)),
         "sharper": sharper_markdown(sharpenings(studies)),
     }
+
+
+def with_tables(page: str, tables: Mapping[str, str]) -> str:
+    """The page with these tables in place of its own."""
     for name, table in tables.items():
         block = re.compile(rf"(<!-- {name}: made by `make publish` -->\n).*?(<!-- end of {name} -->)", flags=re.S)
         page = block.sub(lambda found, table=table: found[1] + table + found[2], page)
@@ -42,7 +47,7 @@ def refresh_page() -> None:
     """Make the paper's figures and the tables of ``results/README.md`` anew."""
     draw_figures(ROOT / "results")
     page = ROOT / "results" / "README.md"
-    page.write_text(refresh_tables(page.read_text(), ROOT / "results"))
+    page.write_text(with_tables(page.read_text(), tables_of(ROOT / "results")))
 
 
 def main(arguments: list[str]) -> None:

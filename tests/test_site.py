@@ -12,10 +12,16 @@ pytest.importorskip("mkdocs", reason="the extra docs is not installed")
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def hooks(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    return importlib.import_module("site_hooks")
+@pytest.fixture(scope="module")
+def hooks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "scripts"))
+        return importlib.import_module("site_hooks")
+
+
+@pytest.fixture(scope="module")
+def gallery(hooks):
+    return hooks.gallery()
 
 
 @pytest.mark.parametrize(
@@ -42,17 +48,16 @@ def test_a_link_of_the_repository_becomes_one_of_the_site(hooks, source, link, o
     assert hooks.on_page_markdown(link, page, None, there) == of_site
 
 
-def test_the_gallery_shows_every_published_figure(hooks):
-    gallery = hooks.gallery()
+def test_the_gallery_shows_every_published_figure(gallery):
     figures = [str(path.relative_to(ROOT)) for path in ROOT.glob("results/*/*/*.png")]
     assert len(figures) > 10
     figures += [f"results/figures/figure{number}.png" for number in range(3, 9)]
     assert [figure for figure in figures if f"]({figure})" not in gallery] == []
 
 
-def test_the_gallery_begins_with_a_picture_of_each_kind_of_output(hooks):
+def test_the_gallery_begins_with_a_picture_of_each_kind_of_output(hooks, gallery):
     """With the caption that says what its certificate promises."""
-    first, _, others = hooks.gallery().partition("\n# Every published figure\n")
+    first, _, others = gallery.partition("\n# Every published figure\n")
     for kind, name in hooks.KINDS.items():
         shown = first[first.index(f"### {kind}\n") :].partition("\n### ")[0]
         assert f"](results/{name}/" in shown

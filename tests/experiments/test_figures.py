@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -243,34 +244,45 @@ def _at_the_papers_counts(study):
     return study and replace(study, manifest=study.manifest | {"reduced": False})
 
 
-def test_redrawing_changes_no_byte_and_new_rows_do(tmp_path):
+def test_nothing_published_has_no_figures(tmp_path):
     assert figures.draw_figures(tmp_path) == []
-    published(tmp_path, "tv_mnist", both_rules(WHOLE, **TV))
-    paths = figures.draw_figures(tmp_path)
-    names = [*(f"figure{number}" for number in range(3, 9)), "overview"]
-    assert paths == [tmp_path / "figures" / f"{name}.{kind}" for name in names for kind in ("pdf", "png")]
-    before = {path: path.read_bytes() for path in paths}
-    with matplotlib.rc_context({"font.size": 20}):
-        figures.draw_figures(tmp_path)
-    assert {path: path.read_bytes() for path in paths} == before
-    published(tmp_path, "tv_mnist", both_rules(WHOLE | {(1.0, 0.2): [30.0]}, **TV))
-    figures.draw_figures(tmp_path)
-    changed = {path.stem for path in paths if path.read_bytes() != before[path]}
-    assert changed == {"figure5", "figure8", "overview"}  # its cells at h = 1 are figure 8's, trained with noise
 
 
-def test_cs_plot_draws_them_of_what_is_published_without_torch(tmp_path):
-    published(tmp_path / "results", "tv_mnist", both_rules(WHOLE, **TV))
+@pytest.fixture(scope="module")
+def drawn_alone(tmp_path_factory):
+    """A folder with published results that `cs-plot` has drawn in a process of its own, and what that printed."""
+    folder = tmp_path_factory.mktemp("drawn")
+    published(folder / "results", "tv_mnist", both_rules(WHOLE, **TV))
     script = """
 import sys
 from csrun.report import plot_cli
 plot_cli.main([])
 assert not {"torch", "centersmooth", "matplotlib.pyplot"} & set(sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert "results/figures/overview.png" in done.stdout.splitlines()
-    assert "results/tv_mnist/full-cpu/radius_tv.png" in done.stdout.splitlines()
+    return folder, done.stdout.splitlines()
+
+
+def test_cs_plot_draws_them_of_what_is_published_without_torch(drawn_alone):
+    _, said = drawn_alone
+    assert "results/figures/overview.png" in said
+    assert "results/tv_mnist/full-cpu/radius_tv.png" in said
+
+
+def test_redrawing_changes_no_byte_and_new_rows_do(drawn_alone, tmp_path):
+    """Redrawn in another process, with other defaults of matplotlib."""
+    results = shutil.copytree(drawn_alone[0] / "results", tmp_path / "results")
+    names = [*(f"figure{number}" for number in range(3, 9)), "overview"]
+    paths = [results / "figures" / f"{name}.{kind}" for name in names for kind in ("pdf", "png")]
+    before = {path: path.read_bytes() for path in paths}
+    with matplotlib.rc_context({"font.size": 20}):
+        assert figures.draw_figures(results) == paths
+    assert {path: path.read_bytes() for path in paths} == before
+    published(results, "tv_mnist", both_rules(WHOLE | {(1.0, 0.2): [30.0]}, **TV))
+    figures.draw_figures(results)
+    changed = {path.stem for path in paths if path.read_bytes() != before[path]}
+    assert changed == {"figure5", "figure8", "overview"}  # its cells at h = 1 are figure 8's, trained with noise
 
 
 def test_the_report_opens_with_what_was_reproduced(tmp_path, monkeypatch):

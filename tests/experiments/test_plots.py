@@ -281,12 +281,35 @@ def test_a_legend_stays_within_the_figure(tmp_path, monkeypatch, label):
     assert figure.legends[0]._ncols == (1 if len(label) > 20 else 2)
 
 
-def test_redrawing_changes_no_byte_and_changed_rows_do(experiment, monkeypatch):
-    before = {path: path.read_bytes() for path in plots.draw(experiment)}
+@pytest.fixture(scope="module")
+def drawn_alone(tmp_path_factory):
+    """An experiment that `cs-plot` has drawn in a process of its own, without torch, pyplot and the library."""
+    folder = write(tmp_path_factory.mktemp("drawn") / "tv_digits", rows_of(GRID))
+    script = """
+import sys
+from csrun.report import plot_cli
+assert not {"pandas", "matplotlib"} & set(sys.modules)
+plot_cli.main(sys.argv[1:])
+assert not {"torch", "centersmooth", "matplotlib.pyplot"} & set(sys.modules)
+"""
+    return folder, subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True)
+
+
+def test_drawing_needs_neither_torch_nor_pyplot_nor_the_library(drawn_alone):
+    _, done = drawn_alone
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 2
+    assert done.stderr == ""
+
+
+def test_redrawing_changes_no_byte_and_changed_rows_do(drawn_alone, experiment, monkeypatch):
+    """Redrawn in another process, at another time, with other defaults of matplotlib."""
+    before = {experiment / path.name: path.read_bytes() for path in drawn_alone[0].glob("radius_tv.*")}
+    assert len(before) == 2
     later = time.time() + 86_400 * 400
     monkeypatch.setattr(time, "time", lambda: later)
     with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 5, "pdf.fonttype": 3}):
-        plots.draw(experiment)
+        assert set(plots.draw(experiment)) == set(before)
         assert matplotlib.rcParams["font.size"] == 20
     assert {path: path.read_bytes() for path in before} == before
     write(experiment, rows_of(GRID | {(1.0, 0.2): [1.0, 2.5, 3.0]}))
@@ -294,8 +317,8 @@ def test_redrawing_changes_no_byte_and_changed_rows_do(experiment, monkeypatch):
     assert all(path.read_bytes() != content for path, content in before.items())
 
 
-def test_files_have_no_date_true_type_fonts_and_two_hundred_dots(experiment):
-    pdf, png = plots.draw(experiment)
+def test_files_have_no_date_true_type_fonts_and_two_hundred_dots(drawn_alone):
+    pdf, png = (drawn_alone[0] / f"radius_tv.{kind}" for kind in ("pdf", "png"))
     content = pdf.read_bytes()
     assert b"CreationDate" not in content
     assert b"Total variation on digits" in content
@@ -442,15 +465,14 @@ def failing(argv, capsys):
 
 def test_cli_finds_experiments_and_prints_the_files(experiment, capsys, monkeypatch):
     base = experiment.parent.parent
-    write(base / "results" / "tv_mnist" / "paper-cuda", rows_of(GRID))
+    write(base / "results" / "mean_mnist" / "paper-cuda", rows_of(GRID))
     (base / "runs" / "cell").mkdir()
     (base / "runs" / "cell" / "certificates.csv").write_text("a cell has no manifest")
     monkeypatch.chdir(base)
     plot_cli.main([])
-    stems = ["results/tv_mnist/paper-cuda/radius_tv", "runs/tv_digits/radius_tv"]
-    said = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("results/figures/")]
-    assert said == [f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png")]
-    assert (base / "results/tv_mnist/paper-cuda/radius_tv.pdf").is_file()
+    stems = ["results/mean_mnist/paper-cuda/radius_tv", "runs/tv_digits/radius_tv"]
+    assert capsys.readouterr().out.splitlines() == [f"{stem}.{kind}" for stem in stems for kind in ("pdf", "png")]
+    assert (base / "results/mean_mnist/paper-cuda/radius_tv.pdf").is_file()
 
 
 def test_cli_errors_are_one_line(experiment, capsys, monkeypatch):
@@ -486,20 +508,6 @@ def test_cli_help_and_version(capsys):
             plot_cli.main([argument])
         assert caught.value.code == 0
         assert said in capsys.readouterr().out
-
-
-def test_drawing_needs_neither_torch_nor_pyplot_nor_the_library(experiment):
-    script = """
-import sys
-from csrun.report import plot_cli
-assert not {"pandas", "matplotlib"} & set(sys.modules)
-plot_cli.main(sys.argv[1:])
-assert not {"torch", "centersmooth", "matplotlib.pyplot"} & set(sys.modules)
-"""
-    done = subprocess.run([sys.executable, "-c", script, str(experiment)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 2
-    assert done.stderr == ""
 
 
 def test_several_h_at_one_eps_are_drawn_against_h(tmp_path):

@@ -303,9 +303,10 @@ def test_the_page_of_results_has_the_published_claims():
         sys.path.pop(0)
     page = (root / "results" / "README.md").read_text()
     assert page.count("**holds") >= 3
-    assert publish.refresh_tables(page, root / "results") == page
+    tables = publish.tables_of(root / "results")
+    assert publish.with_tables(page, tables) == page
     lost = re.sub(r"\*\*holds.*", "", page)
-    assert publish.refresh_tables(lost, root / "results") == page
+    assert publish.with_tables(lost, tables) == page
 
 
 def test_results_of_an_older_method_are_marked(tmp_path):

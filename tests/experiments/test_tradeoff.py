@@ -15,14 +15,12 @@ from csrun.plan import make_plan
 from csrun.publishing import publish
 from csrun.report.tables import read_truth
 
-pytestmark = pytest.mark.usefixtures("figures")
-
 METHODS = 'train.method=["augment","spectral[weight=2]","spectral[weight=8]"]'
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A run of three trainings, with two certifiers."""
+    """A run of three trainings, with two certifiers, and its figures."""
     folder = tmp_path_factory.mktemp("tradeoff")
     answer = ask(*SMALL, METHODS, "metrics=[tv,l2]", "certifiers=[mean,center]", cwd=folder)
     assert answer.returncode == 0, answer.stderr
@@ -58,7 +56,7 @@ def test_the_distance_to_the_truth_is_that_of_the_smoothed_output(runs):
     assert len(lines) == 2 * checked
 
 
-def test_published_cells_have_the_distances_as_well(runs, tmp_path):
+def test_published_cells_have_the_distances_as_well(runs, tmp_path, figures):
     target = publish("tv_digits", runs, tmp_path)
     assert len(read_truth(target)) == len(read_truth(runs / "tv_digits"))
     assert (target / "radius_l2.png").is_file()
