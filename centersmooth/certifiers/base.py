@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any, ClassVar, get_args, get_type_hints
 
 import numpy as np
@@ -165,7 +166,7 @@ def unpack(kind: type, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> 
         An array is missing that may not be None.
     """
     values: dict[str, Any] = {}
-    for name, hint in get_type_hints(kind).items():
+    for name, hint in _hints_of(kind).items():
         key, options = f"{prefix}{name}", (hint, *get_args(hint))
         nested = next((option for option in options if is_dataclass(option)), None)
         if nested is not None and any(other.startswith(f"{key}.") for other in arrays):
@@ -177,6 +178,10 @@ def unpack(kind: type, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> 
         else:
             raise KeyError(key)
     return kind(**values)
+
+
+# Python evaluates the annotations anew each time, and a cell reads the evidence of each of its points.
+_hints_of = cache(get_type_hints)
 
 
 def _value(array: NDArray[Any], options: tuple[Any, ...]) -> Any:

@@ -202,15 +202,16 @@ def test_attacks_join_and_go_where_their_certificate_was_replaced(published):
     assert not any("attacked" in note for note in read_manifest(target)["notes"])
 
 
-def test_a_panel_stays_where_a_later_slice_has_none(published, run_small, tmp_path, figures):
+def test_a_panel_stays_where_a_later_slice_has_none(published, run_small, tmp_path):
     target = published("points.count=2")
     before = (target / "panel_autoencoder.npz").read_bytes()
+    (target / "panel_autoencoder.png").write_bytes(b"as drawn")
     folder = run_small("points.start=2").folder
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"panels": []}))
     publish("tv_digits", tmp_path / "runs", tmp_path / "results")
     assert (target / "panel_autoencoder.npz").read_bytes() == before
-    assert (target / "panel_autoencoder.png").is_file()
+    assert (target / "panel_autoencoder.png").read_bytes() == b"as drawn"
     assert len(read_manifest(target)["panels"]) == 1
 
 

@@ -145,8 +145,9 @@ def test_a_run_compares_its_segmentations_with_the_truth(mnist, capsys):
 
 def test_points_of_different_certifiers_have_answers_side_by_side(mnist):
     """What a center and a segmentation have of the base output differs in shape."""
-    run_in(mnist, *RUN, "certifiers=[segmentation]")
-    folder = run_in(mnist, *RUN, "certifiers=[center]", "points.count=1").folder
+    few = ("n=60", "m=150", "grid.eps=[0.05]", "train.images=20", "train.epochs=1")
+    run_in(mnist, *RUN, *few, "certifiers=[segmentation]")
+    folder = run_in(mnist, *RUN, *few, "certifiers=[center]", "points.count=1").folder
     with np.load(next(folder.parent.glob("unet-*/answers.npz"))) as answers:
         assert answers["segmentation.base"].shape == (2, 28, 28)
         assert answers["center.hamming.base"].shape == (1, 11, 28, 28)
