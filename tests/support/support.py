@@ -25,7 +25,7 @@ import pytest
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from centersmooth import Budget, GaussianNoise
 from centersmooth.gathering import Setting
@@ -179,11 +179,11 @@ def compose(*overrides: str) -> Config:
 
 
 def compose_raw(*overrides: str) -> DictConfig:
-    """The same as Hydra hands it over; composed once, whatever folder ``out`` and whichever ``budget`` are named."""
-    plain = [one for one in overrides if re.fullmatch(r"(out|budget)=[\w./-]+", one)]
+    """The same as Hydra hands it over; composed once, whatever folder ``out``, ``budget`` and points are named."""
+    plain = [one for one in overrides if re.fullmatch(r"(out|budget)=[\w./-]+|points\.(start|count)=\d+", one)]
     raw = copy.deepcopy(_composed(config_folder(), *[one for one in overrides if one not in plain]))
     for name, _, value in (one.partition("=") for one in plain):
-        raw[name] = value
+        OmegaConf.update(raw, name, value)
     return raw
 
 
