@@ -7,6 +7,7 @@ either.
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol, runtime_checkable
@@ -230,7 +231,9 @@ def farthest(holds: Callable[[float], bool], precision: float = 1e-16) -> float:
 
 def _largest(holds: Callable[[float], bool], high: float, precision: float = 1e-16) -> float:
     """The largest number in (0, ``high``) at which a property holds that holds below some point; 0 if at none."""
-    low = 0.0
+    low = sys.float_info.min
+    if not holds(low):  # else half of 0 and the bound, a thousand times
+        return 0.0
     while low < (middle := (low + high) / 2) < high and high - low > precision * high:
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low / ROUND_UP

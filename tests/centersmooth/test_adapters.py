@@ -175,7 +175,9 @@ def test_a_torchvision_detector_is_certified() -> None:
     torch.manual_seed(0)
     network = ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
     model = Adapted(network, PaddedBoxes(score=0.0, count=2))
-    smoother = Smoother(model, GaussianNoise(0.25), Center(OSPA()), Budget(20, 30, 0.45, 0.3, 0.3), forward_block=4)
+    smoother = Smoother(
+        model, GaussianNoise(0.25), Center(OSPA()), Budget(20, 30, 0.45, 0.3, 0.3, n0=8), forward_block=4
+    )
     certificate = smoother.certify(torch.rand(3, 32, 32), 0.01, stream=RandomStream(0))
     assert certificate.answer.shape == (2, 4)
     assert (certificate.answer[:, 2:] >= certificate.answer[:, :2]).all()

@@ -372,6 +372,13 @@ class Lucky(MeanCollector):
         return dataclasses.replace(super().compute(base), error=float(torch.rand(())))
 
 
+class Losing(MeanCollector):
+    """Takes a single draw for 0."""
+
+    def update(self, stage: str, outputs: Tensor) -> None:
+        super().update(stage, outputs if len(outputs) > 1 else torch.zeros_like(outputs))
+
+
 class WithWanting(Mean):
     collects: Callable[..., MeanCollector] = Wanting
 
@@ -391,6 +398,10 @@ class WithLuck(WithWanting):
     collects = Lucky
 
 
+class WithLosing(WithWanting):
+    collects = Losing
+
+
 class Unpicklable(Mean):
     def __reduce__(self) -> str:
         raise TypeError("no way to pickle this")
@@ -408,6 +419,7 @@ BROKEN_CERTIFIERS = {
     "wants -1 draws of candidates": WithOwing,
     "evidence before other certifiers of a pass is not the same: ": WithInPlace,
     "evidence with a batch size of 1 is not the same: error": WithLuck,
+    "evidence of 1 and 7 draws at a time is another: ": WithLosing,
     "cannot be pickled, as workers need it to be: no way": Unpicklable,
 }
 

@@ -24,6 +24,7 @@ from csrun.report.tables import read_rows
 PAGE = (Path(__file__).parents[2] / "docs" / "custom.md").read_text()
 MINE, VISION, *_ = re.findall(r"```python\n(.*?)```", PAGE, flags=re.S)
 SMOKE = ["budget=smoke", "grid.eps=[0.25]", "workers=1"]
+FEW = ["n=75", "m=125", "delta=0.15", "alpha1=0.2", "alpha2=0.2"]
 
 
 @pytest.fixture
@@ -475,7 +476,7 @@ def test_a_registered_model_takes_no_adapter(several):
 @pytest.mark.parametrize(
     ("factory", "metric", "options"),
     [
-        ("segmenter", "hamming", ["adapters=[key:out,argmax]", "points.count=1", "n=200", "m=400", "delta=0.2"]),
+        ("segmenter", "hamming", ["adapters=[key:out,argmax]", "points.count=1", "forward_block=25", *FEW]),
         ("probabilities", "l1", ["--dry-run", "forward_block=8"]),
         ("detector", "boxes", ["adapter=boxes:0.5:8", "--dry-run", "forward_block=2"]),
     ],

@@ -327,7 +327,7 @@ def test_adam_in_stages_has_the_schedule_of_denoised_smoothing():
 
 # --- Requests --------------------------------------------------------------------------------------------------------
 
-SMALL = ["experiment=denoised_mnist", "data=digits", "budget=smoke", "m=100"]
+SMALL = ["experiment=denoised_mnist", "data=digits", "budget=smoke", "n=20", "m=100", "forward_block=20"]
 
 
 def test_each_model_takes_the_methods_that_fit():
@@ -383,7 +383,13 @@ def test_a_run_compares_the_classifier_with_and_without_denoisers(tmp_path, one_
 @pytest.mark.slow
 def test_denoised_mnist_at_smoke_on_the_real_files(tmp_path, data_folder):
     settings = ("experiment=denoised_mnist", "budget=smoke", f"data.path={data_folder}", "workers=1")
-    few = ("n=40", "m=120", "forward_block=40", "train.images=50")  # at both scales: one diffusion
+    few = (
+        "n=20",
+        "m=80",
+        "forward_block=20",
+        "train.images=20",
+        "train.batch_size=10",
+    )  # at both scales: one diffusion
     answer = ask(*settings, *few, "grid.eps=[0.25]", cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     assert len(list((tmp_path / "runs" / "checkpoints").glob("lenet_ddpm-*.safetensors"))) == 1
@@ -395,7 +401,8 @@ def test_denoised_celeba_at_smoke_on_real_faces(tmp_path, data_folder):
     if not (data_folder / "celeba_train.zip").is_file():
         pytest.skip(f"no training images of CelebA: {data_folder / 'celeba_train.zip'}")
     settings = ("experiment=denoised_celeba", "budget=smoke", f"data.path={data_folder}", "workers=1")
-    fewer = ("grid.eps=[0.1]", "certifiers=[percentile_box]", "n=50", "m=150", "delta=0.3", "train.images=10")
+    fewer = ("grid.eps=[0.1]", "certifiers=[percentile_box]", "n=20", "m=40", "alpha1=0.1", "alpha2=0.1")
+    fewer += ("delta=0.3", "forward_block=10", "train.images=4", "train.batch_size=2")
     answer = ask(*settings, *fewer, cwd=tmp_path)
     assert answer.returncode == 0, answer.stderr
     rows = (tmp_path / "runs" / "denoised_celeba" / "certificates.csv").read_text()

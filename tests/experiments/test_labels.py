@@ -117,6 +117,7 @@ def floors(alpha: float) -> list[float]:
     return [EXACT.mass_floor(k, 100_000, alpha) for k in range(97_000, 100_001)]
 
 
+@functools.cache
 def printed_radii(sigma: float, alpha: float) -> set[str]:
     """Radii of those masses, as logs print them."""
     return {f"{GaussianNoise(sigma).reach(mass, 0.5):.3}" for mass in floors(alpha)}

@@ -195,12 +195,14 @@ class FileSource:
             raise RunError(
                 f"{path} cannot be read as a folder or zip archive of images ({error}): set data.path to one"
             ) from error
-        images = [name for name in found if name.lower().endswith(SUFFIXES) and not Path(name).name.startswith(".")]
+        images = [
+            name for name in found if name.lower().endswith(SUFFIXES) and not os.path.basename(name).startswith(".")
+        ]
         if not images:
             raise RunError(
                 f"{path} holds no image ({', '.join(SUFFIXES)}): set data.path to a folder or archive that does"
             )
-        return cls(path, tuple(sorted(images, key=lambda name: (Path(name).name, name))))
+        return cls(path, tuple(sorted(images, key=lambda name: (os.path.basename(name), name))))
 
     def as_stored(self) -> FileSource:
         """This source with one channel, if every image of it is stored grey."""
@@ -231,7 +233,7 @@ class FileSource:
     def digest(self, count: int) -> str:
         content = hashlib.sha256(b"" if self.mode == "RGB" else self.mode.encode())
         for index, raw in self._contents(range(min(count, len(self)))):
-            content.update(f"{Path(self.names[index]).name}/{len(raw)}/".encode() + raw)
+            content.update(f"{os.path.basename(self.names[index])}/{len(raw)}/".encode() + raw)
         return content.hexdigest()[:16]
 
     @cached_property
@@ -239,7 +241,7 @@ class FileSource:
         if not self.classes:
             return None
         numbers = {folder: label for label, folder in enumerate(self.classes)}
-        folders = [Path(name).parent.name for name in self.names]
+        folders = [os.path.basename(os.path.dirname(name)) for name in self.names]
         for name, folder in zip(self.names, folders, strict=True):
             if folder not in numbers:
                 raise RunError(
