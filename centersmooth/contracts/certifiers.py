@@ -53,8 +53,8 @@ def check_certifier(
       infeasible.
     - A collector wants no more draws of a stage than it said at first, never less than 0, and 0 in the end; an answer
       wants no more draws than a certificate, and can be read from evidence without a radius.
-    - Evidence is the same, up to the rounding of sums, for draws taken 1 and 7 at a time; and to the last bit for any batch
-      size, in one pass with other certifiers, and by a certifier that was pickled.
+    - Evidence is the same, up to the rounding of sums, for draws taken 1 and 7 at a time; and to the last bit for any
+      batch size, in one pass with other certifiers, and by a certifier that was pickled.
     - Evidence that was packed, saved and unpacked gives the same certificates.
     - A certificate names its certifier and rule, and is about what `Certifier.about` says.
     - Radii do not fall as ``eps`` grows. There is none where the smoothed model abstains.
@@ -115,7 +115,7 @@ def check_certifier(
     _expect(certifier, wanted[0] <= wanted[1], f"wants {wanted[0]} draws for an answer and {wanted[1]} for a radius")
     evidence = _check_evidence(request, ramp, beside or {})
     _check_certificates(request, evidence, eps)
-    request = replace(request, setting=replace(request.setting, forward_block=512))
+    request = replace(request, setting=replace(request.setting, forward_block=2048))
     for mass in _MASSES:
         step = TwoOutputs(*outputs, threshold=_quantile(noise, eps, mass))
         _check_coverage(request, step, eps, runs, exact(mass) if exact is not None else None)

@@ -9,6 +9,7 @@ l1-ball for learning in high dimensions*, ICML 2008, figure 1.
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -240,6 +241,7 @@ class Ellipsoid(Ball):
         return shape * unit_vector(shape * gradient)
 
 
+@functools.cache  # bounds ask for it at every step of a bisection
 def ball(p: float) -> Ball:
     """The ball of the norm ``l_p``.
 

@@ -14,6 +14,7 @@ from centersmooth import L2, Budget, Center, CenterSmoother, GaussianNoise, Nois
 from centersmooth.draws import Draws
 from centersmooth.gathering import Setting
 from centersmooth.noise import L2Ball
+from centersmooth.noise.base import farthest
 
 
 def test_reach_is_the_largest_eps() -> None:
@@ -23,6 +24,19 @@ def test_reach_is_the_largest_eps() -> None:
     assert noise.required_mass(0.5, noise.reach(0.9, kept=0.5)) <= 0.9
     assert noise.reach(0.4, kept=0.5) == 0
     assert noise.reach(1.0, kept=0.5) == math.inf
+
+
+def test_a_property_that_holds_at_none_is_told_by_few_questions() -> None:
+    """Halving down to the smallest number would take a thousand."""
+    asked: list[float] = []
+
+    def holds(eps: float) -> bool:
+        asked.append(eps)
+        return eps == 0
+
+    assert farthest(holds) == 0
+    assert len(asked) < 10
+    assert farthest(lambda eps: eps <= 1e-200) == pytest.approx(1e-200, rel=1e-9)
 
 
 class SingleDraws(Noise):

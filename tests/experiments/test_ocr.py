@@ -7,8 +7,8 @@ import importlib.machinery
 import json
 import pickle
 import re
-import shlex
 import runpy
+import shlex
 import sys
 from contextlib import chdir
 from pathlib import Path
