@@ -411,7 +411,7 @@ def test_edit_ocr_certifies_a_heading_and_says_what_it_reads(tmp_path) -> None:
 
 @pytest.mark.slow
 def test_segment_text_certifies_most_pixels_of_a_block(tmp_path) -> None:
-    folder = run_in(tmp_path, "experiment=segment_text", *FEW, "m=100").folder
+    folder = run_in(tmp_path, "experiment=segment_text", *FEW, "n=40", "m=100", "alpha1=0.05", "alpha2=0.05").folder
     rows = read_rows(folder).set_index("metric")
     assert rows.loc["segmentation", "radius"].max() < 0.2
     assert set(rows.index) == {"segmentation", "hamming", "mask_jaccard"}
