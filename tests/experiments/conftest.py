@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from loky import ProcessPoolExecutor
 from rich.console import Console
-from running import TWO_CELLS, run_in
+from running import TWO_CELLS, finish, run_in
 from support import SMALL, compose
 
 from csrun import publishing, runner
+from csrun.executors import on_cores
 from csrun.executors.on_cores import Workers
 from csrun.report import plots
 from csrun.runner import RunResult, run
@@ -51,11 +57,31 @@ def run_small(tmp_path: Path) -> Callable[..., RunResult]:
     return call
 
 
+@pytest.fixture(scope="session")
+def worker() -> Iterator[Workers]:
+    """The worker process of all tests that leave it alive; to start one takes more than two seconds of a core.
+
+    It has one thread whatever the driver had when it started.
+    """
+    with pytest.MonkeyPatch.context() as patch, Workers.started(1) as workers:
+        patch.setenv("OMP_NUM_THREADS", "2")
+        finish(workers, workers.submit(int))
+        yield workers
+
+
 @pytest.fixture
-def one_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a run that asks for more workers start one, which takes more than two seconds of a core."""
-    started = Workers.started
+def one_worker(worker: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a run that asks for more workers use the one there is."""
+    monkeypatch.setattr(Workers, "started", lambda count: nullcontext(worker))
+
+
+@pytest.fixture
+def forked_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a run that asks for more workers start one, forked from this process: for tests that lose it."""
+    started, fork = Workers.started, multiprocessing.get_context("fork")
     monkeypatch.setattr(Workers, "started", lambda count: started(1))
+    monkeypatch.setattr(on_cores, "ProcessPoolExecutor", partial(ProcessPoolExecutor, context=fork))
+    warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)  # from Python 3.12 on
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import wait
 from pathlib import Path
 
@@ -23,7 +22,7 @@ import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from rich.console import Console
-from running import FRAGILE, TWO_CELLS, Watched, forked, is_alive, rows_without_seconds, run_in, start_forked
+from running import FRAGILE, TWO_CELLS, Watched, finish, forked, is_alive, rows_without_seconds, run_in, start_forked
 from support import SMALL, compose
 
 from csrun.cells.run import CellRun
@@ -53,11 +52,12 @@ def test_rows_and_checkpoints_do_not_depend_on_workers_or_threads_nor_on_a_worke
 ):
     """Byte for byte; both processes were given two threads. The worker is killed with the first of 8 points done."""
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    killed: list[int] = []
+    others, killed = workers_of(os.getpid()), []
 
     def kill() -> None:
         if not killed and list(tmp_path.glob("*/evidence/center.tv-v1/*.npz")):
-            killed.append(workers_of(os.getpid())[0])
+            killed.extend(set(workers_of(os.getpid())).difference(others))
+            assert len(killed) == 2
             os.kill(killed[0], signal.SIGKILL)
 
     with threads(2):
@@ -103,22 +103,15 @@ def fragile(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_what_fails_at_one_point_is_a_row_with_its_reason_and_others_are_certified(
-    fragile, one_worker, figures, monkeypatch
-):
-    """Also those that were handed over when the worker was lost with a neighbour: once behind it, once alone.
-
-    Each loss costs the start of a worker; `test_the_task_that_kills_its_workers_is_found_and_given_up` has more.
-    """
-    monkeypatch.setattr("csrun.executors.on_cores.RETRIES", 1)
-    monkeypatch.setattr("csrun.executors.on_cores._ALONE", 1)
+def test_what_fails_at_one_point_is_a_row_with_its_reason_and_others_are_certified(fragile, forked_worker, figures):
+    """Also those that were handed over when the worker was lost with a neighbour: twice behind it, twice alone."""
     result = run(compose(*fragile, "points.count=8", "workers=2"), Display(Console(file=io.StringIO())), "test")
     rows = rows_without_seconds(result.folder)
     assert result.failed == 3
     assert {row["point"] for row in rows if row["outcome"] == "certified"} == set("01567")
     reasons = {row["point"]: row["reason"] for row in rows if row["outcome"] == "failed"}
     assert "NaN or infinity" in reasons["2"]
-    assert "its worker was lost 2 times" in reasons["3"]
+    assert "its worker was lost 4 times" in reasons["3"]
     assert "KeyError 'no such gene'" in reasons["4"]
 
 
@@ -137,16 +130,23 @@ def test_a_worker_whose_memory_runs_out_halves_the_batch_and_says_so(fragile, on
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
-    ("number", "whole_group", "code"),
+    ("number", "whole_group", "code", "count"),
     [
-        (signal.SIGINT, True, 130),
-        (signal.SIGTERM, False, 143),
-        (signal.SIGTERM, True, 143),
-        (signal.SIGKILL, False, -9),
+        (signal.SIGINT, True, 130, 1),
+        (signal.SIGTERM, False, 143, 2),
+        (signal.SIGTERM, True, 143, 1),
+        (signal.SIGKILL, False, -9, 1),
     ],
 )
-def test_a_signal_ends_all_workers_and_the_same_command_continues(tmp_path, checkpoints, number, whole_group, code):
-    """Ctrl-C, which a terminal sends to all processes; SIGTERM to the run, or to all as Slurm does; SIGKILL."""
+def test_a_signal_ends_all_workers_and_the_same_command_continues(
+    tmp_path, checkpoints, monkeypatch, number, whole_group, code, count
+):
+    """Ctrl-C, which a terminal sends to all processes; SIGTERM to the run, or to all as Slurm does; SIGKILL.
+
+    Two workers where the driver alone has to end them; elsewhere each is told by itself, and one shows it.
+    """
+    started = Workers.started
+    monkeypatch.setattr(Workers, "started", lambda asked: started(count))
     shutil.copytree(checkpoints, tmp_path / "runs" / "checkpoints")
     said = tmp_path / "said"
     process = start_forked(*SMALL, "points.count=200", "workers=2", cwd=tmp_path, said=said)
@@ -156,7 +156,7 @@ def test_a_signal_ends_all_workers_and_the_same_command_continues(tmp_path, chec
         assert time.monotonic() < deadline
         time.sleep(0.01)
     workers = workers_of(process.pid)
-    assert len(workers) == 2
+    assert len(workers) == count
     (os.killpg if whole_group else os.kill)(process.pid, number)
     process.join(timeout=60)
     assert process.exitcode == code
@@ -180,7 +180,7 @@ def test_a_worker_that_was_starting_when_its_driver_was_killed_ends():
 
     def drive() -> None:
         with Workers.started(1) as workers:
-            workers.ended([workers.submit(int, "7")])
+            finish(workers, workers.submit(int, "7"))
 
     driver = forked(drive)
     deadline = time.monotonic() + 100
@@ -194,18 +194,10 @@ def test_a_worker_that_was_starting_when_its_driver_was_killed_ends():
         time.sleep(0.01)
 
 
-def ended_one_by_one(workers: Workers, tasks: list) -> None:
-    left = list(tasks)
-    while left:
-        for task in workers.ended(left):
-            left.remove(task)
-
-
 @pytest.mark.slow
-def test_the_task_that_kills_its_workers_is_found_and_given_up(tmp_path, monkeypatch):
+def test_the_task_that_kills_its_workers_is_found_and_given_up(forked_worker, tmp_path, monkeypatch):
     """Each attempt leaves a line, the last of them alone; the others, lost with the pool, are never given up."""
     monkeypatch.setattr("csrun.executors.on_cores.RETRIES", 2)
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # workers have one thread whatever the driver has
     marks = tmp_path / "marks"
 
     def deadly() -> None:
@@ -213,31 +205,25 @@ def test_the_task_that_kills_its_workers_is_found_and_given_up(tmp_path, monkeyp
             file.write("once more\n")
         os._exit(1)
 
-    def slow(number: int) -> tuple[int, int, str]:
+    def slow(number: int) -> int:
         time.sleep(0.3)
-        return number, torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
+        return number
 
     with Workers.started(1) as workers:
         first, bad = workers.submit(slow, 0), workers.submit(deadly)
         others = [workers.submit(slow, number) for number in (1, 2, 3)]
-        ended_one_by_one(workers, [first, bad, *others])
-        assert [workers.result(task) for task in (first, *others)] == [(i, 1, "1") for i in range(4)]
+        finish(workers, first, bad, *others)
+        assert [workers.result(task) for task in (first, *others)] == [0, 1, 2, 3]
         with pytest.raises(WorkerLostError, match="was lost 3 times, the last time by TerminatedWorkerError"):
             workers.result(bad)
         late = workers.submit(slow, 9)
-        ended_one_by_one(workers, [late])
-        assert workers.result(late)[0] == 9
+        finish(workers, late)
+        assert workers.result(late) == 9
     assert marks.read_text().count("once more") == 3
 
 
-@pytest.fixture(scope="module")
-def worker() -> Iterator[Workers]:
-    with Workers.started(1) as workers:
-        yield workers
-
-
 @pytest.mark.slow
-def test_a_task_handed_over_after_a_loss_that_nobody_has_looked_at_is_done(worker, tmp_path):
+def test_a_task_handed_over_after_a_loss_that_nobody_has_looked_at_is_done(forked_worker, tmp_path):
     def die_once() -> str:
         mark = tmp_path / "mark"
         if not mark.exists():
@@ -245,18 +231,29 @@ def test_a_task_handed_over_after_a_loss_that_nobody_has_looked_at_is_done(worke
             os._exit(1)
         return "lived"
 
-    first = worker.submit(die_once)
-    wait([first.future])
-    late = worker.submit(int, "7")
-    ended_one_by_one(worker, [first, late])
-    assert (worker.result(first), worker.result(late)) == ("lived", 7)
+    with Workers.started(1) as workers:
+        first = workers.submit(die_once)
+        wait([first.future])
+        late = workers.submit(int, "7")
+        finish(workers, first, late)
+        assert (workers.result(first), workers.result(late)) == ("lived", 7)
+
+
+@pytest.mark.slow
+def test_a_worker_has_one_thread_whatever_its_driver_had(worker):
+    def threads_and_setting() -> tuple[int, str]:
+        return torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
+
+    task = worker.submit(threads_and_setting)
+    finish(worker, task)
+    assert worker.result(task) == (1, "1")
 
 
 @pytest.mark.slow
 def test_a_value_of_any_size_leaves_its_worker_at_once(worker):
     """What goes through the pipe is written whole or not at all, should the worker be killed."""
     task = worker.submit(bytes, 10**6)
-    ended_one_by_one(worker, [task])
+    finish(worker, task)
     assert len(pickle.dumps(task.future.result())) < select.PIPE_BUF / 2
     assert worker.result(task) == bytes(10**6)
 
@@ -269,7 +266,7 @@ def test_what_a_worker_has_imported_is_not_collected_again_and_again(worker):
         return len(gc.get_objects())
 
     task = worker.submit(tracked)
-    ended_one_by_one(worker, [task])
+    finish(worker, task)
     assert worker.result(task) < 50_000 < len(gc.get_objects())
 
 

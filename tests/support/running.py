@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from support import SMALL, compose, warn_as_a_process
 
 from csrun.cli import main
+from csrun.executors.on_cores import Workers
 from csrun.runner import RunResult, run
 from csrun.system.progress import Display
 
@@ -96,6 +98,14 @@ def _run_forked(arguments: tuple[str, ...], cwd: Path, said: Path) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     warn_as_a_process()
     main(list(arguments))
+
+
+def finish(workers: Workers, *tasks: Any) -> None:
+    """Wait for the end of tasks of workers, one by one."""
+    left = list(tasks)
+    while left:
+        for task in workers.ended(left):
+            left.remove(task)
 
 
 def rows_without_seconds(folder: Path) -> list[dict[str, str]]:
