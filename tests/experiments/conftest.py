@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from loky import ProcessPoolExecutor
 from rich.console import Console
-from running import TWO_CELLS, finish, run_in
+from running import TWO_CELLS, finish, fork_workers, run_in
 from support import SMALL, compose
 
 from csrun import publishing, runner
-from csrun.executors import on_cores
 from csrun.executors.on_cores import Workers
 from csrun.report import plots
 from csrun.runner import RunResult, run
@@ -78,10 +73,9 @@ def one_worker(worker: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def forked_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have a run that asks for more workers start one, forked from this process: for tests that lose it."""
-    started, fork = Workers.started, multiprocessing.get_context("fork")
+    started = Workers.started
     monkeypatch.setattr(Workers, "started", lambda count: started(1))
-    monkeypatch.setattr(on_cores, "ProcessPoolExecutor", partial(ProcessPoolExecutor, context=fork))
-    warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)  # from Python 3.12 on
+    fork_workers(monkeypatch)
 
 
 @pytest.fixture

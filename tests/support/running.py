@@ -10,14 +10,18 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
+from loky import ProcessPoolExecutor
 from rich.console import Console
 from support import SMALL, compose, warn_as_a_process
 
 from csrun.cli import main
+from csrun.executors import on_cores
 from csrun.executors.on_cores import Workers
 from csrun.runner import RunResult, run
 from csrun.system.progress import Display
@@ -98,6 +102,13 @@ def _run_forked(arguments: tuple[str, ...], cwd: Path, said: Path) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     warn_as_a_process()
     main(list(arguments))
+
+
+def fork_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the workers of pools that start from now on forked from this process, which has all that they import."""
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(on_cores, "ProcessPoolExecutor", partial(ProcessPoolExecutor, context=context))
+    warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)  # from Python 3.12 on
 
 
 def finish(workers: Workers, *tasks: Any) -> None:
