@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from importlib import import_module
 from pathlib import Path
 
@@ -132,15 +132,21 @@ def load_data(name: str, path: str | None, seed: int = 0) -> DataSet:
 
 def digits(path: str | None, seed: int) -> DataSet:
     """scikit-learn's built-in 8x8 digits: the last 500 of 1,797 are the test split."""
-    from sklearn.datasets import load_digits
-
-    content = load_digits()
-    images, labels = torch.from_numpy(content.images.astype(np.uint8))[:, None], torch.from_numpy(content.target)
+    images, labels = _digits()
     train, test = (
         ArraySource(split, images[part], labels[part].long)
         for split, part in (("train", slice(-500)), ("test", slice(-500, None)))
     )
     return DataSet("digits", test, train, scale=16.0, model_width=8, classes=TEN_DIGITS)
+
+
+@cache
+def _digits() -> tuple[Tensor, Tensor]:
+    """Images and labels, parsed once in a process from scikit-learn's text file."""
+    from sklearn.datasets import load_digits
+
+    content = load_digits()
+    return torch.from_numpy(content.images.astype(np.uint8))[:, None], torch.from_numpy(content.target)
 
 
 TEN_DIGITS = tuple("0123456789")
