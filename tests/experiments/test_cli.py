@@ -11,6 +11,7 @@ import time
 import weakref
 
 import pytest
+from running import start_forked
 from support import SMALL, ask, cs_run
 
 from csrun.help import config_folder
@@ -82,19 +83,22 @@ def test_a_bad_request_is_one_line_and_exit_code_2(tmp_path, overrides, expected
     assert list(tmp_path.iterdir()) == []  # nothing half-written
 
 
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (["n=100"], "n >= 300 would do"),
-        (["--multirun", "hydra/launcher=ray", "ray.address=127.0.0.1:9"], "no Ray cluster could be joined"),
-    ],
-)
-def test_so_it_is_from_a_shell(tmp_path, overrides, expected):
-    """As a process; with Ray as one within another."""
-    done = cs_run(*overrides, cwd=tmp_path)
+def test_so_it_is_from_a_shell(tmp_path):
+    """As a process within another, which is how Ray is asked."""
+    done = cs_run("--multirun", "hydra/launcher=ray", "ray.address=127.0.0.1:9", cwd=tmp_path)
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
-    assert expected in done.stderr
+    assert "no Ray cluster could be joined" in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_so_it_is_from_a_shell_without_ray(tmp_path):
+    (tmp_path / "here").mkdir()
+    process = start_forked("n=100", cwd=tmp_path / "here", said=tmp_path / "said")
+    process.join(timeout=60)
+    errors = (tmp_path / "said").read_text()
+    assert (process.exitcode, len(errors.strip().splitlines())) == (2, 1), errors
+    assert "n >= 300 would do" in errors
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_debug_shows_the_traceback(tmp_path):
@@ -180,7 +184,7 @@ def test_a_job_in_a_process_of_its_own_reports_how_it_ended(tmp_path):
     """Hydra's submitit launcher, on this machine: nothing but an error finds its way back from there."""
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'centersmooth[slurm]'")
     sweep = ["--multirun", "hydra/launcher=submitit_local", "hydra.launcher.submitit_folder=jobs/%j"]
-    done = cs_run(*sweep, "experiment=tv_digits", "budget=smoke", "rule=paper,nope", "dry_run=true", cwd=tmp_path)
+    done = ask(*sweep, "experiment=tv_digits", "budget=smoke", "rule=paper,nope", "dry_run=true", cwd=tmp_path)
     assert done.returncode == 2
     expected = "cs-run: rule is 'nope': expected one of paper, exact, measured, enumerated for the certifier center"
     assert done.stderr.splitlines()[-1] == f"{expected}, or null"

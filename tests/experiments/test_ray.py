@@ -13,21 +13,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
-from running import FRAGILE, TWO_CELLS, Watched, is_alive, rows_without_seconds, run_in
-from support import CODE, SMALL, ask, compose
+from running import FRAGILE, TWO_CELLS, Watched, is_alive, rows_without_seconds, run_in, start_forked
+from support import CODE, SMALL, ask, compose, cs_run
 
 from csrun import cli, executors
 from csrun.config import RayConfig
 from csrun.errors import RunError
 from csrun.executors import launcher as ray_launcher
-from csrun.executors import tasks
+from csrun.executors import supervise, tasks
 from csrun.models import Custom
 from csrun.models.autoencoder import Autoencoder
 from csrun.models.precision import in_precision
@@ -79,70 +79,80 @@ def cluster() -> Iterator[Cluster]:
     made.shutdown()
 
 
-@pytest.mark.slow
-def test_a_node_is_removed_another_joins_and_the_rows_are_the_local_ones(cluster, tmp_path, two_cells):
-    """With 3 of 8 points done, twice as many tasks under way as there are cores; both models are trained there too."""
-    first = set(cluster.worker_nodes)
-
-    def saved() -> int:
-        return len(list((tmp_path / "ray").glob("*/evidence/center.tv-v1/*.npz")))
-
-    def exchange() -> None:
-        if saved() == 3 and first == cluster.worker_nodes:
-            cluster.remove_node(min(first, key=id), allow_graceful=False)
-            cluster.add_node(num_cpus=1, object_store_memory=STORE)
-
-    overrides = (*TWO_CELLS, ON_RAY, f"ray.address={cluster.address}")
-    result = run_in(tmp_path / "ray", *overrides, display=Watched(exchange))
-    assert len(first & cluster.worker_nodes) == 1
-    assert saved() == 8
-    assert result.failed == 0
-    assert rows_without_seconds(result.folder) == rows_without_seconds(two_cells)
+@pytest.fixture(scope="class")
+def one_driver(cluster: Cluster) -> Iterator[None]:
+    """Let the runs of a class be those of one driver: workers that it has serve them all."""
+    with ray_executor.connected(RayConfig(address=cluster.address)), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray_executor, "connected", lambda settings: nullcontext())
+        yield
 
 
-@pytest.mark.slow
-def test_without_any_node_it_says_that_it_waits_and_goes_on_with_the_next(cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_executor, "PATIENCE", 0.5)
-    screen = Watched()
+@pytest.mark.usefixtures("one_driver")
+class TestLosses:
+    """Of nodes and of workers."""
 
-    nodes = list(cluster.worker_nodes)
+    @pytest.mark.slow
+    def test_a_node_is_removed_another_joins_and_the_rows_are_the_local_ones(self, cluster, tmp_path, two_cells):
+        """With 3 of 8 points done, twice as many tasks under way as there are cores; both models are trained there."""
+        first = set(cluster.worker_nodes)
 
-    def lose_all() -> None:
-        while nodes:
-            cluster.remove_node(nodes.pop(), allow_graceful=False)
+        def saved() -> int:
+            return len(list((tmp_path / "ray").glob("*/evidence/center.tv-v1/*.npz")))
 
-    def say(line: str) -> None:
-        said.append(line)
-        if "waiting for one to join" in line:
-            for _ in range(2):
+        def exchange() -> None:
+            if saved() == 3 and first == cluster.worker_nodes:
+                cluster.remove_node(min(first, key=id), allow_graceful=False)
                 cluster.add_node(num_cpus=1, object_store_memory=STORE)
 
-    said: list[str] = []
-    screen.look, screen.say = lose_all, say
-    result = run_in(tmp_path, "points.count=4", ON_RAY, f"ray.address={cluster.address}", display=screen)
-    assert said.count("no node of the Ray cluster is left that could go on: waiting for one to join") == 1
-    assert result.failed == 0
-    assert {row["point"] for row in rows_without_seconds(result.folder)} == set("0123")
+        overrides = (*TWO_CELLS, ON_RAY, f"ray.address={cluster.address}")
+        result = run_in(tmp_path / "ray", *overrides, display=Watched(exchange))
+        assert len(first & cluster.worker_nodes) == 1
+        assert saved() == 8
+        assert result.failed == 0
+        assert rows_without_seconds(result.folder) == rows_without_seconds(two_cells)
 
+    @pytest.mark.slow
+    def test_without_any_node_it_says_that_it_waits_and_goes_on_with_the_next(self, cluster, tmp_path, monkeypatch):
+        monkeypatch.setattr(ray_executor, "PATIENCE", 0.5)
+        screen = Watched()
 
-@pytest.mark.slow
-def test_what_fails_at_one_point_is_a_row_with_its_reason(cluster, tmp_path, monkeypatch):
-    """A model of the user's own, whose module no worker could import: NaN, a dead worker, an exception at a point."""
-    monkeypatch.setattr(ray_executor, "RETRIES", 0)
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "fragile.py").write_text(FRAGILE)
-    np.save(tmp_path / "inputs.npy", np.array([0, 3, 1, 2, 4], np.float32)[:, None].repeat(64, axis=1))
-    own = ["experiment=custom", "model=fragile:model", f"data.path={tmp_path / 'inputs.npy'}", "grid.eps=[0.01]"]
-    counts = ["budget=smoke", "n=500", "m=600", "delta=0.17", "points.count=5", f"out={tmp_path / 'runs'}"]
-    config = compose(*own, *counts, *ONE_TASK, f"ray.address={cluster.address}")
-    result = run(config, Watched(), "cs-run (test)")
-    rows = rows_without_seconds(result.folder)
-    assert result.failed == 3
-    assert {row["outcome"] for row in rows if row["point"] in "01"} == {"certified"}
-    reasons = {row["point"]: row["reason"] for row in rows if row["outcome"] == "failed"}
-    assert "NaN or infinity" in reasons["2"]
-    assert "its worker was lost 1 times" in reasons["3"]
-    assert "KeyError 'no such gene'" in reasons["4"]
+        nodes = list(cluster.worker_nodes)
+
+        def lose_all() -> None:
+            while nodes:
+                cluster.remove_node(nodes.pop(), allow_graceful=False)
+
+        def say(line: str) -> None:
+            said.append(line)
+            if "waiting for one to join" in line:
+                for _ in range(2):
+                    cluster.add_node(num_cpus=1, object_store_memory=STORE)
+
+        said: list[str] = []
+        screen.look, screen.say = lose_all, say
+        result = run_in(tmp_path, "points.count=4", ON_RAY, f"ray.address={cluster.address}", display=screen)
+        assert said.count("no node of the Ray cluster is left that could go on: waiting for one to join") == 1
+        assert result.failed == 0
+        assert {row["point"] for row in rows_without_seconds(result.folder)} == set("0123")
+
+    @pytest.mark.slow
+    def test_what_fails_at_one_point_is_a_row_with_its_reason(self, cluster, tmp_path, monkeypatch):
+        """A model of the user's own, whose module no worker can import: NaN, a dead worker, an exception at a point."""
+        monkeypatch.setattr(ray_executor, "RETRIES", 0)
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / "fragile.py").write_text(FRAGILE)
+        np.save(tmp_path / "inputs.npy", np.array([0, 3, 1, 2, 4], np.float32)[:, None].repeat(64, axis=1))
+        own = ["experiment=custom", "model=fragile:model", f"data.path={tmp_path / 'inputs.npy'}", "grid.eps=[0.01]"]
+        counts = ["budget=smoke", "n=500", "m=600", "delta=0.17", "points.count=5", f"out={tmp_path / 'runs'}"]
+        config = compose(*own, *counts, *ONE_TASK, f"ray.address={cluster.address}")
+        result = run(config, Watched(), "cs-run (test)")
+        rows = rows_without_seconds(result.folder)
+        assert result.failed == 3
+        assert {row["outcome"] for row in rows if row["point"] in "01"} == {"certified"}
+        reasons = {row["point"]: row["reason"] for row in rows if row["outcome"] == "failed"}
+        assert "NaN or infinity" in reasons["2"]
+        assert "its worker was lost 1 times" in reasons["3"]
+        assert "KeyError 'no such gene'" in reasons["4"]
 
 
 class Stop(BaseException):
@@ -164,57 +174,30 @@ def test_a_signal_ends_the_run_as_it_does_without_ray(cluster, tmp_path):
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.fixture(scope="module")
-def sweeps(cluster, tmp_path_factory) -> dict[str, tuple[int, str, str, Path]]:
-    """How two sweeps on the cluster ended, what they said and where they were: side by side, as each waits for Ray.
-
-    One of two runs, one whose second job is refused.
-    """
-    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'centersmooth[ray-launcher]'")
-    launch = [*SMALL, *SWEEP, f"ray.address={cluster.address}"]
-    requests = {
-        "runs": ["seed=0,1", "out=ray/${seed}"],
-        "refused": ["rule=paper,nope", "dry_run=true"],
-    }
-    places = {name: tmp_path_factory.mktemp("sweep") for name in requests}
-    processes = {
-        name: subprocess.Popen(
-            [sys.executable, "-c", CODE, *launch, *request],
-            cwd=places[name],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for name, request in requests.items()
-    }
-
-    def ended(name: str) -> tuple[int, str, str, Path]:
-        stdout, stderr = processes[name].communicate(timeout=120)
-        return processes[name].returncode, stdout, stderr, places[name]
-
-    return {name: ended(name) for name in processes}
-
-
 @pytest.mark.slow
-def test_a_sweep_whose_jobs_are_tasks_gives_the_rows_of_local_runs(sweeps, tmp_path):
+def test_a_sweep_whose_jobs_are_tasks_gives_the_rows_of_local_runs(cluster, tmp_path):
     """`hydra/launcher=ray`: a job a seed, in workers of two nodes, and what its workers print is shown."""
-    code, stdout, stderr, place = sweeps["runs"]
-    assert code == 0, stderr
-    assert "certify autoencoder on digits, scale 0.4 ..." in stdout
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'centersmooth[ray-launcher]'")
+    asked = [*SMALL, *SWEEP, f"ray.address={cluster.address}", "seed=0,1", "out=ray/${seed}"]
+    done = cs_run(*asked, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "certify autoencoder on digits, scale 0.4 ..." in done.stdout
     for seed in "01":
         local = run_in(tmp_path / seed, f"seed={seed}")
-        assert rows_without_seconds(place / "ray" / seed / "tv_digits") == rows_without_seconds(local.folder)
+        assert rows_without_seconds(tmp_path / "ray" / seed / "tv_digits") == rows_without_seconds(local.folder)
     assert not Path("ray").exists()  # where the workers are
 
 
 @pytest.mark.slow
-def test_a_sweep_on_ray_fails_in_one_line(sweeps):
+def test_a_sweep_on_ray_fails_in_one_line(cluster, tmp_path):
     """Of a job, whose error comes back from its worker."""
-    code, stdout, stderr, _ = sweeps["refused"]
-    assert code == 2
-    assert stdout.count("1 cells, ") == 1
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'centersmooth[ray-launcher]'")
+    with patch.dict(os.environ):  # a sweep sets variables of Ray's
+        done = ask(*SMALL, *SWEEP, f"ray.address={cluster.address}", "rule=paper,nope", "dry_run=true", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout.count("1 cells, ") == 1
     expected = "cs-run: rule is 'nope': expected one of paper, exact, measured, enumerated for the certifier center"
-    assert stderr.splitlines()[-1] == f"{expected}, or null"
+    assert done.stderr.splitlines()[-1] == f"{expected}, or null"
 
 
 @pytest.mark.slow
@@ -270,13 +253,16 @@ def test_a_driver_that_dies_leaves_what_is_written(cluster, tmp_path, checkpoint
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-@pytest.mark.slow
-def test_a_run_that_loses_its_process_says_how_to_go_on(cluster, tmp_path, checkpoints):
-    """As where Ray ends it, because it notices first that the cluster is lost."""
-    with begun(tmp_path / "runs", checkpoints, f"ray.address={cluster.address}") as user:
-        os.kill(descendants(user.pid)[0], signal.SIGKILL)
-    assert user.returncode == 2
-    assert re.search(r"what is finished is kept.*continue", last_line(tmp_path / "runs" / "said"))
+def test_a_run_that_loses_its_process_says_how_to_go_on(tmp_path, monkeypatch):
+    """As where Ray ends it, because it notices first that the cluster is lost; a child of it may live on."""
+    lost = "import os, signal, subprocess; subprocess.Popen(['sleep', '9'], close_fds=False); os.kill(os.getpid(), 9)"
+    monkeypatch.setattr(supervise, "_PROGRAM", lost)
+    started = time.monotonic()
+    user = start_forked(*SMALL, *ONE_TASK, cwd=tmp_path, said=tmp_path / "said")
+    user.join(timeout=120)
+    assert time.monotonic() - started < 9
+    assert user.exitcode == 2
+    assert re.search(r"what is finished is kept.*continue", last_line(tmp_path / "said"))
 
 
 @pytest.mark.slow
