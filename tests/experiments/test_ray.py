@@ -125,8 +125,7 @@ class TestLosses:
         def say(line: str) -> None:
             said.append(line)
             if "waiting for one to join" in line:
-                for _ in range(2):
-                    cluster.add_node(num_cpus=1, object_store_memory=STORE)
+                cluster.add_node(num_cpus=1, object_store_memory=STORE)
 
         said: list[str] = []
         screen.look, screen.say = lose_all, say
@@ -176,7 +175,7 @@ def test_a_signal_ends_the_run_as_it_does_without_ray(cluster, tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_whose_jobs_are_tasks_gives_the_rows_of_local_runs(cluster, tmp_path):
-    """`hydra/launcher=ray`: a job a seed, in workers of two nodes, and what its workers print is shown."""
+    """`hydra/launcher=ray`: a job a seed, in a worker, and what it prints is shown."""
     pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="pip install 'centersmooth[ray-launcher]'")
     asked = [*SMALL, *SWEEP, f"ray.address={cluster.address}", "seed=0,1", "out=ray/${seed}"]
     done = cs_run(*asked, cwd=tmp_path)
@@ -185,7 +184,7 @@ def test_a_sweep_whose_jobs_are_tasks_gives_the_rows_of_local_runs(cluster, tmp_
     for seed in "01":
         local = run_in(tmp_path / seed, f"seed={seed}")
         assert rows_without_seconds(tmp_path / "ray" / seed / "tv_digits") == rows_without_seconds(local.folder)
-    assert not Path("ray").exists()  # where the workers are
+    assert not Path("ray").exists()  # where the worker is
 
 
 @pytest.mark.slow
