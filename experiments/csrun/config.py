@@ -10,10 +10,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from csrun.adapters import plain_adapter
@@ -227,6 +228,13 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
 
 
+@cache
+def _schema() -> DictConfig:
+    """`Config` as OmegaConf's; made once, as merging copies it."""
+    schema: DictConfig = OmegaConf.structured(Config)
+    return schema
+
+
 def resolve(raw: Any, cuda: bool) -> Config:
     """A complete configuration from what Hydra composed.
 
@@ -290,22 +298,21 @@ def require_known_names(raw: Any) -> None:
     RunError
     """
     try:
-        config = _typed(raw)
+        config = _typed(raw.copy())
     except OmegaConfBaseException:
         return  # it may refer to what a budget has yet to fill in: `resolve` looks again
     _require_known_names(config)
 
 
-def _typed(raw: Any) -> Config:
-    """A request as an object, by the schema once more: grid.eps=${n} brings a value of another type."""
-    asked = raw.copy()
+def _typed(asked: Any) -> Config:
+    """A request as an object, by the schema once more: grid.eps=${n} brings a value of another type. Changes it."""
     for one in ("model", "metric", "certifier", "adapter"):
         many = f"{one}s"
         if asked[one] is not None:
             asked[many] = [asked[one]]
     plain = OmegaConf.to_container(asked, resolve=True, throw_on_missing=True)
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+        config = OmegaConf.to_object(OmegaConf.merge(_schema(), plain))
     except (ConfigKeyError, ConfigAttributeError) as error:  # of +KEY=VALUE, which Hydra adds unseen
         raise RunError(unknown_key(str(error.full_key))) from error
     assert isinstance(config, Config)
