@@ -26,15 +26,44 @@ def fuzz():
     signal.signal(signal.SIGTERM, handler)
 
 
-@pytest.mark.slow
-def test_runs_killed_at_random_moments_end_as_others_do(tmp_path, figures, monkeypatch):
-    """A shorter run than the campaign's, of one cell, forked from this process."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def kill_runs(monkeypatch):
     monkeypatch.syspath_prepend(CAMPAIGNS)
-    kill_runs = importlib.import_module("kill_runs")
-    summary = kill_runs.main(2, [*kill_runs.REQUEST, *SMALL])
-    assert summary["kills"] >= 2
-    assert summary["rows that differ"] == 0
+    return importlib.import_module("kill_runs")
+
+
+@pytest.fixture
+def bench(kill_runs, tmp_path):
+    kill_runs.prepare(tmp_path)
+    return kill_runs.Bench(tmp_path, "", list)
+
+
+@pytest.mark.slow
+def test_runs_killed_at_random_moments_end_as_others_do(kill_runs, bench, figures, monkeypatch):
+    """A shorter run than the campaign's, of one cell, forked from this process."""
+    monkeypatch.setitem(kill_runs.OUTPUTS, "centers", list(SMALL))
+    counts = kill_runs.campaign(2, [kill_runs.Scenario("centers", "one process")], bench)
+    assert counts.total() >= 2
+    assert {key[:2] for key in counts} == {("centers", "one process")}
+    assert f"| all | | {counts['centers', 'one process', 'driver, SIGKILL']} |" in kill_runs.page(counts, 2, 60.0)
+
+
+def test_what_a_kill_must_not_do_ends_the_campaign(kill_runs, tmp_path):
+    """A lost row, an unfinished file, a traceback."""
+    scenario, out = kill_runs.Scenario("texts", "Ray"), tmp_path / "killed"
+    (out / "0" / "custom").mkdir(parents=True)
+    (out / "0" / "custom" / "certificates.csv").write_text("point,radius,seconds\n0,1.5,3\n")
+    out.with_suffix(".log").write_text("done\n")
+    expected = ([{"point": "0", "radius": "1.5"}], {})
+    kill_runs.check(scenario, out, expected)
+    with pytest.raises(SystemExit, match="rows or weights differ"):
+        kill_runs.check(scenario, out, ([*expected[0], {"point": "1", "radius": "2"}], {}))
+    out.with_suffix(".log").write_text("Traceback (most recent call last):\n")
+    with pytest.raises(SystemExit, match="a traceback"):
+        kill_runs.check(scenario, out, expected)
+    (out / ".run.json.x2.unfinished").touch()
+    with pytest.raises(SystemExit, match="left behind"):
+        kill_runs.check(scenario, out, expected)
 
 
 SHORT = settings(
