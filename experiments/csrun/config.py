@@ -223,6 +223,7 @@ def settings() -> list[str]:
     return [*keys, *(f"weights.{name}" for name in WEIGHTS)]
 
 
+@cache
 def register_schema() -> None:
     """Make the schema known to Hydra, so that a misspelt key fails at composition."""
     ConfigStore.instance().store(name="schema", node=Config)

@@ -25,13 +25,17 @@ import pytest
 import torch
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import IConfigRepository
+from hydra.core.default_element import ResultDefault
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
 from centersmooth import Budget, GaussianNoise
 from centersmooth.gathering import Setting
 from csrun.cli import main
 from csrun.config import Config, register_schema, resolve
-from csrun.help import config_folder
+from csrun.help import config_folder, groups
 from csrun.noise import noise_of
 from csrun.registry import CERTIFIERS
 
@@ -72,6 +76,21 @@ CODE = "from csrun.cli import main; main()"
 
 
 ALONE = patch("csrun.executors.supervise.needed", return_value=False)
+
+_MERGED: dict[object, DictConfig] = {}
+_merge = ConfigLoaderImpl._compose_config_from_defaults_list
+
+
+def _merged_once(loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
+    """What Hydra makes of these files; they are read and merged once."""
+    places = tuple(source.path for source in repo.get_sources())
+    key = places, tuple((one.config_path, one.package) for one in defaults)
+    if key not in _MERGED:
+        _MERGED[key] = _merge(loader, defaults, repo)
+    return copy.deepcopy(_MERGED[key])
+
+
+MERGED_ONCE = patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", _merged_once)
 
 COMPOSED_ONCE = patch("hydra._internal.hydra.Hydra.get_mode", return_value=None)
 """Hydra composes a configuration before it does so for the run, to look for ``hydra.mode``, which none of ours has."""
@@ -141,6 +160,7 @@ def ask(*arguments: str, cwd: Path) -> Answer:
             warnings.catch_warnings(),
             ALONE,
             COMPOSED_ONCE,
+            MERGED_ONCE,
         ):
             warn_as_a_process()
             with pytest.raises(SystemExit) as ended:
@@ -179,12 +199,15 @@ def compose(*overrides: str) -> Config:
 
 
 def compose_raw(*overrides: str) -> DictConfig:
-    """The same as Hydra hands it over; composed once, whatever folder ``out``, ``budget`` and points are named."""
-    plain = [one for one in overrides if re.fullmatch(r"(out|budget)=[\w./-]+|points\.(start|count)=\d+", one)]
-    raw = copy.deepcopy(_composed(config_folder(), *[one for one in overrides if one not in plain]))
-    for name, _, value in (one.partition("=") for one in plain):
-        OmegaConf.update(raw, name, value)
+    """The same as Hydra hands it over: files are composed once, what is set besides is set on a copy, as Hydra does."""
+    parsed = _PARSER.parse_overrides(list(overrides))
+    of_files = [one for one in parsed if one.key_or_group in groups()]
+    raw = copy.deepcopy(_composed(config_folder(), *(one.input_line for one in of_files)))
+    ConfigLoaderImpl._apply_overrides_to_config([one for one in parsed if one not in of_files], raw)
     return raw
+
+
+_PARSER = OverridesParser.create()
 
 
 @functools.cache
