@@ -38,8 +38,8 @@ test: $(READY) ## Style, types and all tests; says what was skipped for want of 
 types:
 	$(BIN)/mypy
 
-tests:
-	$(BIN)/pytest -rs -n $(JOBS)
+tests: # what is compiled once serves the processes that tests start
+	env -u PYTHONDONTWRITEBYTECODE $(BIN)/pytest -rs -n $(JOBS)
 
 check: $(READY) ## The fast part of `make test`
 	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/pytest -x -m 'not slow' -n $(JOBS)
