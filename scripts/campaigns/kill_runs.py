@@ -1,6 +1,6 @@
 """Kill `cs-run` and its workers at random moments, over and over; what is continued equals what was never interrupted.
 
-Usage: python scripts/campaigns/kill_runs.py [KILLS]
+Usage: python scripts/campaigns/kill_runs.py [KILLS [MINUTES]], until as many kills or minutes have passed
 
 Each round runs one of `OUTPUTS` by one of `EXECUTORS` in an empty folder. The driver is killed with SIGKILL (every
 fourth time with SIGTERM) at a moment drawn anew from all of the run, training and the writing of tables included, or
@@ -17,6 +17,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
+import math
 import os
 import platform
 import random
@@ -299,11 +300,14 @@ def cluster(folder: Path) -> Iterator[tuple[str, Callable[[], list[int]]]]:
                 os.kill(int(process.name), signal.SIGKILL)
 
 
-def campaign(kills: int, scenarios: Sequence[Scenario], bench: Bench, seed: int = 0) -> Counter[tuple[str, str, str]]:
+def campaign(
+    kills: int, scenarios: Sequence[Scenario], bench: Bench, minutes: float = math.inf, seed: int = 0
+) -> Counter[tuple[str, str, str]]:
     """Interruptions by output, executor and victim; exits with a line where anything differs."""
     dice, counts, rounds = random.Random(seed), Counter[tuple[str, str, str]](), 0
     whole: dict[Scenario, Whole] = {}
-    while counts.total() < kills:
+    deadline = time.monotonic() + 60 * minutes
+    while counts.total() < kills and time.monotonic() < deadline:
         scenario = scenarios[rounds % len(scenarios)]
         if scenario not in whole:
             alone = Scenario(scenario.output, "sweep" if scenario.executor == "sweep" else "one process")
@@ -342,11 +346,11 @@ def check(scenario: Scenario, out: Path, expected: object) -> None:
         fail(f"{scenario}: a traceback", out)
 
 
-def page(counts: Counter[tuple[str, str, str]], kills: int, seconds: float) -> str:
+def page(counts: Counter[tuple[str, str, str]], seconds: float) -> str:
     """`docs/campaigns/kills.md`."""
     victims = ["driver, SIGKILL", "driver, SIGTERM", "disk", "memory", "worker, SIGKILL"]
     lines = ["# Kills", "", "Runs of `cs-run` interrupted at random moments and continued, by"]
-    lines += [f"`python scripts/campaigns/kill_runs.py {kills}`, whose text says how. Seed 0; Python"]
+    lines += ["`python scripts/campaigns/kill_runs.py`, whose text says how. Seed 0; Python"]
     lines += [f"{platform.python_version()}, centersmooth {centersmooth.__version__}, torch {torch.__version__};"]
     lines += [f"{seconds / 60:.0f} minutes on {os.cpu_count()} cores.", ""]
     lines += [f"**Result.** {counts.total()} interruptions, {sum(_of(counts, victims[4]))} of them of workers; 0 rows"]
@@ -373,7 +377,7 @@ def prepare(folder: Path) -> None:
     np.save(folder / "inputs.npy", np.random.default_rng(0).uniform(size=(6, 64)).astype(np.float32))
 
 
-def main(kills: int) -> None:
+def main(kills: int = 60, minutes: float = math.inf) -> None:
     """Run the campaign and write its page."""
     torch.set_num_threads(1)
     started = time.monotonic()
@@ -382,10 +386,10 @@ def main(kills: int) -> None:
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory(prefix="r") as own:
         prepare(Path(name))
         with cluster(Path(own)) as (address, raylets):
-            counts = campaign(kills, scenarios, Bench(Path(name), address, raylets))
+            counts = campaign(kills, scenarios, Bench(Path(name), address, raylets), minutes)
     target = Path(__file__).parents[2] / "docs" / "campaigns" / "kills.md"
-    target.write_text(page(counts, kills, time.monotonic() - started))
+    target.write_text(page(counts, time.monotonic() - started))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 60)
+    main(*map(int, sys.argv[1:]))
