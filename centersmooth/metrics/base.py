@@ -71,7 +71,7 @@ class Metric(ABC):
     power: float = 1.0
 
     has_means: bool = False
-    """Whether `means` gives outputs, so that a center can be other than a drawn output (``center="free"``)."""
+    """Whether `means` gives outputs, so that a center can be other than a drawn output (``kind="free"``)."""
 
     seminorm: Literal["l1", "l2"] | None = None
     """Where `pairwise` is that norm of the difference of two features, and these are affine in the output."""
