@@ -79,6 +79,7 @@ def _outcome(arguments: list[str], command: str) -> int:
 
     signal.signal(signal.SIGTERM, interrupt)
     try:
+        supervise.hear_signals()
         with _interrupts_sent_again(lambda: signal.SIGTERM if terminations else signal.SIGINT):
             return _run(arguments, command)
     except _JobEnded as job:

@@ -264,6 +264,22 @@ def test_a_run_that_loses_its_process_says_how_to_go_on(tmp_path, monkeypatch):
     assert re.search(r"what is finished is kept.*continue", last_line(tmp_path / "said"))
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_while_the_process_of_a_run_is_starting_is_one(tmp_path, monkeypatch, number, code):
+    """That process says so as soon as it can; else it would be taken for one that Ray has ended."""
+    starting = f"import pathlib, time; pathlib.Path({str(tmp_path / 'there')!r}).touch(); time.sleep(0.2)\n"
+    monkeypatch.setattr(supervise, "_PROGRAM", starting + supervise._PROGRAM)
+    user = start_forked(*SMALL, *ONE_TASK, cwd=tmp_path, said=tmp_path / "said")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "there").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(user.pid, number)
+    user.join(timeout=120)
+    assert user.exitcode == code, (tmp_path / "said").read_text()
+    assert re.fullmatch(r"stopped; what is finished is kept. To continue: cs-run .*\n", (tmp_path / "said").read_text())
+
+
 @pytest.mark.slow
 def test_a_run_that_loses_a_cluster_of_its_own_says_how_to_go_on_and_no_port_was_open_to_others(
     tmp_path, checkpoints, monkeypatch

@@ -17,6 +17,9 @@ _REPORT = "CENTERSMOOTH_REPORT"
 """Environment variable: the pipe into which the run writes its exit code, once it has come to one."""
 
 _PROGRAM = "from csrun.cli import main; main()"
+_HANDED_ON = (signal.SIGINT, signal.SIGTERM)
+"""Signals that the process outside hands on."""
+
 _PARENT_DEATH_SIGNAL = 1
 """``prctl``'s option, from Linux's prctl.h."""
 
@@ -35,13 +38,13 @@ def supervised(arguments: Sequence[str]) -> int | None:
         env=os.environ | {_REPORT: str(writing)},
         pass_fds=[writing],
         process_group=0,  # else Ctrl-C would reach it twice
-        preexec_fn=_end_with_parent,
+        preexec_fn=_before_it_runs,
     )
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         run.send_signal(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _HANDED_ON:
         signal.signal(number, hand_on)
     run.wait()
     os.close(writing)
@@ -57,7 +60,17 @@ def report(code: int) -> None:
         os.write(int(pipe), str(code).encode())
 
 
-def _end_with_parent() -> None:
-    """Killed with the process that the user sees; on Linux, elsewhere it finishes."""
+def hear_signals() -> None:
+    """Let signals through to this process, if it is the one inside: those that came while it was starting as well."""
+    if _REPORT in os.environ:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _HANDED_ON)
+
+
+def _before_it_runs() -> None:
+    """Killed with the process that the user sees (on Linux, elsewhere it finishes); deaf until `hear_signals`.
+
+    A signal that met it while it was starting would end it without a word.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HANDED_ON)
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
