@@ -15,7 +15,7 @@ LONGEST += ["test_custom.py", "test_campaigns.py", "test_known_laws.py", "test_a
 """Files of more than twenty seconds, longest first; that of Ray mostly waits, and is best beside those that compute."""
 
 torch.set_num_threads(1)
-gc.set_threshold(20_000)
+gc.set_threshold(20_000)  # half a million objects come with imports: to look through them took a twelfth of the time
 os.environ["OMP_NUM_THREADS"] = "1"  # of processes that tests start: threads that wait for a busy core burn the other
 settings.register_profile("repository", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("repository")
@@ -30,11 +30,6 @@ def pytest_configure(config: pytest.Config) -> None:
     for kind, table in TABLES.items():
         if config.getoption(kind) not in (None, *table):
             raise pytest.UsageError(f"{kind} is {config.getoption(kind)!r}: expected one of {', '.join(table)}")
-
-
-def pytest_collection_finish() -> None:
-    """Have garbage looked for among what tests make, and not among half a million objects of imports."""
-    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
