@@ -48,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     command = shlex.join(["cs-run", *arguments])
     if supervise.needed(arguments):
         code = supervise.supervised(arguments)
+        if code is not None and code < 0:
+            _say_stopped(command)
+            sys.exit(128 - code)
         if code is None:
             _errors().print(
                 "cs-run: the process of the run was ended, by Ray where its cluster is gone; what is finished is kept. "
@@ -87,7 +90,7 @@ def _outcome(arguments: list[str], command: str) -> int:
     except KeyboardInterrupt:
         for one in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C comes too late to change anything
             signal.signal(one, signal.SIG_IGN)
-        errors.print("stopped; what is finished is kept. To continue: " + command, highlight=False, soft_wrap=True)
+        _say_stopped(command)
         return 143 if terminations else 130
     except Exception as error:
         if debug or not _is_expected(error):
@@ -95,6 +98,11 @@ def _outcome(arguments: list[str], command: str) -> int:
             return 2 if _is_expected(error) else 70
         errors.print(f"cs-run: {_one_line(error)}", highlight=False, soft_wrap=True)
         return 2
+
+
+def _say_stopped(command: str) -> None:
+    said = f"stopped; what is finished is kept. To continue: {command}"
+    _errors().print(said, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -264,11 +264,19 @@ def test_a_run_that_loses_its_process_says_how_to_go_on(tmp_path, monkeypatch):
     assert re.search(r"what is finished is kept.*continue", last_line(tmp_path / "said"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_while_the_process_of_a_run_is_starting_is_one(tmp_path, monkeypatch, number, code):
-    """That process says so as soon as it can; else it would be taken for one that Ray has ended."""
+DEAF = "import signal; signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])"
+"""A program that ends by the signal and says nothing."""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "program"),
+    [(signal.SIGINT, 130, supervise._PROGRAM), (signal.SIGTERM, 143, supervise._PROGRAM), (signal.SIGTERM, 143, DEAF)],
+    ids=["Ctrl-C", "SIGTERM", "SIGTERM, without a word"],
+)
+def test_an_interruption_is_never_taken_for_a_lost_cluster(tmp_path, monkeypatch, number, code, program):
+    """The process of the run says so as soon as it has started, or the one outside in its place."""
     starting = f"import pathlib, time; pathlib.Path({str(tmp_path / 'there')!r}).touch(); time.sleep(0.2)\n"
-    monkeypatch.setattr(supervise, "_PROGRAM", starting + supervise._PROGRAM)
+    monkeypatch.setattr(supervise, "_PROGRAM", starting + program)
     user = start_forked(*SMALL, *ONE_TASK, cwd=tmp_path, said=tmp_path / "said")
     deadline = time.monotonic() + 60
     while not (tmp_path / "there").exists():

@@ -31,7 +31,10 @@ def needed(arguments: Sequence[str]) -> bool:
 
 
 def supervised(arguments: Sequence[str]) -> int | None:
-    """The exit code of ``cs-run`` with these arguments, run in a process of its own; None where that was ended."""
+    """The exit code of ``cs-run`` with these arguments, run in a process of its own; None where that was ended.
+
+    Where the process was ended by a signal that was handed on, as Ray's own handlers let happen, minus its number.
+    """
     reading, writing = os.pipe()
     run = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *arguments],
@@ -41,7 +44,10 @@ def supervised(arguments: Sequence[str]) -> int | None:
         preexec_fn=_before_it_runs,
     )
 
+    handed_on: set[int] = set()
+
     def hand_on(number: int, frame: FrameType | None) -> None:
+        handed_on.add(number)
         run.send_signal(number)
 
     for number in _HANDED_ON:
@@ -51,7 +57,9 @@ def supervised(arguments: Sequence[str]) -> int | None:
     os.set_blocking(reading, False)  # should a process that outlives the run hold the other end
     with open(reading, "rb") as pipe:
         said = pipe.read()
-    return int(said) if said else None
+    if said:
+        return int(said)
+    return run.returncode if -run.returncode in handed_on else None
 
 
 def report(code: int) -> None:
