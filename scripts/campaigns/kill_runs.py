@@ -91,7 +91,7 @@ CUT_SHORT = ("disk", "memory")
 
 
 class Scenario(NamedTuple):
-    """What is run, and by what."""
+    """Kind of outputs certified, and executor."""
 
     output: str
     executor: str

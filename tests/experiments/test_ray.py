@@ -89,7 +89,7 @@ def one_driver(cluster: Cluster) -> Iterator[None]:
 
 @pytest.mark.usefixtures("one_driver")
 class TestLosses:
-    """Of nodes and of workers."""
+    """Losses of nodes and of workers."""
 
     @pytest.mark.slow
     def test_a_node_is_removed_another_joins_and_the_rows_are_the_local_ones(self, cluster, tmp_path, two_cells):

@@ -70,7 +70,7 @@ def pilot() -> Pilot:
 
 @pytest.fixture(scope="module")
 def options_of(pilot: Pilot) -> Callable[[str], list[Option]]:
-    """What the pilot expects of each certifier, by the certifier's key."""
+    """Expectations of the pilot for each certifier, by the certifier's key."""
     return functools.cache(lambda key: list(tried(pilot, key, Budget(delta=0.1))))
 
 

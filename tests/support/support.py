@@ -82,7 +82,7 @@ _merge = ConfigLoaderImpl._compose_config_from_defaults_list
 
 
 def _merged_once(loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: IConfigRepository) -> DictConfig:
-    """What Hydra makes of these files; they are read and merged once."""
+    """Merge the files of a defaults list as Hydra does, once for each list."""
     places = tuple(source.path for source in repo.get_sources())
     key = places, tuple((one.config_path, one.package) for one in defaults)
     if key not in _MERGED:
@@ -199,7 +199,7 @@ def compose(*overrides: str) -> Config:
 
 
 def compose_raw(*overrides: str) -> DictConfig:
-    """The same as Hydra hands it over: files are composed once, what is set besides is set on a copy, as Hydra does."""
+    """Configuration as Hydra hands it over: files are composed once, settings are applied to a copy by Hydra itself."""
     parsed = _PARSER.parse_overrides(list(overrides))
     of_files = [one for one in parsed if one.key_or_group in groups()]
     raw = copy.deepcopy(_composed(config_folder(), *(one.input_line for one in of_files)))
