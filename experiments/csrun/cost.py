@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import loky
 import torch
 from torch import Tensor
 
@@ -41,7 +42,7 @@ class Cost:
     passes : int
         Forward passes of all its points.
     seconds : float
-        From a short measurement on this machine, shared out among the workers.
+        From a short measurement on this machine, shared out among the workers, as many as it has cores for.
     training_seconds : float
         The part of them that is training.
     disk : int
@@ -93,7 +94,8 @@ def estimate(plan: Plan) -> list[Cost]:
     first = {cell.model: cell for cell in reversed(plan.cells)}
     probes = {name: _probe(plan, cell) for name, cell in first.items()}
     missing = set(plan.to_train())
-    training_workers = max(1, min(plan.workers, len(missing)))
+    at_once = min(plan.workers, loky.cpu_count())
+    training_workers = max(1, min(at_once, len(missing)))
     costs = []
     for cell in plan.cells:
         own = missing.intersection(cell.training.chain if cell.training else ())
@@ -103,7 +105,7 @@ def estimate(plan: Plan) -> list[Cost]:
         passes, attack_passes = (plan.passes_of_point + probe.support) * points, plan.attack_passes(cell)
         training_seconds = training * probe.pass_seconds / training_workers
         apart = points * (probe.centers_seconds + probe.bound_seconds)
-        seconds = training_seconds + (passes * probe.pass_seconds + apart) / plan.workers
+        seconds = training_seconds + (passes * probe.pass_seconds + apart) / at_once
         seconds += attack_passes * probe.pass_seconds + _centers_of_attacks(plan, cell, probe)
         disk = _evidence_bytes(plan, cell, probe) + (probe.model_bytes if training else 0)
         memory = _memory_bytes(plan, probe)
@@ -136,7 +138,8 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     with PyTorch alone holds about 600 MiB.
     """
     budget, config = plan.budget, plan.config
-    candidates = budget.n0 or budget.n
+    searched = any(name in config.certifiers for name in _CENTERS)
+    candidates = (budget.n0 or budget.n) if searched else 0
     if "center_free" in config.certifiers:
         candidates += budget.n // BLOCK
     kept = candidates * (probe.output_bytes + 2 * probe.feature_bytes)
@@ -163,7 +166,8 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
         feature_bytes = max(metric.features(output[None]).nbytes for metric in sources)
         outputs, pass_seconds = _draws(sampler, x)
         pass_seconds += sum(_distance_seconds(metric, outputs[: config.forward_block]) for metric in sources)
-        centers = {metric: _center_seconds(metric, outputs, plan.budget) for metric in sources}
+        searched = any(name in config.certifiers for name in _CENTERS)
+        centers = {metric: _center_seconds(metric, outputs, plan.budget) if searched else 0.0 for metric in sources}
     if "center_free" in config.certifiers:
         centers = {m: s * (1 + (1 + 1 / BLOCK) / BLOCK if m.has_means else 1) for m, s in centers.items()}
     model_bytes = sum(tensor.nbytes for tensor in model.state_dict().values() if isinstance(tensor, Tensor))

@@ -429,6 +429,7 @@ def test_estimates_count_the_workers(monkeypatch):
     """Each holds a point; the time is shared out, but for what the driver does alone: attacks."""
     probe = _Probe(1e-3, 0.5, {"tv": 0.25}, 0.0, 10**6, 10**6, 10**6, 10**6)
     monkeypatch.setattr("csrun.cost._probe", lambda plan, cell: probe)
+    monkeypatch.setattr("loky.cpu_count", lambda: 4)
     small = (*SMALL, "points.count=8")
     (one,), (four,) = (estimate(make_plan(compose(*small, f"workers={count}"))) for count in (1, 4))
     plan = make_plan(compose(*small))
@@ -438,8 +439,19 @@ def test_estimates_count_the_workers(monkeypatch):
     assert four.seconds == pytest.approx(training + passes / 4)
     assert four.memory == pytest.approx(5 * one.memory, rel=0.5)
     assert four.memory > 4 * one.memory
+    (eight,) = estimate(make_plan(compose(*small, "workers=8")))
+    assert eight.seconds == four.seconds  # on four cores
+    assert eight.memory > 8 * one.memory
     attacked = (*small, "attack=pgd")
     (alone,), (shared,) = (estimate(make_plan(compose(*attacked, f"workers={count}"))) for count in (1, 4))
     assert alone.seconds - shared.seconds == pytest.approx(passes * 3 / 4)
     attacks = make_plan(compose(*attacked)).attack_passes(plan.cells[0])
     assert alone.seconds - one.seconds == pytest.approx(attacks * 1e-3 + 8 * 4 * 0.25)  # four runs judge each
+
+
+def test_estimates_count_no_pairs_where_no_center_is_searched(monkeypatch):
+    probe = _Probe(1e-3, 0.0, {"tv": 0.0}, 0.0, 10**3, 10**3, 10**3, 10**6)
+    monkeypatch.setattr("csrun.cost._probe", lambda plan, cell: probe)
+    asked = (*SMALL, "metrics=[l2]", "n=10000", "m=20000", "delta=0.05")
+    (centers,), (means,) = (estimate(make_plan(compose(*asked, f"certifiers=[{name}]"))) for name in ("center", "mean"))
+    assert centers.memory - means.memory > 10_000**2 * 6
