@@ -38,6 +38,7 @@ _DIGITS = ["experiment=tv_digits", "budget=paper", "grid.eps=[0.4]", "grid.h=[1]
 _LABELS = ["experiment=label_digits", "budget=paper", "grid.eps=[0.5]", "grid.scale=[0.5]", "train.epochs=1"]
 _MILLION = ["n=10000", "m=1000000", "points.count=1"]
 _MNIST = ["budget=paper", "grid.eps=[0.4]", "train.epochs=1", "train.images=1000", "points.count=1"]
+_ALL_POINTS = "points.count=10000"
 _FACES = ["experiment=jaccard_astronaut", "budget=paper", "grid.eps=[0.1]", "points.count=1"]
 
 
@@ -64,8 +65,8 @@ REQUESTS = {
     "center, hamming, on MNIST": ["experiment=segment_mnist", *_MNIST, "certifiers=[center]", "m=20000"],
     "prototypes, on MNIST": ["experiment=prototypes_mnist", *_MNIST, "m=100000"],
     "16 workers": [*_LABELS, "points.count=160", "m=10000", "workers=16"],
-    "10,000 points": ["experiment=label_mnist", *_MNIST[2:4], "n=50", "m=200", "grid.scale=[0.5]", "points.count=10000"],
-}  # fmt: skip
+    "10,000 points": ["experiment=label_mnist", *_MNIST[2:4], "n=50", "m=200", "grid.scale=[0.5]", _ALL_POINTS],
+}
 """Settings of `cs-run` by what they put under load."""
 
 
@@ -141,8 +142,8 @@ def main(names: Sequence[str]) -> None:
 
 _TEXT = """# Load
 
-Time and memory at the paper's counts (`n` = 10,000 and `m` = 1,000,000; 5,000 and 10,000 for faces) or those of the command, beside
-what `cs-run --dry-run` estimates, by `python scripts/campaigns/load.py`, whose text says how. {made}.
+Time and memory at the paper's counts (`n` = 10,000 and `m` = 1,000,000; 5,000 and 10,000 for faces) or those of the
+command, beside what `cs-run --dry-run` estimates, by `python scripts/campaigns/load.py`, whose text says how. {made}.
 """
 
 if __name__ == "__main__":
