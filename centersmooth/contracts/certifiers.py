@@ -56,7 +56,8 @@ def check_certifier(
     - Evidence is the same, up to the rounding of sums, for draws taken 1 and 7 at a time; and to the last bit for any
       batch size, in one pass with other certifiers, and by a certifier that was pickled.
     - Evidence that was packed, saved and unpacked gives the same certificates.
-    - A certificate names its certifier and rule, and is about what `Certifier.about` says.
+    - A certificate names its certifier and rule, and is about what `Certifier.about` says. It has a radius where it is
+      certified, and only there, and says whether that is vacuous.
     - Radii do not fall as ``eps`` grows. There is none where the smoothed model abstains.
     - Certificates cover. The model is a step from one of the ``outputs`` to the other, the worst case of the shift
       bound, at two thresholds. In each of ``runs`` runs, the input ``x = 0`` is certified and a fresh run at the worst
@@ -289,6 +290,11 @@ def _check_certificates(request: _Request, evidence: Any, eps: float) -> None:
         _expect(certifier, same, f"evidence that was saved and read has another certificate at eps = {one.eps:g}")
         infeasible = one.outcome is Outcome.INFEASIBLE
         _expect(certifier, not infeasible, f"infeasible at eps = {one.eps:g}, where problem() had nothing to say")
+        certified, has = one.outcome is Outcome.CERTIFIED, one.radius is not None
+        goes = f"a certificate is {one.outcome}, with the radius {one.radius}"
+        _expect(certifier, certified == has, f"{goes}: expected a radius where it is certified, and only there")
+        said = f"a certificate is vacuous: {one.vacuous!r}, with the radius {one.radius}"
+        _expect(certifier, one.vacuous in (True, False) and has >= one.vacuous, f"{said}: expected True or False")
     for rule in certifier.rules:
         of_rule, certificates = certificates[: len(ladder)], certificates[len(ladder) :]
         said = {(one.certifier, one.rule, one.about) for one in of_rule}

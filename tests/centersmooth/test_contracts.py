@@ -339,6 +339,16 @@ class NeverCertifies(Mean):
         return dataclasses.replace(certificate, outcome=Outcome.BAD_CENTER, radius=None)
 
 
+class WithoutOutcome(Mean):
+    def certificate(self, evidence: Any, eps: float, rule: str, setting: Setting) -> Certificate:
+        return dataclasses.replace(super().certificate(evidence, eps, rule, setting), outcome=None)
+
+
+class WithoutVacuous(Mean):
+    def certificate(self, evidence: Any, eps: float, rule: str, setting: Setting) -> Certificate:
+        return dataclasses.replace(super().certificate(evidence, eps, rule, setting), vacuous=None)
+
+
 class MoreForAnswers(Mean):
     def collector(self, setting: Setting, shared: Shared, *, radius: bool) -> MeanCollector:
         fewer = dataclasses.replace(setting.budget, n=setting.budget.n // 2) if radius else setting.budget
@@ -411,6 +421,8 @@ BROKEN_CERTIFIERS = {
     "says 'first line\\\\nsecond line' of a request: expected one line": TwoLines,
     "infeasible at eps = 0, where problem": SaidTooLate,
     r"certificates call themselves .*'map'.*expected \('mean', 'global', 'run'\)": Misnamed,
+    "a certificate is None, with the radius .*: expected a radius where it is certified, and only there": WithoutOutcome,
+    "a certificate is vacuous: None, with the radius .*: expected True or False": WithoutVacuous,
     "radii fall as eps grows": Falling,
     "a radius is certified under the rule global where the model abstains": Silent,
     "no run has a radius under the rule global": NeverCertifies,

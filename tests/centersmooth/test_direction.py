@@ -267,6 +267,7 @@ def test_the_answer_is_the_mean_direction_at_the_mean_length() -> None:
     expected = mean / mean.norm() * lengths.mean()
     torch.testing.assert_close(smoothed.output, expected)
     assert smoothed.error == pytest.approx(between(Cosine(), step(torch.zeros(1, 1))[0].double(), expected))
+    assert smoothed.base.tolist() == step(torch.zeros(1, 1))[0].tolist()
 
 
 @pytest.mark.parametrize(
@@ -297,6 +298,13 @@ def test_the_answer_is_inside_the_range_and_not_turned(
     mean = directions_of(draws).mean(0)
     assert between(Angular(), answer, mean) < 1e-7
     assert float(answer @ mean) > 0
+
+
+@pytest.mark.parametrize(("limits", "sign"), [((0.5, 1.0), 1), ((-1.0, -0.5), -1)])
+def test_an_answer_too_short_for_its_range_is_lengthened(limits: tuple[float, float], sign: int) -> None:
+    """Until its smallest entry is at the limit next to 0."""
+    answer = direction._output(sign * torch.tensor([0.6, 0.8], dtype=torch.float64), 0.1, limits)
+    assert answer.tolist() == pytest.approx([sign * 0.5, sign * 2 / 3])
 
 
 @BOTH

@@ -10,11 +10,11 @@ import torch
 from scipy.special import betaincinv, ndtri
 from scipy.stats import binom, binomtest
 
-from centersmooth import Budget, GaussianNoise, Label, RandomStream, RequestError, Smoother
+from centersmooth import Budget, GaussianNoise, Label, Outcome, RandomStream, RequestError, Smoother
 from centersmooth.betting import BettingTest, first_above, least_draws, log_wealth
 from centersmooth.certifiers import pack, unpack
 from centersmooth.certifiers.label import LabelEvidence
-from centersmooth.gathering import Setting, Shared
+from centersmooth.gathering import STAGES, Setting, Shared
 
 X = torch.zeros(1, dtype=torch.float64)
 RUNS, ALPHA = 400, 0.1
@@ -169,6 +169,16 @@ def test_counts_too_small_for_the_bet_are_refused_with_those_that_do() -> None:
     )
     assert not Label().problem(setting(least), "betting", 1.0)
     assert "use more noise" in Label().problem(setting(least), "betting", 9.0)
+    refused = Label().certificate(evidence(np.ones(least - 1, dtype=bool)), 1.0, "betting", setting(least - 1))
+    assert (refused.outcome, refused.radius, refused.vacuous, refused.reason) == (Outcome.INFEASIBLE, None, False, said)
+
+
+def test_a_class_without_a_majority_has_no_radius_about_the_map() -> None:
+    outcomes = np.arange(100) < 50
+    certificate = Label().certificate(evidence(outcomes), 0.0, "counts", setting(100))
+    assert (certificate.outcome, certificate.radius, certificate.vacuous) == (Outcome.BAD_CENTER, None, False)
+    assert certificate.reason == "50 of 100 fresh draws are of class 1: no majority"
+    assert Label().certificate(evidence(outcomes), 0.0, "counts_run", setting(100)).radius == 1.0
 
 
 # --- Predict ---------------------------------------------------------------------------------------------------------
@@ -203,6 +213,7 @@ def test_the_second_class_is_that_of_the_draws() -> None:
         return scores[(x[:, 0] > -1).long() + (x[:, 0] > 1.5).long()]
 
     collector = Label().collector(setting(1), Shared(), radius=False)
+    assert [collector.wants(stage) for stage in STAGES] == [0, 100, 0]
     collector.update("center", model(torch.tensor([-2.0, 0.0, 0.0, 0.0, 2.0, 2.0])[:, None]))
     found = collector.compute(scores[0])
     assert (int(found.label), found.votes.tolist(), found.drawn, found.hits) == (2, [3, 2], 0, 0)

@@ -305,6 +305,11 @@ def test_the_radius_of_a_box_is_that_of_its_interval():
     assert torch.equal(movement.lower, certificate.lower)
 
 
+def test_what_is_attacked_is_the_jaccard_distance_to_the_answer():
+    answer, moved = torch.tensor([0.0, 0, 2, 2]), torch.tensor([[0.0, 0, 2, 2], [1.0, 0, 3, 2], [5.0, 5, 6, 6]])
+    assert BoxPercentile().objective(answer)(moved).tolist() == pytest.approx([0, 2 / 3, 1])
+
+
 def test_boxes_have_one_distance():
     with pytest.raises(RequestError, match=r"^L2 does not compare boxes: expected Jaccard\(\)$"):
         Smoother(lambda x: x, GaussianNoise(1.0), BoxPercentile(L2()))

@@ -25,7 +25,7 @@ from centersmooth.certifiers import expectation, prototypes
 from centersmooth.certifiers.expectation import band_ranks
 from centersmooth.certifiers.prototypes import PrototypeEvidence
 from centersmooth.contracts import TwoOutputs
-from centersmooth.gathering import Setting
+from centersmooth.gathering import Setting, Shared
 from centersmooth.noise import RayleighNoise, UniformNoise
 from centersmooth.noise.base import farthest
 
@@ -243,6 +243,14 @@ def test_a_mean_on_a_bisector_is_no_answer() -> None:
     certificate = smoother_of(TwoOutputs(*CENTERS.float(), threshold=0.0)).certify(torch.zeros(1), 0.5)
     assert certificate.outcome is Outcome.BAD_CENTER
     assert "not clearly nearest to prototype" in certificate.reason
+
+
+def test_an_answer_without_a_certificate_is_not_measured() -> None:
+    collector = Prototypes(CENTERS).collector(Setting(NOISE, Budget(n=4, m=5), None), Shared(), radius=False)
+    collector.update("center", CENTERS[:1].expand(4, -1))
+    evidence = collector.compute(CENTERS[0])
+    assert (int(evidence.label), evidence.drawn, evidence.below) == (0, 0, None)
+    torch.testing.assert_close(evidence.mean, CENTERS[0].double())
 
 
 def test_an_attack_climbs_to_the_bisector() -> None:

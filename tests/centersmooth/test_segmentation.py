@@ -208,6 +208,7 @@ def test_each_pixel_has_a_radius_of_its_own_by_bonferroni(noise: Noise) -> None:
     for eps, certificate in zip(radii, certificates, strict=True):
         assert certificate.certified.tolist() == (reach > eps).tolist()
         assert 0 < certificate.abstained < 64
+    assert reach.dtype == certificates[0].p_low.dtype == torch.float64  # float32 may round a limit up
 
 
 def test_holm_certifies_more_pixels_than_bonferroni_and_a_run_fewer() -> None:

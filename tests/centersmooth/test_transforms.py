@@ -358,6 +358,12 @@ def test_a_bound_for_one_of_two_noises_fails() -> None:
     assert failures(OnlyTheFirst(pair.first, pair.second), ONE, [0.3, 0.3], 1.0, runs) > binom.isf(1e-9, runs, 0.01)
 
 
+def test_contrast_and_brightness_are_clipped_each_to_its_limit() -> None:
+    threat = BrightnessContrastNoise(0.2, ratio=0.5).threat
+    for shift, within in (([0.05, 0.2], [0.05, 0.05]), ([-0.3, -0.01], [-0.1, -0.01])):
+        assert threat.project(torch.tensor(shift), 0.1).tolist() == pytest.approx(within)
+
+
 def test_attacks_move_the_parameter_to_its_limit() -> None:
     """Of a model that falls with brightness, gradients and queries find the darkest image; translations by queries."""
     smoother = Smoother(
