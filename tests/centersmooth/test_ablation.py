@@ -259,6 +259,8 @@ def test_sparse_shifts_have_their_size_and_stay_in_the_range(threat, eps: float,
         assert size_of(threat, perturbed - x) <= most
         assert torch.equal(perturbed, perturbed.clamp(0, 1))
     assert size_of(threat, threat.start(x, eps, draws)) == most
+    signs = torch.stack([threat.start(torch.ones_like(x), eps, draws_for(x, f"{i}")) for i in range(20)]).sign()
+    assert ({-1.0, 1.0} <= set(signs.unique().tolist())) is (most > 0)
     assert size_of(threat, threat.propose(x, eps, draws)) == (max(1, most) if eps else 0)
 
 

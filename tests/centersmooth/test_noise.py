@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from plugins import NOISES
 from torch import Tensor
 
 from centersmooth import L2, Budget, Center, CenterSmoother, GaussianNoise, Noise, RequestError
@@ -37,6 +38,15 @@ def test_a_property_that_holds_at_none_is_told_by_few_questions() -> None:
     assert farthest(holds) == 0
     assert len(asked) < 10
     assert farthest(lambda eps: eps <= 1e-200) == pytest.approx(1e-200, rel=1e-9)
+
+
+@pytest.mark.parametrize("name", NOISES)
+def test_masses_needed_are_probabilities(name: str) -> None:
+    """Also after they are rounded up."""
+    for row in NOISES[name]:
+        noise = row.noise.at(torch.zeros(1) if row.x is None else row.x)
+        for mass in (1 - 1e-15, 1.0):
+            assert mass <= noise.required_mass(mass, row.eps) <= 1
 
 
 class SingleDraws(Noise):

@@ -26,7 +26,7 @@ from centersmooth import (
 from centersmooth.contracts import TwoOutputs
 from centersmooth.draws import Draws
 from centersmooth.noise import DrawsTogether, GaussianShift, Rotation, RotationNoise, Scaling, ScalingNoise, Warp
-from centersmooth.noise.interpolation import InterpolationError
+from centersmooth.noise.interpolation import InterpolationError, _Cells
 from centersmooth.noise.rings import rings_of
 from centersmooth.noise.rotation import InterpolatedNoise, mass_against
 
@@ -95,6 +95,12 @@ def test_moves_of_samples_are_additive_and_turning_keeps_their_norm(warp: Warp, 
         assert float(rings.moved(samples, a[None]).norm()) == pytest.approx(float(length), rel=1e-12)
 
 
+def test_a_full_turn_leaves_samples_as_they_were() -> None:
+    rings = rings_of(Rotation(), 16, 19, 1.0)
+    samples = random(2, *rings.grid)
+    torch.testing.assert_close(rings.moved(samples, torch.tensor([360.0]).double())[0], samples, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize(("warp", "large"), WARPS, ids=str)
 def test_the_way_back_is_the_transpose_and_the_derivative_is_one(warp: Warp, large: float) -> None:
     rings = rings_of(warp, 16, 19, 1.0)
@@ -127,6 +133,22 @@ def test_no_error_is_larger_than_its_bound_and_the_bound_is_close(warp: Warp, la
         found, most = errors(warp, x, parameters(200, eps)), bound.up_to(eps)
         assert float(found.max()) <= most
     assert most <= 1.1 * float(errors(warp, x, parameters(1_000, 1.05 * large)).max()) + 0.01
+
+
+@pytest.mark.parametrize("reach", [0.02, 0.1, 0.6])
+def test_values_depart_from_their_tangent_by_no_more_than_is_said(reach: float) -> None:
+    """Along straight lines, within a cell and beyond its edges; on a diagonal of a cell by as much."""
+    cells, angles = _Cells(random(2, 9, 9)), 2 * math.pi * random(1, 1_000, seed=2)
+    sources, speeds = 7 * random(1, 1_000, 2, seed=1) - 3.5, torch.ones_like(angles)
+    ways = torch.stack([angles.cos(), angles.sin()], dim=2)
+    sources[0, 0], ways[0, 0] = 0.5, 0.5**0.5
+    values, changes, most = cells.along(sources, ways, speeds, 0.0, reach)
+    for move in (-reach, reach):
+        moved, _, _ = cells.along(sources + move * ways, ways, speeds, 0.0, reach)
+        apart = (moved - values - move * changes).norm(dim=1)
+        assert bool((apart <= most + 1e-12).all())
+        if reach < 0.5:
+            assert float(apart[0, 0]) == pytest.approx(float(most[0, 0]))
 
 
 @pytest.mark.parametrize(("warp", "large"), WARPS, ids=str)

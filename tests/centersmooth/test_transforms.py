@@ -358,6 +358,13 @@ def test_a_bound_for_one_of_two_noises_fails() -> None:
     assert failures(OnlyTheFirst(pair.first, pair.second), ONE, [0.3, 0.3], 1.0, runs) > binom.isf(1e-9, runs, 0.01)
 
 
+def test_shifts_upward_keep_their_proportions_and_rise_where_the_slope_is_largest() -> None:
+    upward = ExponentialNoise(1.0).threat
+    assert upward.project(torch.tensor([-1.0, 1.0, 3.0]), 2.0).tolist() == [0.0, 0.5, 1.5]
+    assert upward.project(torch.tensor([0.5, 1.0]), 2.0).tolist() == [0.5, 1.0]
+    assert upward.steepest(torch.tensor([1.0, 3.0, 2.0])).tolist() == [0.0, 1.0, 0.0]
+
+
 def test_contrast_and_brightness_are_clipped_each_to_its_limit() -> None:
     threat = BrightnessContrastNoise(0.2, ratio=0.5).threat
     for shift, within in (([0.05, 0.2], [0.05, 0.05]), ([-0.3, -0.01], [-0.1, -0.01])):
