@@ -293,8 +293,8 @@ def _check_certificates(request: _Request, evidence: Any, eps: float) -> None:
         certified, has = one.outcome is Outcome.CERTIFIED, one.radius is not None
         goes = f"a certificate is {one.outcome}, with the radius {one.radius}"
         _expect(certifier, certified == has, f"{goes}: expected a radius where it is certified, and only there")
-        said = f"a certificate is vacuous: {one.vacuous!r}, with the radius {one.radius}"
-        _expect(certifier, one.vacuous in (True, False) and has >= one.vacuous, f"{said}: expected True or False")
+        goes = f"a certificate is vacuous: {one.vacuous!r}, with the radius {one.radius}"
+        _expect(certifier, one.vacuous in (True, False) and has >= one.vacuous, f"{goes}: expected True or False")
     for rule in certifier.rules:
         of_rule, certificates = certificates[: len(ladder)], certificates[len(ladder) :]
         said = {(one.certifier, one.rule, one.about) for one in of_rule}

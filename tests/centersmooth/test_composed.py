@@ -336,6 +336,12 @@ def test_the_nearest_shift_is_that_of_each_part() -> None:
     torch.testing.assert_close(threat.perturbed(x, shift, 2.6), x.roll((1, -2), (-2, -1)) + 0.26)
 
 
+def test_a_ratio_of_1_goes_without_saying() -> None:
+    first, second = BRIGHT, GaussianNoise(0.5)
+    assert repr(Composed(first, second)) == f"Composed({first}, {second})"
+    assert repr(Composed(first, second, ratio=2.5)) == f"Composed({first}, {second}, ratio=2.5)"
+
+
 def test_means_are_certified_under_two_normal_noises() -> None:
     noise = Composed(on(Brightness(), 1.0), GaussianNoise(1.0))
     smoother = Smoother(torch.sigmoid, noise, Mean(L2()), Budget(n=1_000, m=4_000), output_range=(0.0, 1.0))
