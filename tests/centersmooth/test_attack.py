@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from plugins import NOISES
+from plugins import CERTIFIERS, NOISES
 from scipy.stats import binom
 
 from centersmooth import (
@@ -22,8 +22,11 @@ from centersmooth import (
     EnumeratedSplitting,
     GaussianNoise,
     Jaccard,
+    Nearest,
+    Percentile,
     RandomStream,
     RequestError,
+    Score,
     Smoother,
     SplittingNoise,
     SquaredL2,
@@ -150,6 +153,18 @@ def test_gradients_pass_through_every_metric(metric):
         steps = 1e-5 * torch.eye(4, dtype=torch.float64)
         slopes = torch.tensor([target.score(shift + d, "s") - target.score(shift - d, "s") for d in steps])
     assert gradient.tolist() == pytest.approx((slopes / slopes.norm()).tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", CERTIFIERS)
+def test_what_is_climbed_is_the_distance_to_the_answer_or_rises_with_it(name):
+    for row in CERTIFIERS[name]:
+        answer, other = row.outputs
+        away = row.certifier.objective(answer)
+        here, there = (away(torch.stack([one] * 3)).double().mean() for one in (answer, other))
+        assert here < there
+        if isinstance(row.certifier, Center | Nearest | Percentile | Score):
+            assert float(here) == pytest.approx(0, abs=1e-7)
+            assert float(there) == pytest.approx(row.certifier.distance(answer, other))
 
 
 def test_gradients_pass_through_total_variation():

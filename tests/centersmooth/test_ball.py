@@ -90,6 +90,8 @@ def test_a_ball_around_the_answer_of_other_outputs_is_refused() -> None:
     ):
         with pytest.raises(RequestError, match=expected):
             smoother(ball).certify(torch.zeros(40), 0.5)
+    for end in (0.0, 1.0):
+        OutputBall(torch.full((40,), end), 1.0).check(torch.zeros(2, 40), (0.0, 1.0))
     with pytest.raises(RequestError, match="radius of the ball is 0: expected a positive number"):
         OutputBall(torch.zeros(3), 0)
     with pytest.raises(RequestError, match=r"ball is \(.*\): expected OutputBall"):

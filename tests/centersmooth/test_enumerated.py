@@ -209,6 +209,8 @@ def test_every_run_is_the_same_and_spends_no_alpha() -> None:
     again = smoother_of(7, L2(), batch_size=7).certify(x, 1, stream=RandomStream(5))
     assert again.radius == certificate.radius
     assert torch.equal(again.answer, smoother(x))
+    smoothed = smoother.smooth(x)
+    assert smoothed.error == smoother.distance(smoothed.base, smoothed.answer) > 0
     assert str(certificate).endswith("of the answer here")
 
 

@@ -363,12 +363,14 @@ def test_shifts_upward_keep_their_proportions_and_rise_where_the_slope_is_larges
     assert upward.project(torch.tensor([-1.0, 1.0, 3.0]), 2.0).tolist() == [0.0, 0.5, 1.5]
     assert upward.project(torch.tensor([0.5, 1.0]), 2.0).tolist() == [0.5, 1.0]
     assert upward.steepest(torch.tensor([1.0, 3.0, 2.0])).tolist() == [0.0, 1.0, 0.0]
+    assert upward.apply(torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.0])).tolist() == [1.5, 2.0]
 
 
 def test_contrast_and_brightness_are_clipped_each_to_its_limit() -> None:
     threat = BrightnessContrastNoise(0.2, ratio=0.5).threat
     for shift, within in (([0.05, 0.2], [0.05, 0.05]), ([-0.3, -0.01], [-0.1, -0.01])):
         assert threat.project(torch.tensor(shift), 0.1).tolist() == pytest.approx(within)
+    assert threat.steepest(torch.tensor([3.0, -2.0])).tolist() == [1.0, -0.5]
 
 
 def test_attacks_move_the_parameter_to_its_limit() -> None:
