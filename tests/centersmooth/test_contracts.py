@@ -48,6 +48,7 @@ from centersmooth import (
     Outcome,
     Percentile,
     Prototypes,
+    RandomStream,
     RequestError,
     Score,
     Segmentation,
@@ -55,8 +56,10 @@ from centersmooth import (
 )
 from centersmooth.certifiers.mean import MeanCollector
 from centersmooth.contracts import TwoOutputs, check_certifier, check_metric, check_noise
+from centersmooth.contracts.certifiers import COUNTS
 from centersmooth.draws import Draws
-from centersmooth.gathering import Setting, Shared
+from centersmooth.gathering import Setting, Shared, gather
+from centersmooth.sampling import Sampler
 
 # --- Noises ---------------------------------------------------------------------------------------------------------
 
@@ -170,6 +173,22 @@ def test_a_certifier_keeps_its_contract(certifier: str) -> None:
     for row in CERTIFIERS[certifier]:
         beside, runs = OF_VECTORS if row.outputs[0].shape == (2,) else {}, RUNS.get(certifier, 30)
         check_certifier(row.certifier, row.outputs, GaussianNoise(1.0), 1.5, beside=beside, runs=runs, **row.details)
+
+
+@pytest.mark.parametrize("certifier", CERTIFIERS)
+def test_certificates_of_too_few_draws_are_infeasible_and_say_why(certifier: str) -> None:
+    for row in CERTIFIERS[certifier]:
+        setting = Setting(GaussianNoise(1.0), COUNTS, row.details.get("output_range"), forward_block=128)
+        sampler = Sampler(TwoOutputs(*row.outputs, threshold=0.0), setting.noise, 128, 128, setting.output_range)
+        every = {"": row.certifier}
+        evidence = gather(sampler, every, COUNTS, torch.zeros(1), RandomStream(0), radius=True)[""]
+        few = dataclasses.replace(setting, budget=dataclasses.replace(COUNTS, n=1, m=1))
+        for rule in row.certifier.rules:
+            if row.certifier.problem(few, rule, 1.5):
+                certificate = row.certifier.certificate(evidence, 1.5, rule, few)
+                assert (certificate.outcome, certificate.radius) == (Outcome.INFEASIBLE, None)
+                assert (certificate.vacuous, certificate.answer) == (False, None)
+                assert certificate.reason
 
 
 class OfHalfEps:
