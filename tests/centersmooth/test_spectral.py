@@ -350,6 +350,14 @@ def test_second_moments_do_not_depend_on_how_draws_arrive(metric: Metric, size: 
 
 
 @pytest.mark.parametrize("metric", [L1(), L2()], ids=lambda m: m.name)
+def test_second_moments_are_the_same_panel_by_panel(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = outputs_of(7, 600)
+    at_once = directions_of(metric, outputs).top
+    monkeypatch.setattr(spectral, "_PANEL", 3)
+    assert directions_of(metric, outputs).top == pytest.approx(at_once, rel=1e-9)
+
+
+@pytest.mark.parametrize("metric", [L1(), L2()], ids=lambda m: m.name)
 def test_many_features_have_a_bound_without_a_matrix(metric: Metric, monkeypatch: pytest.MonkeyPatch) -> None:
     """At least that of the matrix in l2, and of the best signs found in l1; above by what a block of draws adds."""
     outputs = outputs_of(40, 5_100)
