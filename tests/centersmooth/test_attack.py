@@ -32,6 +32,7 @@ from centersmooth import (
     SquaredL2,
     TotalVariation,
 )
+from centersmooth.attack import GRADIENT_WEIGHT
 from centersmooth.contracts import LinearModel, check_metric
 from centersmooth.sampling import Sampler
 
@@ -93,6 +94,11 @@ def test_a_certificate_holds_and_a_wrong_one_is_broken(attack):
     assert beyond <= allowed
     beyond, allowed = broken_runs(quick, 0.1)
     assert beyond > allowed
+
+
+def test_passes_are_those_of_every_step_and_a_last_look():
+    assert Attack("search", steps=200, restarts=3, draws=32).passes == 3 * 32 * 201
+    assert Attack("pgd", steps=10, restarts=2, draws=8).passes == 2 * 8 * (GRADIENT_WEIGHT * 10 + 1) > 2 * 8 * 11
 
 
 def test_eps_and_sigma_in_two_units_are_caught():
