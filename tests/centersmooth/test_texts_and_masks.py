@@ -48,6 +48,7 @@ def test_texts_go_into_code_points_and_back() -> None:
     assert decode_texts(codes) == WORDS
     assert decode_texts(codes.long()[:, :10][:, ::2]) == [word[:10][::2] for word in WORDS]
     assert encode_texts([], 3).shape == (0, 3)
+    assert encode_texts(["abc"], 3).tolist() == [[97, 98, 99]]
 
 
 @pytest.mark.parametrize(("text", "words"), [("four", "has 4 letters .*: expected 3 at most"), ("a\0", "code point 0")])
