@@ -25,7 +25,7 @@ from centersmooth import (
     RequestError,
 )
 from centersmooth.adapters import Adapted, Key
-from centersmooth.sampling import Model, Sampler, evaluating
+from centersmooth.sampling import Model, Sampler, _Agreement, evaluating
 
 X = torch.linspace(-1, 1, 6)
 NOISE = GaussianNoise(0.5)
@@ -654,3 +654,12 @@ def test_functions_of_one_input_pass(name: str) -> None:
 def test_empty_outputs_are_refused() -> None:
     with pytest.raises(RequestError, match=r"empty outputs, shape \(128, 0\): expected numbers"):
         Sampler(lambda x: x[:, :0], GaussianNoise(0.5), 128, 128).check_model(torch.zeros(2))
+
+
+@pytest.mark.parametrize(("wrong", "agrees"), [(1, True), (2, False)])
+def test_classes_of_pixels_may_differ_in_one_of_a_thousand_of_each_output(wrong: int, agrees: bool) -> None:
+    """Not of all outputs together."""
+    classes = torch.arange(8_000).reshape(8, 1_000) % 3
+    other = classes.clone()
+    other[5, :wrong] += 1
+    assert _Agreement.of(classes).between(classes, other) is agrees

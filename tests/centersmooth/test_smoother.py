@@ -461,6 +461,11 @@ BAD_CALLS = {
     ),
     "complex input": (lambda: make().smooth(X * 1j), RequestError, "x is a tensor of torch.complex64"),
     "8-bit floats as input": (lambda: make().smooth(X.to(torch.float8_e5m2)), RequestError, "use x.float()"),
+    "one infinite number in the input": (
+        lambda: make().smooth(X.flatten().index_fill(0, torch.tensor([0]), math.inf).view_as(X)),
+        RequestError,
+        "NaN or infinite entries",
+    ),
     "NaN as input": (lambda: make().smooth(X * math.nan), RequestError, "NaN or infinite entries"),
     "wrong input shape": (lambda: make().smooth(torch.zeros(4)), RequestError, "the model failed on a batch of shape"),
     "bare function as metric": (lambda: make(metric=torch.dist), RequestError, "DistanceFunction"),
