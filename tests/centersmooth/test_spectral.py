@@ -54,7 +54,7 @@ from centersmooth.certifiers.spectral import (
     spectral_movement,
     top_eigenvalue,
 )
-from centersmooth.gathering import Setting, passes
+from centersmooth.gathering import Setting, Shared, passes
 from centersmooth.sampling import Sampler
 
 RUNS, ALPHA = 200, 0.1
@@ -525,3 +525,13 @@ def test_without_a_radius_no_directions_are_gathered() -> None:
     for rule in MEAN_RULES:
         with pytest.raises(ValueError, match="there is no radius"):
             Mean(L2()).certificate(evidence, 0.1, rule, setting)
+
+
+def test_a_pilot_is_of_the_first_draws_alone() -> None:
+    """Of 0 here; a third of all draws is 1."""
+    shared = Shared()
+    collector = Mean(L2()).collector(Setting(UNIT, Budget(n=1_800, m=10), (0.0, 1.0)), shared, radius=True)
+    for stage, count, value in (("center", 600, 0.0), ("center", 600, 0.0), ("center", 600, 1.0), ("fresh", 10, 0.0)):
+        shared.forget()
+        collector.update(stage, torch.full((count, 1), value))
+    assert collector.compute(torch.zeros(1)).directions.truncation == pytest.approx(1 / 3)
