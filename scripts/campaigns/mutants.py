@@ -2,8 +2,8 @@
 
 Usage: pip install 'centersmooth[campaigns]' && python scripts/campaigns/mutants.py [STEP [SEED]]
 
-mutmut changes one operator, number, name or default in the modules that certificates rest on (`[tool.mutmut]` in
-pyproject.toml) and runs the tests of the library that reach the function. Only every STEP-th mutant is tried, from a
+mutmut changes one operator, number, name or default in the modules that `[tool.mutmut]` in pyproject.toml names, all of
+the library, and runs the tests of the library that reach the function. Only every STEP-th mutant is tried, from a
 start drawn with SEED; 1 tries all. Verdicts are kept in `mutants/`: another call adds its sample to them, and tries
 again what survived before. The summary of all goes to `docs/campaigns/mutants.json`; survivors, with the changed lines,
 are explained in `docs/campaigns/mutants.md` or killed by a test.
