@@ -87,17 +87,25 @@ def _outcome(arguments: list[str], command: str) -> int:
             return _run(arguments, command)
     except _JobEnded as job:
         return job.code
-    except KeyboardInterrupt:
-        for one in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C comes too late to change anything
-            signal.signal(one, signal.SIG_IGN)
-        _say_stopped(command)
-        return 143 if terminations else 130
-    except Exception as error:
+    except (KeyboardInterrupt, Exception) as error:
+        if _follows_interruption(error):
+            for one in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C comes too late to change anything
+                signal.signal(one, signal.SIG_IGN)
+            _say_stopped(command)
+            return 143 if terminations else 130
+        assert isinstance(error, Exception)
         if debug or not _is_expected(error):
             traceback.print_exc()
             return 2 if _is_expected(error) else 70
         errors.print(f"cs-run: {_one_line(error)}", highlight=False, soft_wrap=True)
         return 2
+
+
+def _follows_interruption(error: BaseException | None) -> bool:
+    """Whether an error is an interruption or came up while one was handled: packages may fail to clean up after it."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _say_stopped(command: str) -> None:

@@ -137,7 +137,7 @@ def shrunk(monkeypatch, factor):
 
 
 def test_wrong_certificates_fail_the_run(kept, monkeypatch, capsys, tmp_path, figures):
-    request = (*QUICK, "points.count=4", "attacker.runs=4")
+    request = (*QUICK, "points.count=4", "attacker.runs=4", "n=500", "m=600", "alpha1=0.005", "alpha2=0.005")
     assert run_in(tmp_path / "runs", *request, figures=False).broken == []
     shrunk(monkeypatch, 0.02)
     result = run_in(tmp_path / "runs", *request, figures=False)
@@ -210,8 +210,8 @@ def test_the_estimate_counts_attacks():
         config = compose(*SMALL, *overrides)
         dry_run(config, Display(Console(file=screen, width=300)))
         said.append(screen.getvalue())
-    attack = 8 * (3 * 3 + 1) + 2 * (1 + 2 * 500)
-    passes = 2 * (1 + 500 + 600)
+    attack = 8 * (3 * 3 + 1) + 2 * (1 + 2 * 384)
+    passes = 2 * (1 + 384 + 384)
     assert f"{passes:,} forward passes" in said[0]
     assert f"{passes + 2 * attack:,} forward passes" in said[1]
     assert _units(make_plan(compose(*SMALL, *QUICK))) - _units(make_plan(compose(*SMALL))) == 2 * attack

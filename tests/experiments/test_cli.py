@@ -175,6 +175,25 @@ def test_an_interruption_within_a_callback_of_a_weak_reference_is_not_lost(tmp_p
     assert done.stderr == "stopped; what is finished is kept. To continue: cs-run\n"
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_error_that_an_interruption_leads_to_is_none_of_the_run(tmp_path, monkeypatch, number, code):
+    """OmegaConf may fail to restore what it was about to change."""
+
+    def run(arguments, command):
+        try:
+            signal.raise_signal(number)
+        finally:
+            raise AttributeError("no flags") from None
+
+    monkeypatch.setattr("csrun.cli._run", run)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        done = ask(cwd=tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done == (code, "", "stopped; what is finished is kept. To continue: cs-run\n")
+
+
 def test_configs_are_found_where_they_are_installed():
     assert (config_folder() / "config.yaml").is_file()
 

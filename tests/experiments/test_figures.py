@@ -270,6 +270,7 @@ def test_cs_plot_draws_them_of_what_is_published_without_torch(drawn_alone):
     assert "results/tv_mnist/full-cpu/radius_tv.png" in said
 
 
+@pytest.mark.usefixtures("cut_fonts")
 def test_redrawing_changes_no_byte_and_new_rows_do(drawn_alone, tmp_path):
     """Redrawn in another process, with other defaults of matplotlib."""
     results = shutil.copytree(drawn_alone[0] / "results", tmp_path / "results")

@@ -85,7 +85,7 @@ class Uneven(GaussianNoise):
 def test_a_bound_that_depends_on_the_input_is_that_of_each_point(run_small, monkeypatch):
     """Rows of bright points at eps are those of Gaussian noise at 2 eps, also when they are built anew."""
     monkeypatch.setitem(registry.NOISES, "uneven", NoiseEntry(f"{__name__}:Uneven", "for tests", threat="l2"))
-    scale = ("train=none", "points.count=4", "grid.h=null", "grid.scale=[0.4]")
+    scale = ("train=none", "points.count=4", "grid.h=null", "grid.scale=[0.4]", "n=500", "m=600")
     plain = read_rows(run_small(*scale, "grid.eps=[0.2,0.4]").folder)
     radii = plain.set_index(["point", "rule", "eps"])["radius"]
     uneven = (*scale, "noise.name=uneven", "~noise.p", "grid.eps=[0.2]")

@@ -135,7 +135,7 @@ def test_the_end_table_and_the_estimate_count_it(kept, run_small):
     assert "spectral" in screen.getvalue()
     screen = io.StringIO()
     dry_run(compose(*SMALL, MEAN), Display(Console(file=screen, width=300)))
-    assert f"{2 * (1 + 500 + 600):,} forward passes" in screen.getvalue()
+    assert f"{2 * (1 + 384 + 384):,} forward passes" in screen.getvalue()
     assert _units(make_plan(compose(*SMALL, MEAN))) == _units(make_plan(compose(*SMALL)))
 
 

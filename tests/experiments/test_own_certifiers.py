@@ -62,7 +62,7 @@ def breaks(metric):
     raise ValueError("not today")
 """
 SMALL = ["experiment=custom", "model=mine:model", "data.path=inputs.npy", "grid.eps=[0.1,0.3]", "points.count=2"]
-SMALL += ["n=500", "m=600", "delta=0.17", "budget=smoke", "workers=1"]
+SMALL += ["n=384", "m=384", "delta=0.17", "alpha1=0.02", "alpha2=0.02", "budget=smoke", "workers=1"]
 
 
 @pytest.fixture

@@ -302,6 +302,7 @@ def test_drawing_needs_neither_torch_nor_pyplot_nor_the_library(drawn_alone):
     assert done.stderr == ""
 
 
+@pytest.mark.usefixtures("cut_fonts")
 def test_redrawing_changes_no_byte_and_changed_rows_do(drawn_alone, experiment, monkeypatch):
     """Redrawn in another process, at another time, with other defaults of matplotlib."""
     before = {experiment / path.name: path.read_bytes() for path in drawn_alone[0].glob("radius_tv.*")}

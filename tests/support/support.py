@@ -27,8 +27,10 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.defaults_list import DefaultsList, Overrides, create_defaults_list
 from hydra.core.default_element import ResultDefault
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from centersmooth import Budget, GaussianNoise
@@ -44,9 +46,11 @@ SMALL = [
     "points.count=2",
     "grid.eps=[0.4]",
     "grid.h=[1]",
-    "n=500",
-    "m=600",
+    "n=384",
+    "m=384",
     "delta=0.17",
+    "alpha1=0.02",
+    "alpha2=0.02",
     "train.epochs=1",
     "train.images=100",
     "workers=1",
@@ -91,6 +95,24 @@ def _merged_once(loader: ConfigLoaderImpl, defaults: list[ResultDefault], repo: 
 
 
 MERGED_ONCE = patch.object(ConfigLoaderImpl, "_compose_config_from_defaults_list", _merged_once)
+
+_LISTED: dict[object, DefaultsList] = {}
+
+
+def _listed_once(
+    repo: IConfigRepository, config_name: str, overrides_list: list[Override], **how: bool
+) -> DefaultsList:
+    """List the files of a configuration as Hydra does, once for each choice of them."""
+    values = Overrides(repo, overrides_list).config_overrides
+    choices = [one for one in overrides_list if one not in values]
+    places = tuple(source.path for source in repo.get_sources())
+    key = places, config_name, tuple(how.items()), tuple(one.input_line for one in choices)
+    if key not in _LISTED:
+        _LISTED[key] = create_defaults_list(repo, config_name, choices, **how)
+    return replace(_LISTED[key], config_overrides=values)
+
+
+LISTED_ONCE = patch("hydra._internal.config_loader_impl.create_defaults_list", _listed_once)
 
 COMPOSED_ONCE = patch("hydra._internal.hydra.Hydra.get_mode", return_value=None)
 """Hydra composes a configuration before it does so for the run, to look for ``hydra.mode``, which none of ours has."""
@@ -161,6 +183,7 @@ def ask(*arguments: str, cwd: Path) -> Answer:
             ALONE,
             COMPOSED_ONCE,
             MERGED_ONCE,
+            LISTED_ONCE,
         ):
             warn_as_a_process()
             with pytest.raises(SystemExit) as ended:
@@ -200,7 +223,7 @@ def compose(*overrides: str) -> Config:
 
 def compose_raw(*overrides: str) -> DictConfig:
     """Configuration as Hydra hands it over: files are composed once, settings are applied to a copy by Hydra itself."""
-    parsed = _PARSER.parse_overrides(list(overrides))
+    parsed = [_parsed(one) for one in overrides]
     of_files = [one for one in parsed if one.key_or_group in groups()]
     raw = copy.deepcopy(_composed(config_folder(), *(one.input_line for one in of_files)))
     ConfigLoaderImpl._apply_overrides_to_config([one for one in parsed if one not in of_files], raw)
@@ -208,6 +231,11 @@ def compose_raw(*overrides: str) -> DictConfig:
 
 
 _PARSER = OverridesParser.create()
+
+
+@functools.cache
+def _parsed(setting: str) -> Override:
+    return _PARSER.parse_override(setting)
 
 
 @functools.cache
