@@ -93,7 +93,6 @@ def _outcome(arguments: list[str], command: str) -> int:
                 signal.signal(one, signal.SIG_IGN)
             _say_stopped(command)
             return 143 if terminations else 130
-        assert isinstance(error, Exception)
         if debug or not _is_expected(error):
             traceback.print_exc()
             return 2 if _is_expected(error) else 70
@@ -399,7 +398,7 @@ def _task(raw: Any, console: Console, command: str) -> int:
     return 70 if result.broken else 1 if result.failed else 0
 
 
-def _is_expected(error: Exception) -> bool:
+def _is_expected(error: BaseException) -> bool:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -412,7 +411,7 @@ def _is_expected(error: Exception) -> bool:
     return isinstance(error, CenterSmoothError) or is_out_of_memory(error)
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     from hydra.errors import ConfigCompositionException, MissingConfigException
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
