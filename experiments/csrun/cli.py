@@ -87,12 +87,11 @@ def _outcome(arguments: list[str], command: str) -> int:
             return _run(arguments, command)
     except _JobEnded as job:
         return job.code
-    except (KeyboardInterrupt, Exception) as error:
+    except KeyboardInterrupt:
+        return _interrupted(command, bool(terminations))
+    except Exception as error:
         if _follows_interruption(error):
-            for one in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C comes too late to change anything
-                signal.signal(one, signal.SIG_IGN)
-            _say_stopped(command)
-            return 143 if terminations else 130
+            return _interrupted(command, bool(terminations))
         if debug or not _is_expected(error):
             traceback.print_exc()
             return 2 if _is_expected(error) else 70
@@ -100,11 +99,18 @@ def _outcome(arguments: list[str], command: str) -> int:
         return 2
 
 
-def _follows_interruption(error: BaseException | None) -> bool:
-    """Whether an error is an interruption or came up while one was handled: packages may fail to clean up after it."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
+def _interrupted(command: str, terminated: bool) -> int:
+    """Say how to continue; the exit code of SIGTERM, or of Ctrl-C."""
+    for one in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C comes too late to change anything
+        signal.signal(one, signal.SIG_IGN)
+    _say_stopped(command)
+    return 143 if terminated else 130
+
+
+def _follows_interruption(error: BaseException) -> bool:
+    """Whether an error came up while an interruption was handled: packages may fail to clean up after one."""
+    before = error.__context__
+    return before is not None and (isinstance(before, KeyboardInterrupt) or _follows_interruption(before))
 
 
 def _say_stopped(command: str) -> None:
@@ -398,7 +404,7 @@ def _task(raw: Any, console: Console, command: str) -> int:
     return 70 if result.broken else 1 if result.failed else 0
 
 
-def _is_expected(error: BaseException) -> bool:
+def _is_expected(error: Exception) -> bool:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -411,7 +417,7 @@ def _is_expected(error: BaseException) -> bool:
     return isinstance(error, CenterSmoothError) or is_out_of_memory(error)
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: Exception) -> str:
     from hydra.errors import ConfigCompositionException, MissingConfigException
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
