@@ -290,7 +290,7 @@ def test_covers_where_only_means_are_near_the_rest(mass: float, shift: float) ->
     sampler, x_prime = Sampler(signed, UNIT, LOOSE.n, LOOSE.n), torch.tensor([shift, 0.0])
     failed, shift_of_one, without_means = 0, 0, 0
     for seed in range(RUNS):
-        here = gather(sampler, {"free": certifiers["free"]}, LOOSE, torch.zeros(2), RandomStream(seed), radius=False)
+        here = gather(sampler, {"free": certifiers["free"]}, LOOSE, torch.zeros(2), RandomStream(seed))
         there = gather(sampler, certifiers, LOOSE, x_prime, RandomStream(seed, point=1), radius=False)
         far = least_far(here["free"], UNIT, shift)
         failed += there["free"].r_center > far

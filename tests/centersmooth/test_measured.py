@@ -193,6 +193,20 @@ def test_table_of_a_sample_leaves_the_point_itself_out(near: int, place: int) ->
     assert spread.at(near, place) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize(("kind", "n0"), [("sample", 0), ("free", 0), ("sample", 20)])
+def test_an_answer_alone_has_the_same_center_and_no_tables(kind: str, n0: int) -> None:
+    budget, sampler = Budget(60, 90, 0.2, 0.1, 0.1, n0), Sampler(LINEAR, GaussianNoise(SIGMA), 30, 30)
+    whole, answer = (
+        gather_centers(sampler, {"d": L1()}, budget, X, RandomStream(3), far=far, kind=kind)["d"]
+        for far in (True, False)
+    )
+    assert torch.equal(answer.center, whole.center)
+    assert (answer.r_center, answer.error, answer.inside) == (whole.r_center, whole.error, whole.inside)
+    assert (answer.candidates, answer.blocks, answer.far) == (None, None, None)
+    assert whole.candidates is not None
+    assert (whole.blocks is not None) == (kind == "free")
+
+
 @pytest.mark.parametrize(("near", "place"), [(26, 1), (41, 7), (51, 10)])
 def test_table_of_candidates_drawn_apart(near: int, place: int) -> None:
     """Smooth-HD: ten candidates, 51 other points."""
@@ -276,7 +290,7 @@ def test_far_radius_covers_the_closed_form_and_ranks_without_confidence_do_not()
     place, near = (math.ceil(noise.required_mass(mass, EPS) * TIGHT.n) for mass in masses_of_a_run(TIGHT))
     needed, failed, failed_without = needed_far_radius(), 0, 0
     for seed in range(RUNS):
-        table = gather_centers(sampler, {"d": L1()}, TIGHT, X, RandomStream(seed), far=False)["d"].candidates
+        table = gather_centers(sampler, {"d": L1()}, TIGHT, X, RandomStream(seed))["d"].candidates
         failed += table.at(ranks.near, ranks.place) < needed
         failed_without += table.at(near, place) < needed
     assert failed <= allowed(TIGHT.alpha2 / 2, RUNS)

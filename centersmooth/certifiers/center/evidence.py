@@ -52,10 +52,10 @@ class CenterEvidence:
     far : DistanceSample or None
         Distances of ``m`` fresh draws to the center; None where only an answer was asked for, or where the center is
         so bad that no bounds would accept it.
-    candidates : QuantileTable
-        Distances of the other outputs to the candidates for the center.
+    candidates : QuantileTable or None
+        Distances of the other outputs to the candidates for the center; None where only an answer was asked for.
     blocks : QuantileTable or None
-        Distances of the outputs outside a block to its mean; of free centers only.
+        Distances of the outputs outside a block to its mean; of free centers only, and as `candidates`.
     """
 
     center: Tensor
@@ -64,7 +64,7 @@ class CenterEvidence:
     r_center: float
     inside: int
     far: DistanceSample | None
-    candidates: QuantileTable
+    candidates: QuantileTable | None = None
     blocks: QuantileTable | None = None
 
 
@@ -120,12 +120,12 @@ class CenterCollector:
         evidence = self._evidence(_found(self._center).output, error=0.0, inside=self._budget.n, far=None)
 
         def expected(budget: Budget) -> CenterEvidence:
-            blocks = evidence.blocks
+            candidates, blocks = evidence.candidates, evidence.blocks
             return replace(
                 evidence,
                 inside=budget.n,
                 far=DistanceSample.foreseen(pilot, budget.m, kept_ranks(budget.m)),
-                candidates=evidence.candidates.foreseen(*candidates_and_others(budget)),
+                candidates=None if candidates is None else candidates.foreseen(*candidates_and_others(budget)),
                 blocks=None if blocks is None else blocks.foreseen(*candidates_and_others(budget, BLOCK)),
             )
 
@@ -146,9 +146,12 @@ class CenterCollector:
             r_center=float(self._own(np.array([center.radius]))[0]),
             inside=inside,
             far=far,
-            candidates=QuantileTable.of(self._own(sample.nearest), sample.others),
-            blocks=QuantileTable.of(self._own(center.nearest), center.others) if self._kind == "free" else None,
+            candidates=self._table(sample),
+            blocks=self._table(center) if self._kind == "free" else None,
         )
+
+    def _table(self, found: BestCenter) -> QuantileTable | None:
+        return QuantileTable.of(self._own(found.nearest), found.others) if self._radius else None
 
     def _gathered(self, stage: str) -> None:
         """All outputs of a stage are there: candidates with their features, or the sample and its center."""
@@ -158,10 +161,12 @@ class CenterCollector:
         if stage == "candidates":
             self._candidates = outputs, features
             return
-        self._sample = self._once("center", lambda: least_median_center(self._source, outputs, features))
+        self._sample = self._once(
+            "center", lambda: least_median_center(self._source, outputs, features, measured=self._radius)
+        )
         self._center = sample = self._sample
         if self._kind == "free":
-            find = partial(free_center, self._source, outputs, features, sample, self._block)
+            find = partial(free_center, self._source, outputs, features, sample, self._block, measured=self._radius)
             self._center = self._once("free center", find)
         center = self._center.features
         self._pilot = self._once(f"to {self._kind} center", lambda: self._source.pairwise(features, center)[:, 0])
@@ -172,7 +177,7 @@ class CenterCollector:
         self._to_candidates.add(self._once("to candidates", lambda: self._source.pairwise(own, features)))
         if not self._left["center"]:
             distances = self._to_candidates.values
-            find = partial(best_candidate, self._source, candidates, features, distances)
+            find = partial(best_candidate, self._source, candidates, features, distances, measured=self._radius)
             self._center = self._sample = self._once("center", find)
             medians = distances.kthvalue(half_count(len(distances)), dim=0).values
             self._pilot = distances[:, medians.argmin()].clone()

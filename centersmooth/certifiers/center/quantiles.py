@@ -108,13 +108,14 @@ def smallest(rows: Tensor, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
 
 
 def sorted_by_numpy(rows: Tensor, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """`sorted_rows` by numpy. Keeps float32, which sorts four times faster than float64."""
-    numbers = rows if rows.dtype == torch.float32 else rows.double()
-    return np.sort(numbers.numpy(), axis=1)[:, ranks - 1].astype(np.float64)
+    """`smallest` by numpy. Keeps float32, which sorts four times faster than float64; one rank alone is selected."""
+    numbers = (rows if rows.dtype == torch.float32 else rows.double()).numpy()
+    ordered = np.partition(numbers, ranks[0] - 1, axis=1) if len(ranks) == 1 else np.sort(numbers, axis=1)
+    return ordered[:, ranks - 1].astype(np.float64)
 
 
 def sorted_by_torch(rows: Tensor, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """`sorted_rows` on the device that holds the rows."""
+    """`smallest` on the device that holds the rows."""
     return rows.sort(dim=1).values[:, ranks - 1].double().cpu().numpy()
 
 

@@ -58,8 +58,9 @@ class BestCenter:
         Its features under the metric.
     radius : float
         Its median distance to the sample.
-    nearest : array, shape ``(N, len(near_ranks(others)))``
-        Of each of ``N`` candidates the distances of those ranks to ``others`` other outputs, from the same matrix.
+    nearest : array, shape ``(N, len(near_ranks(others)))``, or ``(N, 0)``
+        Of each of ``N`` candidates the distances of those ranks to ``others`` other outputs, from the same matrix;
+        without the ranks where only the center was asked for.
     others : int
     """
 
@@ -70,7 +71,7 @@ class BestCenter:
     others: int
 
 
-def least_median_center(metric: Metric, outputs: Tensor, features: Tensor) -> BestCenter:
+def least_median_center(metric: Metric, outputs: Tensor, features: Tensor, *, measured: bool = True) -> BestCenter:
     """The sample point of least median distance to its sample (Algorithm 1).
 
     ``n^2`` distances, in tiles; equal medians go to the first point.
@@ -80,10 +81,12 @@ def least_median_center(metric: Metric, outputs: Tensor, features: Tensor) -> Be
     outputs : Tensor, shape ``(n, *out)``
     features : Tensor, shape ``(n, ...)``
         ``metric.features(outputs)``.
+    measured : bool
+        Keep the other ranks of the distances, which certificates read, and not the center alone.
     """
     k, others = half_count(len(features)), len(features) - 1
     # Of a row without the point itself, the k-th smallest is at most the (k+1)-th of the whole row.
-    ranks = np.append(k, near_ranks(others) + 1)
+    ranks = np.append(k, (near_ranks(others) + 1)[: None if measured else 0])
     nearest = np.empty((len(features), len(ranks)))
     done = 0
     for tile in metric.self_rows(features):
@@ -96,7 +99,9 @@ def least_median_center(metric: Metric, outputs: Tensor, features: Tensor) -> Be
     return _checked(metric, BestCenter(outputs[best].clone(), chosen.clone(), radius, nearest[:, 1:], others))
 
 
-def free_center(metric: Metric, outputs: Tensor, features: Tensor, sample: BestCenter, block: int) -> BestCenter:
+def free_center(
+    metric: Metric, outputs: Tensor, features: Tensor, sample: BestCenter, block: int, *, measured: bool = True
+) -> BestCenter:
     """The proposal of least median distance to the sample; the sample point where none is nearer than that.
 
     Parameters
@@ -109,6 +114,8 @@ def free_center(metric: Metric, outputs: Tensor, features: Tensor, sample: BestC
         Of the same sample, from `least_median_center`.
     block : int
         Outputs whose features are computed at a time.
+    measured : bool
+        As of `least_median_center`.
 
     Returns
     -------
@@ -123,7 +130,7 @@ def free_center(metric: Metric, outputs: Tensor, features: Tensor, sample: BestC
     require_means(outputs)
     blocks = outputs[: len(outputs) // BLOCK * BLOCK].reshape(-1, BLOCK, *outputs.shape[1:])
     means = metric.means(blocks)
-    nearest = _nearest_of_blocks(metric, features_in_blocks(metric, means, block), features)
+    nearest = _nearest_of_blocks(metric, features_in_blocks(metric, means, block), features, measured)
     starts = [_ball(metric, output, features) for output in (sample.output, means[int(nearest[:, 0].argmin())])]
     best = latest = min(starts, key=lambda ball: ball.radius)
     for _ in range(REFINEMENTS):
@@ -159,20 +166,22 @@ def _ball(metric: Metric, output: Tensor, features: Tensor) -> _Ball:
     return _Ball(output, own, float(ordered.values[k - 1]), ordered.indices[:k])
 
 
-def _nearest_of_blocks(metric: Metric, means: Tensor, features: Tensor) -> NDArray[np.float64]:
+def _nearest_of_blocks(metric: Metric, means: Tensor, features: Tensor, measured: bool) -> NDArray[np.float64]:
     """Median distance of each mean to the sample, and its distances of the kept ranks to outputs outside its block.
 
-    The latter leave the block out by putting it infinitely far away.
+    The latter, where they are asked for, leave the block out by putting it infinitely far away.
     """
     n = len(features)
-    block_of, median, kept = torch.arange(n, device=features.device) // BLOCK, half_count(n), near_ranks(n - BLOCK)
+    block_of, median = torch.arange(n, device=features.device) // BLOCK, half_count(n)
+    kept = near_ranks(n - BLOCK)[: None if measured else 0]
     nearest = np.empty((len(means), 1 + len(kept)))
     done = 0
     for rows in _rows_to_sample(metric, means, features):
         those = slice(done, done := done + len(rows))
-        own = block_of == torch.arange(those.start, done, device=features.device)[:, None]
         nearest[those, :1] = smallest(rows, np.array([median]))
-        nearest[those, 1:] = smallest(rows.masked_fill(own, torch.inf), kept)
+        if measured:
+            own = block_of == torch.arange(those.start, done, device=features.device)[:, None]
+            nearest[those, 1:] = smallest(rows.masked_fill(own, torch.inf), kept)
     return nearest
 
 
@@ -186,7 +195,9 @@ def _rows_to_sample(metric: Metric, means: Tensor, features: Tensor) -> Iterator
             return
 
 
-def best_candidate(metric: Metric, candidates: Tensor, features: Tensor, distances: Tensor) -> BestCenter:
+def best_candidate(
+    metric: Metric, candidates: Tensor, features: Tensor, distances: Tensor, *, measured: bool = True
+) -> BestCenter:
     """The candidate of least median distance to a separate sample (Algorithm 3, Smooth-HD).
 
     Parameters
@@ -195,9 +206,11 @@ def best_candidate(metric: Metric, candidates: Tensor, features: Tensor, distanc
     features : Tensor, shape ``(n0, ...)``
     distances : Tensor, shape ``(n, n0)``
         From each of ``n`` other draws to each candidate.
+    measured : bool
+        As of `least_median_center`.
     """
     n = len(distances)
-    nearest = smallest(valid(metric, distances).T, np.append(half_count(n), near_ranks(n)))
+    nearest = smallest(valid(metric, distances).T, np.append(half_count(n), near_ranks(n)[: None if measured else 0]))
     best = int(nearest[:, 0].argmin())
     chosen = features[best : best + 1].clone()
     return _checked(metric, BestCenter(candidates[best].clone(), chosen, float(nearest[best, 0]), nearest[:, 1:], n))
