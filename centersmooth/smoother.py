@@ -120,6 +120,7 @@ class Smoother:
         """
         self._require_answer()
         stream = checked_stream(stream)
+        x = self._checked_input(x)
         with self._held_fixed(x) as sampler:
             evidence = gather_one(sampler, self.certifier, self.budget, x, stream, radius=False, progress=progress)
         return self.certifier.answer(evidence, Setting.of(sampler, self.budget), self.rule)
@@ -195,7 +196,7 @@ class Smoother:
         """
         radii = sizes(eps, self.noise.threat)
         self._require_answer()
-        self._check_input(x)
+        x = self._checked_input(x)
         setting = replace(self._setting, noise=self.noise.at(x))
         problems = [self.certifier.problem(setting, self.rule, e) for e in radii]
         if all(problems):
@@ -312,6 +313,7 @@ class Smoother:
         """
         attack, runs, answer = what_to_attack(certificate, attack, runs, self.certifier)
         stream = checked_stream(stream)
+        x = self._checked_input(x)
         with self._held_fixed(x) as sampler:
             found = attack.perturb(sampler, self.certifier, x, answer, certificate.eps, stream.named("attack"))
             streams = [stream.named(f"run {run}") for run in range(runs)]
@@ -337,8 +339,7 @@ class Smoother:
 
     @contextmanager
     def _held_fixed(self, x: Tensor) -> Iterator[Sampler]:
-        """The sampler at ``x``, its model evaluating; ``x`` was looked at and, once for its kind, model and metric."""
-        self._check_input(x)
+        """The sampler at ``x``, its model evaluating; model and metric were looked at, once for inputs of its kind."""
         with evaluating(self._sampler.model):
             signature = (x.shape, x.dtype, x.device)
             if signature not in self._checked_inputs:
@@ -379,7 +380,14 @@ class Smoother:
                 stacklevel=5,  # the caller of smooth, certify or attack
             )
 
-    def _check_input(self, x: Tensor) -> None:
+    def _checked_input(self, x: Tensor) -> Tensor:
+        """``x`` without its gradient, which nothing here is for.
+
+        Raises
+        ------
+        RequestError
+            It is not one input.
+        """
         plain = unplain(x) if isinstance(x, Tensor) else None
         if plain or not isinstance(x, Tensor) or not x.is_floating_point():
             hint = f"; use {plain[1].format('x')}" if plain else _way_out(x)
@@ -388,12 +396,15 @@ class Smoother:
             )
         if x.device.type == "meta":
             raise RequestError("x is on the meta device, where tensors have no numbers: expected one that has")
+        if not x.numel():
+            raise RequestError(f"x has the shape {tuple(x.shape)}, without a number: expected an input")
         if not bool(torch.isfinite(x).all()):
             raise RequestError("x has NaN or infinite entries: expected a finite input")
         model = self._sampler.model
         parameter = next(model.parameters(), None) if isinstance(model, nn.Module) else None
         if parameter is not None and parameter.device != x.device:
             raise RequestError(f"x is on {x.device} and the model on {parameter.device}: move one to the other")
+        return x.detach()
 
 
 class CenterSmoother(Smoother):

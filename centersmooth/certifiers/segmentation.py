@@ -342,7 +342,7 @@ def _with_votes(votes: Tensor | None, maps: Tensor) -> Tensor:
     """Votes for each class of each pixel, ``(classes, *pixels)``, with those of further maps."""
     pixels = maps[0].numel()
     classes = max(int(maps.max()) + 1, 0 if votes is None else len(votes))
-    places = maps.flatten(1) * pixels + torch.arange(pixels, device=maps.device)
+    places = maps.reshape(len(maps), pixels) * pixels + torch.arange(pixels, device=maps.device)
     added = torch.bincount(places.flatten(), minlength=classes * pixels).view(classes, *maps.shape[1:])
     if votes is not None:
         added[: len(votes)] += votes

@@ -385,6 +385,8 @@ def _read_array(path: Path) -> tuple[Tensor, str]:
             f"{path} holds {array.dtype} of shape {array.shape}: expected real numbers of shape (count, ...), an input "
             f"a row{'; of tokens save the embeddings' if array.dtype.kind in 'iu' else ''}"
         )
+    if 0 in array.shape[1:]:
+        raise RunError(f"{path} has inputs of shape {array.shape[1:]}, without a number: expected some in each")
     if array.dtype == np.uint8:
         return torch.from_numpy(array), ""
     wide = array.dtype.kind == "f" and array.dtype.itemsize >= 8

@@ -1,0 +1,330 @@
+"""Requests in the registry's names, and whether the library can serve them.
+
+Every noise, certifier, metric and adapter of the registry is asked for, as well as a user's own. What is to be
+served is found by the library's own checks, without the runner: of the law, the counts, the metrics and a few outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from requests_own import WORLDS
+from torch import Tensor
+
+from centersmooth import Budget, Noise
+from centersmooth.certifiers import Certifier
+from centersmooth.errors import CenterSmoothError
+from centersmooth.gathering import Setting
+from centersmooth.sampling import Sampler, evaluating
+from csrun.certifiers import build_certifiers, prototypes
+from csrun.data import DataSet, load_data
+from csrun.errors import RunError
+from csrun.metrics import build_metrics
+from csrun.models import in_type_of, model_spec
+from csrun.models.base import BaseModel
+from csrun.noise import noise_of
+from csrun.registry import CERTIFIERS, METRICS, MODELS, NOISES, entry_of, leading_rule
+
+BLOCK = 16
+OWN = "requests_own:"
+
+_SCALES = {"ablation": (20.0, 48.0), "patch": (3.0, 5.0), "rotation": (10.0, 30.0), "scaling": (0.1, 0.3)}
+"""Of laws that have no certificates, or refuse their scale, at the one of all others, and some at which they do."""
+
+_VALUES: dict[str, tuple[Any, ...]] = {"p": (1, 2, 3, 1.5, "inf"), "law": ("exponential", "folded_normal", "uniform")}
+"""Of parameters of laws; of others half and twice the default."""
+
+_SIZES = (1.0, 0.5, 0.2, 0.05, 0.01, 1e-3)
+"""Sizes of perturbations tried one after the other, in scales of the noise."""
+
+_TRAINED = tuple(name for name, entry in MODELS.items() if entry.trained and not entry.fixed and "mtcnn" not in name)
+"""Models that are trained in a moment on the digits, or refused."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model, and the data that it is asked with.
+
+    Attributes
+    ----------
+    train : tuple of str
+        Names of training methods.
+    """
+
+    name: str
+    metrics: tuple[str, ...]
+    adapters: tuple[str, ...] = ()
+    data: str = "digits"
+    train: tuple[str, ...] = ("none",)
+
+    @property
+    def own(self) -> bool:
+        return ":" in self.name
+
+
+MODELS_ASKED = [Model(OWN + world.model, world.metrics, world.adapters) for world in WORLDS]
+MODELS_ASKED += [Model(name, MODELS[name].metrics) for name in _TRAINED]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request in the registry's names.
+
+    Attributes
+    ----------
+    noise : tuple of (str, value)
+        The name of a law, and what else it has.
+    sizes : tuple of float
+        In ``h`` or scales of the noise.
+    budget : Budget
+    path : str
+        Of inputs in files; empty for the digits.
+    """
+
+    model: Model
+    noise: tuple[tuple[str, Any], ...]
+    metrics: tuple[str, ...]
+    certifiers: tuple[str, ...]
+    rule: str | None
+    eps: tuple[float, ...]
+    sizes: tuple[float, ...]
+    in_h: bool
+    points: range
+    seed: int
+    budget: Budget
+    attack: str = "none"
+    path: str = ""
+
+    @property
+    def arguments(self) -> list[str]:
+        """The command line."""
+        sizes = ("grid.h", "grid.scale") if self.in_h else ("grid.scale", "grid.h")
+        noise = dict(self.noise)
+        asked: dict[str, Any] = {"experiment": "custom" if self.model.own else "tv_digits", "noise": noise.pop("name")}
+        asked |= {"models": _list([self.model.name]), "adapters": _list(self.model.adapters)}
+        asked |= {f"noise.{key}": value for key, value in noise.items()}
+        asked |= {"metrics": _list(self.metrics), "certifiers": _list(self.certifiers)}
+        asked |= {"grid.eps": _list(self.eps), sizes[0]: _list(self.sizes), sizes[1]: "null"}
+        asked |= {"points.start": self.points.start, "points.count": len(self.points), "seed": self.seed}
+        asked |= {key: getattr(self.budget, key) for key in ("n", "m", "n0", "delta", "alpha1", "alpha2")}
+        asked |= {"train.method": _list(self.model.train), "attack": self.attack}
+        asked |= {"attacker.steps": 2, "attacker.restarts": 1, "attacker.draws": 8, "attacker.runs": 1}
+        asked |= {"data": "files", "data.path": self.path} if self.path else {"data": self.model.data}
+        return [f"{key}={value}" for key, value in asked.items()] + ([f"rule={self.rule}"] if self.rule else [])
+
+    @property
+    def folder(self) -> str:
+        """The name of the experiment's folder."""
+        return "custom" if self.model.own else "tv_digits"
+
+    @property
+    def scales(self) -> dict[float, list[tuple[float, float]]]:
+        """Scales of the noise, with the eps and sizes that are certified at each."""
+        found: dict[float, list[tuple[float, float]]] = {}
+        for eps, size in product(self.eps, self.sizes):
+            found.setdefault(float(f"{eps / size:.12g}") if self.in_h else size, []).append((eps, size))
+        return found
+
+
+def _list(values: Any) -> str:
+    return f"[{','.join(map(str, values))}]"
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the library serves of a request.
+
+    Attributes
+    ----------
+    rows : tuple
+        Names of its rows: training, certifier, metric, rule, eps, h or scale, point.
+    """
+
+    rows: tuple[tuple[object, ...], ...]
+
+
+def served(request: Request) -> Served | str:
+    """What the library makes of a request, or the reason why it cannot."""
+    try:
+        if request.in_h and not NOISES[dict(request.noise)["name"]].ratio:
+            return "no ratio"
+        return Served(tuple(_rows(request)))
+    except (CenterSmoothError, RunError, OSError) as error:
+        return str(error)
+
+
+def _rows(request: Request) -> Iterator[tuple[object, ...]]:
+    """Names of rows; an error of the library's or the runner's where there are none."""
+    data = _data(request)
+    if request.points.stop > len(data.test):
+        raise RunError("not so many points")
+    asked, found = [], 0
+    for scale, pairs in request.scales.items():
+        law = noise_of(dict(request.noise), scale)
+        model, x = _model(request, data, law)
+        law = law.at(x)
+        asked.append(Setting(law, request.budget, model.output_range, BLOCK))
+        metrics = build_metrics(dict.fromkeys((*request.metrics, *_metrics_of_model(request))), {}, "cpu")
+        sampler = Sampler(model, law, BLOCK, 1024, model.output_range)
+        names = {key: metrics[key] for key in request.metrics}
+        with evaluating(model):
+            outputs = sampler.check_model(x, list(names.values()))
+        suited = [(name, *one) for name in request.certifiers for one in _suited(name, names, asked[-1], model)]
+        for name, _, one in suited:
+            one.check(asked[-1], outputs)
+        if missing := set(request.certifiers) - {name for name, *_ in suited}:
+            raise RunError(f"{missing} suit none of the metrics")
+        name, _, first = suited[0]
+        rule = request.rule or leading_rule(first.rules)
+        sibling = first.of_rule(rule)
+        if not sibling.unsuited(asked[-1]):
+            found += sum(not sibling.problem(asked[-1], rule, eps) for eps, _ in pairs)
+        for (name, metric, one), (eps, size), point in product(suited, pairs, request.points):
+            rules = (*one.rules, *(rule for rule in entry_of(name).apart if not one.of_rule(rule).unsuited(asked[-1])))
+            for method, rule in product(request.model.train if not request.model.own else ("",), rules):
+                yield method, name, metric, rule, eps, size, point
+    if not found:
+        raise RunError("counts by which the leading rule certifies nothing")
+
+
+def _metrics_of_model(request: Request) -> tuple[str, ...]:
+    return () if request.model.own else MODELS[request.model.name].metrics
+
+
+def _suited(
+    name: str, metrics: Mapping[str, Any], setting: Setting, model: BaseModel
+) -> list[tuple[str, Certifier]]:
+    """The certifiers of one name that suit a setting, each with its metric."""
+    if name in CERTIFIERS and CERTIFIERS[name].of_model:
+        if model.prototypes is None:
+            raise RunError("no prototypes")
+        built = {"": prototypes(model.prototypes)}
+    else:
+        built = build_certifiers(name, metrics)
+    return [(metric, one) for metric, one in built.items() if not one.unsuited(setting)]
+
+
+def _data(request: Request) -> DataSet:
+    return load_data("files", request.path, 0) if request.path else _digits()
+
+
+@cache
+def _digits() -> DataSet:
+    return load_data("digits", None, 0)
+
+
+def _model(request: Request, data: DataSet, law: Noise) -> tuple[BaseModel, Tensor]:
+    """The model before any training, which changes neither its shapes nor what it declares; and the first input."""
+    spec = model_spec(request.model.name, request.model.adapters)
+    if spec.trained and spec.target == "labels" and data.pixelwise != (request.model.name == "unet"):
+        raise RunError("no classes of pixels")
+    with torch.random.fork_rng():
+        model = spec.build(data, {}, law).eval().requires_grad_(False)
+    with torch.no_grad():
+        return model, model.inputs(in_type_of(model, data.images(data.test, request.points[:1])))[0]
+
+
+def certified_size(law: Noise, one: Certifier, rule: str, budget: Budget) -> float | None:
+    """The largest of some sizes of perturbations that a rule certifies under a law; None if there is none."""
+    sibling = one.of_rule(rule)
+    setting = Setting(law, budget, (0.0, 1.0), BLOCK)
+    if sibling.unsuited(setting):
+        return None
+    tried = [size * law.scale for size in _SIZES] + [1.0, 2.0]
+    return next((float(f"{eps:.3g}") for eps in tried if not sibling.problem(setting, rule, eps)), None)
+
+
+@st.composite
+def noises(draw: st.DrawFn) -> tuple[tuple[tuple[str, Any], ...], float]:
+    """A law in the registry's words, now and then with parameters of its own, and a scale."""
+    name = draw(st.sampled_from(list(NOISES)))
+    asked: dict[str, Any] = {"name": name}
+    for key, parameter in NOISES[name].parameters.items():
+        if draw(st.integers(0, 2)) == 0:
+            default = parameter.default
+            values = _VALUES.get(key) or (default, *((default / 2, default * 2) if default != str(default) else ()))
+            asked[key] = draw(st.sampled_from(values))
+    return tuple(asked.items()), draw(st.sampled_from(_SCALES.get(name, (0.5, 0.75))))
+
+
+BUDGETS = [Budget(n=40, m=150, delta=0.3, alpha1=0.05, alpha2=0.05), Budget(n=64, m=300, delta=0.25, alpha1=0.1)]
+BUDGETS += [Budget(n=33, m=97, n0=20, delta=0.3, alpha1=0.04, alpha2=0.1)]
+
+
+@st.composite
+def right_requests(draw: st.DrawFn, attacks: bool = True) -> Request:
+    """Requests of which most are to be served; the others ask for what does not go together."""
+    model = draw(st.sampled_from(MODELS_ASKED))
+    noise, scale = draw(noises())
+    metrics = draw(_some(model.metrics if draw(st.integers(0, 19)) else tuple(METRICS), 2))
+    budget = draw(st.sampled_from(BUDGETS))
+    in_h = draw(st.booleans()) and NOISES[dict(noise)["name"]].ratio
+    start, rule = draw(st.integers(0, 40)), None
+    eps: float | None = None
+    certifiers = draw(_some((*CERTIFIERS, OWN + "free", OWN + "label"), 3))
+    if draw(st.integers(0, 9)):  # mostly what suits
+        certifiers, rule, eps = _fitting(draw, model, noise, scale, metrics, certifiers, budget)
+    eps = eps or draw(st.sampled_from((0.1, 1.0)))
+    several = draw(st.booleans())
+    return Request(
+        model=model,
+        noise=noise,
+        metrics=metrics,
+        certifiers=certifiers,
+        rule=rule,
+        eps=(eps, float(f"{eps / 2:.3g}")) if several else (eps,),
+        sizes=(float(f"{eps / scale:.3g}"),) if in_h else (scale,),
+        in_h=in_h,
+        points=range(start, start + draw(st.sampled_from((1, 1, 1, 2)))),
+        seed=draw(st.integers(0, 5)),
+        budget=budget,
+        attack=draw(st.sampled_from(("none",) * 12 + ("search", "pgd"))) if attacks else "none",
+    )
+
+
+def _fitting(
+    draw: st.DrawFn,
+    model: Model,
+    noise: tuple[tuple[str, Any], ...],
+    scale: float,
+    metrics: tuple[str, ...],
+    certifiers: tuple[str, ...],
+    budget: Budget,
+) -> tuple[tuple[str, ...], str | None, float | None]:
+    """Those of some certifiers that suit model, law and metrics, or else all that do; a rule; an eps it certifies."""
+    for names in (certifiers, (*CERTIFIERS, OWN + "free")):
+        fitting = [name for name in names if _fits(model, noise, scale, metrics, name, budget)]
+        if fitting:
+            break
+    else:
+        return certifiers, None, None
+    chosen = fitting if names is certifiers else [draw(st.sampled_from(fitting))]
+    rules = entry_of(chosen[0]).every_rule
+    rule = draw(st.sampled_from((None, *rules)))
+    try:
+        law = noise_of(dict(noise), scale).at(torch.full((1, 8, 8), 0.5))
+        built = build_certifiers(chosen[0], build_metrics(metrics, {}, "cpu"))
+        one = next(iter(built.values()))
+        return tuple(chosen), rule, certified_size(law, one, rule or leading_rule(one.rules), budget)
+    except (CenterSmoothError, RunError):
+        return tuple(chosen), rule, None
+
+
+@cache
+def _fits(
+    model: Model, noise: tuple[tuple[str, Any], ...], scale: float, metrics: tuple[str, ...], name: str, budget: Budget
+) -> bool:
+    """Whether a certifier suits a model's first digit, whatever the eps."""
+    one = Request(model, noise, metrics, (name,), None, (1e-3,), (scale,), False, range(1), 0, budget)
+    reason = served(one)
+    return not isinstance(reason, str) or reason.startswith("counts")
+
+
+def _some(values: tuple[str, ...], most: int) -> st.SearchStrategy[tuple[str, ...]]:
+    return st.lists(st.sampled_from(values), min_size=1, max_size=most, unique=True).map(tuple)
