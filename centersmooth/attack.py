@@ -32,7 +32,7 @@ from centersmooth.checks import an_integer
 from centersmooth.errors import RequestError, is_out_of_memory
 from centersmooth.gathering import Setting, gather_one
 from centersmooth.noise import Noise, Threat
-from centersmooth.outputs import brief_repr
+from centersmooth.outputs import brief, brief_repr
 from centersmooth.sampling import Progress, RandomStream, Sampler
 
 AttackName = Literal["pgd", "search"]
@@ -73,8 +73,8 @@ class Attack:
     draws: int = 64
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(AttackName):
-            raise RequestError(f"attack is {self.kind!r}: expected one of {', '.join(get_args(AttackName))}")
+        if not isinstance(self.kind, str) or self.kind not in get_args(AttackName):
+            raise RequestError(f"attack is {brief(self.kind)}: expected one of {', '.join(get_args(AttackName))}")
         for name in ("steps", "restarts", "draws"):
             object.__setattr__(self, name, an_integer(f"{name} of the attack", getattr(self, name), 1))
 

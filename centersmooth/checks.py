@@ -6,11 +6,17 @@ import math
 from numbers import Integral, Real
 
 from centersmooth.errors import RequestError
+from centersmooth.outputs import brief
 
 
 def is_number(value: object) -> bool:
-    """Test for a real number of any type, but not a bool or NaN."""
-    return isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
+    """Test for a real number of any type that a float can stand for, but not a bool or NaN."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        return False
+    try:
+        return not math.isnan(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
 
 
 def is_range(limits: object) -> bool:
@@ -32,7 +38,7 @@ def an_integer(name: str, value: object, least: int) -> int:
         Not an integer, or below ``least``.
     """
     if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < least:
-        raise RequestError(f"{name} is {value!r}: expected an integer of at least {least}")
+        raise RequestError(f"{name} is {brief(value)}: expected an integer of at least {least}")
     return int(value)
 
 
@@ -45,5 +51,5 @@ def a_number(name: str, value: float, low: float, high: float, expected: str) ->
         Not a number, NaN included, or outside; ``expected`` says what it should be.
     """
     if not is_number(value) or not low < value < high:
-        raise RequestError(f"{name} is {value!r}: expected {expected}")
+        raise RequestError(f"{name} is {brief(value)}: expected {expected}")
     return float(value)

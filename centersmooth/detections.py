@@ -28,6 +28,7 @@ from torch import Tensor
 from centersmooth.checks import an_integer
 from centersmooth.errors import RequestError
 from centersmooth.metrics.boxes import worst_jaccard
+from centersmooth.outputs import brief
 
 CLASS, PRESENT = 4, 5
 """Places of a slot's class and of its flag, after the four corners of the box."""
@@ -69,7 +70,7 @@ class Slots:
             an_integer("classes", self.classes, 1)
         for name, pair in (("grid", self.grid), ("size", self.size or (1, 1))):
             if not isinstance(pair, tuple) or len(pair) != 2:
-                raise RequestError(f"{name} is {pair!r}: expected two integers, vertical and horizontal")
+                raise RequestError(f"{name} is {brief(pair)}: expected two integers, vertical and horizontal")
             for side in pair:
                 an_integer(name, side, 1)
         if self.grid != (1, 1) and self.size is None:

@@ -22,6 +22,7 @@ from centersmooth.certificate import Budget
 from centersmooth.errors import ModelError, RequestError
 from centersmooth.metrics.base import Metric, features_of
 from centersmooth.noise import Noise
+from centersmooth.outputs import brief
 from centersmooth.sampling import Progress, RandomStream, Sampler
 
 STAGES: Final = ("candidates", "center", "fresh")
@@ -161,6 +162,8 @@ def gather(
     ModelError
         The model gives NaN or infinity, or leaves its declared range.
     """
+    if progress is not None and not callable(progress):
+        raise RequestError(f"progress is {brief(progress)}: expected a function of a number of forward passes, or None")
     base, shared = sampler.base_output(x), Shared()
     setting = Setting.of(sampler, budget)
     collectors = {name: one.collector(setting, shared, radius=radius) for name, one in certifiers.items()}

@@ -610,7 +610,7 @@ def sizes(eps: Number | Iterable[Number], threat: Threat) -> list[float]:
         raise error
     try:
         found = [float(value) for value in (eps if is_iterable(eps) else [eps])]  # type: ignore[union-attr, arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise error from None
     if not found:
         raise RequestError(f"eps is empty: expected at least one number, {threat.meaning}")

@@ -28,6 +28,7 @@ from centersmooth.certifiers.base import Certifier
 from centersmooth.checks import a_number
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Collector, Setting, Shared
+from centersmooth.outputs import brief
 
 LEAST_PILOT: Final = 100
 """Draws from which the number of further ones can be chosen."""
@@ -91,7 +92,7 @@ class WithinTolerance:
         expected = "a number above 0, such as 0.05, or None for all of m"
         a_number("tolerance", self.tolerance, 0.0, math.inf, expected)
         collector = self.certifier.collector(setting, Shared(), radius=True)
-        asked = f"tolerance is {self.tolerance!r}"
+        asked = f"tolerance is {brief(self.tolerance)}"
         if not isinstance(collector, PilotCollector):
             raise RequestError(f"{asked}: the certifier {self.certifier.name} takes all of m, expected None")
         if (pilot := collector.wants("center")) < LEAST_PILOT:

@@ -21,6 +21,7 @@ from torch import Tensor
 from centersmooth.certificate import About, Certificate, Outcome, Smoothed
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Collector, Collects, Setting, Shared
+from centersmooth.outputs import brief
 
 
 class Certifier(ABC):
@@ -59,11 +60,11 @@ class Certifier(ABC):
         RequestError
             There is no such rule.
         """
-        if rule in self.rules:
+        if isinstance(rule, str) and rule in self.rules:
             return self
-        if rule not in tuple(self.siblings):  # which may be unhashable
+        if not isinstance(rule, str) or rule not in self.siblings:
             there_are = ", ".join(map(repr, (*self.rules, *self.siblings)))
-            raise RequestError(f"rule is {rule!r}: expected one of {there_are} for {self.name}")
+            raise RequestError(f"rule is {brief(rule)}: expected one of {there_are} for {self.name}")
         return self.siblings[rule]
 
     @abstractmethod

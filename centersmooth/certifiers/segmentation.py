@@ -202,8 +202,8 @@ class Segmentation(Certifier):
         def away(outputs: Tensor) -> Tensor:
             wanted = classes.to(outputs.device).expand(len(outputs), *classes.shape[1:])
             if not outputs.is_floating_point():
-                return (outputs != wanted).flatten(1).double().mean(dim=1)
-            return cross_entropy(outputs, wanted, reduction="none").flatten(1).mean(dim=1)
+                return (outputs != wanted).reshape(len(outputs), -1).double().mean(dim=1)
+            return cross_entropy(outputs, wanted, reduction="none").reshape(len(outputs), -1).mean(dim=1)
 
         return away
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from centersmooth.errors import ModelError, RequestError
 from centersmooth.noise import DrawsTogether, Noise
+from centersmooth.outputs import brief
 from centersmooth.sampling import RandomStream
 
 Array = NDArray[np.float64]
@@ -75,7 +76,7 @@ def check_noise(
     >>> check_noise(GaussianNoise(0.5), eps=0.5, moments=(0.0, 0.5))
     """
     if not isinstance(noise, Noise):
-        raise RequestError(f"noise is {noise!r}: expected a law such as GaussianNoise(sigma=0.25)")
+        raise RequestError(f"noise is {brief(noise)}: expected a law such as GaussianNoise(sigma=0.25)")
     _check_draws(noise, x)
     x = torch.zeros(1, dtype=torch.float64) if x is None else x
     noise = noise.at(x)

@@ -19,6 +19,7 @@ from centersmooth.errors import RequestError
 from centersmooth.noise.pixels import Patch, Pixels
 from centersmooth.noise.threat import Threat
 from centersmooth.noise.total_variation import TotalVariationNoise
+from centersmooth.outputs import brief
 
 _DISTINCT = 2**62
 """Random integers below it are all different, but for a chance of ``d**2 / 2**63``."""
@@ -185,7 +186,7 @@ def _whole(name: str, value: float) -> int:
     RequestError
     """
     if not is_number(value) or not float(value).is_integer() or value < 1:
-        raise RequestError(f"{name} is {value!r}: expected a whole number of pixels, of at least 1")
+        raise RequestError(f"{name} is {brief(value)}: expected a whole number of pixels, of at least 1")
     return int(value)
 
 

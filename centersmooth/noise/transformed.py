@@ -108,17 +108,17 @@ class Transformed(Noise):
         upward = isinstance(self.law.threat, Upward)
         if self.transform.upward and not upward:
             raise RequestError(
-                f"law is {self.law!r}: {self.transform!r} has no inverse and needs a law of numbers above 0, such as "
+                f"law is {brief(self.law)}: {brief(self.transform)} has no inverse and needs a law of numbers above 0, such as "
                 "ExponentialNoise(1.0)"
             )
         if upward and not self.transform.upward:  # its bound is of shifts upward, and an attacker has both
             raise RequestError(
-                f"law is {self.law!r}, which answers shifts upward only: {self.transform!r} has parameters of both "
+                f"law is {brief(self.law)}, which answers shifts upward only: {brief(self.transform)} has parameters of both "
                 "signs and needs a law such as GaussianNoise(1.0)"
             )
         if not _is_added(self.law, self.transform.parameters):
             raise RequestError(
-                f"law is {self.law!r}, whose noise is not added to a number: expected one such as GaussianNoise(1.0)"
+                f"law is {brief(self.law)}, whose noise is not added to a number: expected one such as GaussianNoise(1.0)"
             )
 
     def __repr__(self) -> str:

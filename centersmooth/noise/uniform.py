@@ -8,14 +8,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from centersmooth.checks import a_number, an_integer
+from centersmooth.checks import a_number, an_integer, is_number
 from centersmooth.draws import Draws
 from centersmooth.errors import RequestError
 from centersmooth.noise.balls import a_norm, ball
 from centersmooth.noise.base import require_size, require_visible
 from centersmooth.noise.threat import Threat
 from centersmooth.noise.total_variation import TotalVariationNoise
-from centersmooth.outputs import brief_repr
+from centersmooth.outputs import brief, brief_repr
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,8 +51,8 @@ class UniformNoise(TotalVariationNoise):
     def __post_init__(self) -> None:
         expected = "a positive number, in the unit of the model's input"
         object.__setattr__(self, "scale", a_number("scale", self.scale, 0.0, math.inf, expected))
-        if self.p not in (1, 2, math.inf):
-            raise RequestError(f"p is {self.p!r}: expected 1, 2 or inf, the norms in which uniform noise has a bound")
+        if not is_number(self.p) or self.p not in (1, 2, math.inf):
+            raise RequestError(f"p is {brief(self.p)}: expected 1, 2 or inf, the norms in which uniform noise has a bound")
         object.__setattr__(self, "p", a_norm(self.p))
         if self.size is not None:
             object.__setattr__(self, "size", an_integer("size", self.size, 1))

@@ -6,22 +6,26 @@ served is found by the library's own checks, without the runner: of the law, the
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
+from requests_inputs import DATA
 from requests_own import WORLDS
 from torch import Tensor
 
-from centersmooth import Budget, Noise
+from centersmooth import Attack, Budget, Noise
 from centersmooth.certifiers import Certifier
 from centersmooth.errors import CenterSmoothError
 from centersmooth.gathering import Setting
-from centersmooth.sampling import Sampler, evaluating
+from centersmooth.metrics.base import features_of
+from centersmooth.sampling import RandomStream, Sampler, evaluating
 from csrun.certifiers import build_certifiers, prototypes
 from csrun.data import DataSet, load_data
 from csrun.errors import RunError
@@ -30,6 +34,7 @@ from csrun.models import in_type_of, model_spec
 from csrun.models.base import BaseModel
 from csrun.noise import noise_of
 from csrun.registry import CERTIFIERS, METRICS, MODELS, NOISES, entry_of, leading_rule
+from csrun.training.checkpoints import kind_of
 
 BLOCK = 16
 OWN = "requests_own:"
@@ -38,13 +43,26 @@ _SCALES = {"ablation": (20.0, 48.0), "patch": (3.0, 5.0), "rotation": (10.0, 30.
 """Of laws that have no certificates, or refuse their scale, at the one of all others, and some at which they do."""
 
 _VALUES: dict[str, tuple[Any, ...]] = {"p": (1, 2, 3, 1.5, "inf"), "law": ("exponential", "folded_normal", "uniform")}
+_VALUES["low_pass"] = (1, 0.5)
 """Of parameters of laws; of others half and twice the default."""
 
 _SIZES = (1.0, 0.5, 0.2, 0.05, 0.01, 1e-3)
 """Sizes of perturbations tried one after the other, in scales of the noise."""
 
-_TRAINED = tuple(name for name, entry in MODELS.items() if entry.trained and not entry.fixed and "mtcnn" not in name)
-"""Models that are trained in a moment on the digits, or refused."""
+_TRAINED = tuple(
+    name
+    for name, entry in MODELS.items()
+    if entry.trained and not (entry.fixed or entry.packages) and entry.metrics != ("hamming",)
+)
+"""Models that are trained in a moment on the digits, which have no classes of pixels."""
+
+
+_FILES = tuple(kind for kind, place in DATA.items() if place.served)
+_EIGHT_BIT = ("bytes", "grey images", "archive")
+
+
+METRICS_ASKED = tuple(name for name, entry in METRICS.items() if "lpips" not in entry.packages)
+"""Metrics that need no weights."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +180,9 @@ def served(request: Request) -> Served | str:
 def _rows(request: Request) -> Iterator[tuple[object, ...]]:
     """Names of rows; an error of the library's or the runner's where there are none."""
     data = _data(request)
+    idle = [m for m in request.model.train if not request.model.own and not _fits_training(m, request.model.name)]
+    if idle:
+        raise RunError(f"{idle} do not train the model")
     if request.points.stop > len(data.test):
         raise RunError("not so many points")
     asked, found = [], 0
@@ -175,16 +196,23 @@ def _rows(request: Request) -> Iterator[tuple[object, ...]]:
         names = {key: metrics[key] for key in request.metrics}
         with evaluating(model):
             outputs = sampler.check_model(x, list(names.values()))
+        for metric in names.values():
+            metric.pairwise(features_of(metric, outputs), features_of(metric, outputs))
         suited = [(name, *one) for name in request.certifiers for one in _suited(name, names, asked[-1], model)]
-        for name, _, one in suited:
+        for _, _, one in suited:
             one.check(asked[-1], outputs)
+            if request.attack != "none":
+                attack = Attack(request.attack, 2, 1, 8)
+                attack.require_gradients(law, x)
+                attack.check(sampler.at(x), one, x)
         if missing := set(request.certifiers) - {name for name, *_ in suited}:
             raise RunError(f"{missing} suit none of the metrics")
-        name, _, first = suited[0]
+        # Of prototypes before the model's own are known, and of bounds only where one holds for all points.
+        first = next(iter(build_certifiers(request.certifiers[0], names).values()))
         rule = request.rule or leading_rule(first.rules)
-        sibling = first.of_rule(rule)
-        if not sibling.unsuited(asked[-1]):
-            found += sum(not sibling.problem(asked[-1], rule, eps) for eps, _ in pairs)
+        leading, known = first.of_rule(rule), law.by_size or not law.local
+        if not leading.unsuited(asked[-1]):
+            found += sum(not leading.problem(asked[-1], rule, eps if known else None) for eps, _ in pairs)
         for (name, metric, one), (eps, size), point in product(suited, pairs, request.points):
             rules = (*one.rules, *(rule for rule in entry_of(name).apart if not one.of_rule(rule).unsuited(asked[-1])))
             for method, rule in product(request.model.train if not request.model.own else ("",), rules):
@@ -210,8 +238,25 @@ def _suited(
     return [(metric, one) for metric, one in built.items() if not one.unsuited(setting)]
 
 
+def _fits_training(method: str, model: str) -> bool:
+    return kind_of(method).fits(MODELS[model].target)
+
+
 def _data(request: Request) -> DataSet:
     return load_data("files", request.path, 0) if request.path else _digits()
+
+
+@cache
+def _shared() -> tempfile.TemporaryDirectory[str]:
+    """A folder of inputs in files, which lasts as long as this process."""
+    return tempfile.TemporaryDirectory(prefix="inputs")
+
+
+@cache
+def inputs_in_files(kind: str) -> str:
+    """The path of inputs of a kind, a key of `requests_inputs.DATA`."""
+    folder = Path(_shared().name)
+    return str(folder / DATA[kind].make(folder, kind))
 
 
 @cache
@@ -222,12 +267,22 @@ def _digits() -> DataSet:
 def _model(request: Request, data: DataSet, law: Noise) -> tuple[BaseModel, Tensor]:
     """The model before any training, which changes neither its shapes nor what it declares; and the first input."""
     spec = model_spec(request.model.name, request.model.adapters)
-    if spec.trained and spec.target == "labels" and data.pixelwise != (request.model.name == "unet"):
-        raise RunError("no classes of pixels")
     with torch.random.fork_rng():
         model = spec.build(data, {}, law).eval().requires_grad_(False)
     with torch.no_grad():
         return model, model.inputs(in_type_of(model, data.images(data.test, request.points[:1])))[0]
+
+
+@cache
+def takes(noise: tuple[tuple[str, Any], ...], scale: float, kind: str) -> bool:
+    """Whether a law takes inputs of a kind in files, or the digits where that is empty."""
+    data = load_data("files", inputs_in_files(kind), 0) if kind else _digits()
+    x = data.images(data.test, range(1))[0]
+    try:
+        noise_of(dict(noise), scale).at(x).sample(x, 1, RandomStream(0).draws("taken", 0, x))
+    except (CenterSmoothError, RunError):
+        return False
+    return True
 
 
 def certified_size(law: Noise, one: Certifier, rule: str, budget: Budget) -> float | None:
@@ -253,23 +308,31 @@ def noises(draw: st.DrawFn) -> tuple[tuple[tuple[str, Any], ...], float]:
     return tuple(asked.items()), draw(st.sampled_from(_SCALES.get(name, (0.5, 0.75))))
 
 
+_METHODS = (("none",), ("none",), ("none",), ("augment",), ("none", "augment"), ("cross_entropy",))
+
 BUDGETS = [Budget(n=40, m=150, delta=0.3, alpha1=0.05, alpha2=0.05), Budget(n=64, m=300, delta=0.25, alpha1=0.1)]
 BUDGETS += [Budget(n=33, m=97, n0=20, delta=0.3, alpha1=0.04, alpha2=0.1)]
 
 
 @st.composite
-def right_requests(draw: st.DrawFn, attacks: bool = True) -> Request:
+def right_requests(draw: st.DrawFn) -> Request:
     """Requests of which most are to be served; the others ask for what does not go together."""
     model = draw(st.sampled_from(MODELS_ASKED))
+    if not model.own:
+        fitting = [train for train in _METHODS if all(_fits_training(one, model.name) for one in train)]
+        model = replace(model, train=draw(st.sampled_from(fitting if draw(st.integers(0, 9)) else _METHODS)))
     noise, scale = draw(noises())
-    metrics = draw(_some(model.metrics if draw(st.integers(0, 19)) else tuple(METRICS), 2))
+    eight_bit = dict(noise)["name"] == "splitting_8bit"  # which the digits, of 17 grey values, are not
+    files = [kind for kind in (_EIGHT_BIT if eight_bit else ("", "", *_FILES)) if takes(noise, scale, kind)]
+    path = inputs_in_files(kind) if model.own and (kind := draw(st.sampled_from(files or [""]))) else ""
+    metrics = draw(_some(model.metrics if draw(st.integers(0, 39)) else METRICS_ASKED, 2))
     budget = draw(st.sampled_from(BUDGETS))
     in_h = draw(st.booleans()) and NOISES[dict(noise)["name"]].ratio
-    start, rule = draw(st.integers(0, 40)), None
+    start, rule = draw(st.integers(0, 0 if path else 40)), None
     eps: float | None = None
     certifiers = draw(_some((*CERTIFIERS, OWN + "free", OWN + "label"), 3))
-    if draw(st.integers(0, 9)):  # mostly what suits
-        certifiers, rule, eps = _fitting(draw, model, noise, scale, metrics, certifiers, budget)
+    if draw(st.integers(0, 19)):  # mostly what suits
+        certifiers, rule, eps = _fitting(draw, model, noise, scale, metrics, certifiers, budget, path)
     eps = eps or draw(st.sampled_from((0.1, 1.0)))
     several = draw(st.booleans())
     return Request(
@@ -284,7 +347,8 @@ def right_requests(draw: st.DrawFn, attacks: bool = True) -> Request:
         points=range(start, start + draw(st.sampled_from((1, 1, 1, 2)))),
         seed=draw(st.integers(0, 5)),
         budget=budget,
-        attack=draw(st.sampled_from(("none",) * 12 + ("search", "pgd"))) if attacks else "none",
+        path=path,
+        attack=draw(st.sampled_from(("none",) * 12 + ("search", "pgd"))),
     )
 
 
@@ -296,32 +360,39 @@ def _fitting(
     metrics: tuple[str, ...],
     certifiers: tuple[str, ...],
     budget: Budget,
+    path: str,
 ) -> tuple[tuple[str, ...], str | None, float | None]:
     """Those of some certifiers that suit model, law and metrics, or else all that do; a rule; an eps it certifies."""
     for names in (certifiers, (*CERTIFIERS, OWN + "free")):
-        fitting = [name for name in names if _fits(model, noise, scale, metrics, name, budget)]
+        fitting = [name for name in names if _fits(model, noise, scale, metrics, name, budget, path)]
         if fitting:
             break
     else:
         return certifiers, None, None
     chosen = fitting if names is certifiers else [draw(st.sampled_from(fitting))]
-    rules = entry_of(chosen[0]).every_rule
-    rule = draw(st.sampled_from((None, *rules)))
     try:
-        law = noise_of(dict(noise), scale).at(torch.full((1, 8, 8), 0.5))
-        built = build_certifiers(chosen[0], build_metrics(metrics, {}, "cpu"))
-        one = next(iter(built.values()))
+        law = noise_of(dict(noise), scale).at(torch.ones(1, 8, 8))
+        one = next(iter(build_certifiers(chosen[0], build_metrics(metrics, {}, "cpu")).values()))
+        setting = Setting(law, budget, (0.0, 1.0), BLOCK)
+        rules = [rule for rule in entry_of(chosen[0]).every_rule if not one.of_rule(rule).unsuited(setting)]
+        rule = draw(st.sampled_from((None, *rules)))
         return tuple(chosen), rule, certified_size(law, one, rule or leading_rule(one.rules), budget)
     except (CenterSmoothError, RunError):
-        return tuple(chosen), rule, None
+        return tuple(chosen), None, None
 
 
 @cache
 def _fits(
-    model: Model, noise: tuple[tuple[str, Any], ...], scale: float, metrics: tuple[str, ...], name: str, budget: Budget
+    model: Model,
+    noise: tuple[tuple[str, Any], ...],
+    scale: float,
+    metrics: tuple[str, ...],
+    name: str,
+    budget: Budget,
+    path: str,
 ) -> bool:
-    """Whether a certifier suits a model's first digit, whatever the eps."""
-    one = Request(model, noise, metrics, (name,), None, (1e-3,), (scale,), False, range(1), 0, budget)
+    """Whether a certifier suits a model's first input, whatever the eps."""
+    one = Request(model, noise, metrics, (name,), None, (1e-3,), (scale,), False, range(1), 0, budget, path=path)
     reason = served(one)
     return not isinstance(reason, str) or reason.startswith("counts")
 

@@ -26,6 +26,7 @@ from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
 from centersmooth.metrics.base import Metric, between, features_of, require_metric
 from centersmooth.noise import DrawsTogether
+from centersmooth.outputs import brief
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ class Center(Certifier):
 
     def __post_init__(self) -> None:
         require_metric(self.metric)
-        if self.kind not in get_args(CenterKind):
-            raise RequestError(f"kind is {self.kind!r}: expected one of {', '.join(map(repr, get_args(CenterKind)))}")
+        kinds = get_args(CenterKind)
+        if not isinstance(self.kind, str) or self.kind not in kinds:
+            raise RequestError(f"kind is {brief(self.kind)}: expected one of {', '.join(map(repr, kinds))}")
 
     def unsuited(self, setting: Setting) -> str:
         if self.kind == "sample":
