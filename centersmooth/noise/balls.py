@@ -261,7 +261,9 @@ def a_norm(p: float) -> float:
         Not a number of at least 1.
     """
     if not is_number(p) or not p >= 1:
-        raise RequestError(f"p is {brief(p)}: expected a number of at least 1, or inf, for perturbations measured in l_p")
+        raise RequestError(
+            f"p is {brief(p)}: expected a number of at least 1, or inf, for perturbations measured in l_p"
+        )
     return int(p) if float(p).is_integer() else float(p)
 
 

@@ -105,20 +105,20 @@ class Transformed(Noise):
             raise RequestError(f"transform is {brief(self.transform)}: expected one such as Brightness()")
         if not isinstance(self.law, Noise) or self.law.local:
             raise RequestError(f"law is {brief(self.law)}: expected a noise whose bound depends on no input")
-        upward = isinstance(self.law.threat, Upward)
+        law, transform, upward = brief(self.law), brief(self.transform), isinstance(self.law.threat, Upward)
         if self.transform.upward and not upward:
             raise RequestError(
-                f"law is {brief(self.law)}: {brief(self.transform)} has no inverse and needs a law of numbers above 0, such as "
+                f"law is {law}: {transform} has no inverse and needs a law of numbers above 0, such as "
                 "ExponentialNoise(1.0)"
             )
         if upward and not self.transform.upward:  # its bound is of shifts upward, and an attacker has both
             raise RequestError(
-                f"law is {brief(self.law)}, which answers shifts upward only: {brief(self.transform)} has parameters of both "
+                f"law is {law}, which answers shifts upward only: {transform} has parameters of both "
                 "signs and needs a law such as GaussianNoise(1.0)"
             )
         if not _is_added(self.law, self.transform.parameters):
             raise RequestError(
-                f"law is {brief(self.law)}, whose noise is not added to a number: expected one such as GaussianNoise(1.0)"
+                f"law is {law}, whose noise is not added to a number: expected one such as GaussianNoise(1.0)"
             )
 
     def __repr__(self) -> str:

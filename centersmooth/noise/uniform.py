@@ -52,7 +52,9 @@ class UniformNoise(TotalVariationNoise):
         expected = "a positive number, in the unit of the model's input"
         object.__setattr__(self, "scale", a_number("scale", self.scale, 0.0, math.inf, expected))
         if not is_number(self.p) or self.p not in (1, 2, math.inf):
-            raise RequestError(f"p is {brief(self.p)}: expected 1, 2 or inf, the norms in which uniform noise has a bound")
+            raise RequestError(
+                f"p is {brief(self.p)}: expected 1, 2 or inf, the norms in which uniform noise has a bound"
+            )
         object.__setattr__(self, "p", a_norm(self.p))
         if self.size is not None:
             object.__setattr__(self, "size", an_integer("size", self.size, 1))

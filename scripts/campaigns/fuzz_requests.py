@@ -25,7 +25,6 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -46,7 +45,7 @@ from requests_right import BLOCK, BUDGETS, MODELS_ASKED, OWN, Request, Served, r
 import centersmooth
 import csrun.runner
 from csrun.cli import main as cs_run
-from csrun.registry import CERTIFIERS, METRICS, NOISES
+from csrun.registry import CERTIFIERS, NOISES
 from csrun.report.tables import ATTACK_FILE, read_rows
 
 SMALL = ["budget=smoke", f"forward_block={BLOCK}", "workers=1", "executor=local", "train.epochs=1"]
@@ -222,7 +221,13 @@ def judge_own(setting: str) -> Ending:
 _ODD_SETTINGS = [f"model={OWN}{name}" for name in ODD_MODELS] + [f"metric={OWN}{name}" for name in ODD_METRICS]
 _ODD_SETTINGS += [f"certifier={OWN}{name}" for name in ODD_CERTIFIERS]
 _ODD_SETTINGS += [f"noise={OWN}scores", f"data={OWN}scores", f"adapter={OWN}scores", "adapter=boxes", "adapter=argmax"]
-_ODD_SETTINGS += ["adapter=key", "adapter=key:a:b", "adapter=boxes:x:1", "adapter=boxes:0.5:0", "adapters=[argmax,argmax]"]
+_ODD_SETTINGS += [
+    "adapter=key",
+    "adapter=key:a:b",
+    "adapter=boxes:x:1",
+    "adapter=boxes:0.5:0",
+]
+_ODD_SETTINGS += ["adapters=[argmax,argmax]"]
 _ODD_SETTINGS += [f"weights.{name}={path}" for name in ("vgg", "dcgan") for path in ("nope", "/", "/dev/null", "ä b")]
 """Of a user's own, and of what comes with packages."""
 
@@ -361,26 +366,29 @@ FOUND = """
 
 def publish(counts: Counts, seconds: float, command: str) -> None:
     """Write the summary and its page."""
-    endings = {kind: {end: counts.endings[kind, end] for end in _ENDINGS if counts.endings[kind, end]} for kind in _KINDS}
+    endings = {kind: {end: n for end in _ENDINGS if (n := counts.endings[kind, end])} for kind in _KINDS}
     of_ending = {end: sum(number for (_, one), number in counts.endings.items() if one == end) for end in _ENDINGS}
     requests = counts.endings.total()
     summary: dict[str, Any] = {"requests": requests, "served": sum(of_ending[end] for end in _ENDINGS[:2])}
     summary |= {"by ending": of_ending, "wrong endings": of_ending["wrong"], "by kind": endings}
-    summary |= {"rows looked at": counts.rows, "command": command}
+    for kind in ("noise", "certifier", "metric"):
+        names = sorted((name for one, name in counts.asked if one == kind), key=lambda name: -counts.asked[kind, name])
+        summary |= {f"by {kind}": {name: [counts.served[kind, name], counts.asked[kind, name]] for name in names}}
+    summary |= {"rows looked at": counts.rows, "minutes": round(seconds / 60), "command": command}
     DOCS.mkdir(parents=True, exist_ok=True)
     (DOCS / "requests.json").write_text(json.dumps(summary, indent=2) + "\n")
-    (DOCS / "requests.md").write_text(page(counts, summary, seconds))
+    (DOCS / "requests.md").write_text(page(summary))
 
 
-def page(counts: Counts, summary: dict[str, Any], seconds: float) -> str:
-    """`docs/campaigns/requests.md`."""
+def page(summary: dict[str, Any]) -> str:
+    """`docs/campaigns/requests.md`, of what is in `docs/campaigns/requests.json`."""
     requests, share = summary["requests"], summary["served"] / summary["requests"]
     lines = ["# Requests", "", "Requests of `cs-run` and calls of the library, right, odd and absurd, by"]
     lines += [f"`{summary['command']}`, whose text says how. Python"]
     lines += [f"{platform.python_version()}, centersmooth {centersmooth.__version__}, torch {torch.__version__};"]
-    lines += [f"{seconds / 60:.0f} minutes.", ""]
-    lines += [f"**Result.** Of {requests:,} requests {summary['served']:,} ({share:.0%}) were served, with certificates"]
-    lines += [f"and tables that hold what they have to ({summary['rows looked at']:,} rows of tables), and"]
+    lines += [f"{summary['minutes']} minutes.", ""]
+    lines += [f"**Result.** Of {requests:,} requests {summary['served']:,} ({share:.0%}) were served, with"]
+    lines += [f"certificates and tables that hold what they have to ({summary['rows looked at']:,} rows), and"]
     lines += [f"{requests - summary['served'] - summary['wrong endings']:,} refused in one line;"]
     lines += [f"{summary['wrong endings']} ended otherwise.", ""]
     lines += ["| kind | asked | served | refused | what |", "|---|---|---|---|---|"]
@@ -390,12 +398,12 @@ def page(counts: Counts, summary: dict[str, Any], seconds: float) -> str:
         lines += [f"| {kind} | {sum(endings.values()):,} | {served_:,} | {refused:,} | {_MEANING[kind]} |"]
     lines += ["", "What is to be served is known beforehand, by the library's own checks of law, counts, metric and a"]
     lines += ["few outputs, for the runner as for calls; a right request that is refused although it suits, or served"]
-    lines += ["although it does not, is a wrong ending, as is a traceback, a warning, a second line, or a row too many.", ""]
-    lines += ["## What was asked for", "", "Right requests with each name, and how many of them were served; the others"]
+    lines += ["although it does not, is a wrong ending, as is a traceback, a warning, a second line, or a row too"]
+    lines += ["many.", "", "## What was asked for", ""]
+    lines += ["Right requests with each name, and how many of them were served; the others"]
     lines += ["ask for what does not go together, such as means under noise that is not Gaussian.", ""]
     for kind in ("noise", "certifier", "metric"):
-        names = sorted((name for one, name in counts.asked if one == kind), key=lambda name: -counts.asked[kind, name])
-        said = [f"{name} {counts.served[kind, name]:,} of {counts.asked[kind, name]:,}" for name in names]
+        said = [f"{name} {served_:,} of {asked:,}" for name, (served_, asked) in summary[f"by {kind}"].items()]
         lines += [f"**By {kind}.** {', '.join(said)}.".replace(OWN, "own:"), ""]
     lines += ["## What was found", "", "All of it is mended, and has a test:", FOUND.strip()]
     return "\n".join(lines) + "\n"

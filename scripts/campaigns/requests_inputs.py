@@ -1,4 +1,4 @@
-"""Folders and files that requests of `fuzz_requests.py` name: right ones under odd names, and such as cannot be read."""
+"""Folders and files that requests of `fuzz_requests.py` name: right ones of odd names, and such as cannot be read."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-NAMES = ["runs", "a b", "ümläut", "[x]", "a=b,c", "#1", "it's", 'say "so"', "back\\slash", "~tilde", "-x", "{a}", "日本"]
+NAMES = ["runs", "a b", "ümläut", "[x]", "a=b,c", "#1", "it's", 'say "so"', "back\\slash", "~tilde", "-x"]
+NAMES += ["{a}", "日本"]
 NAMES += ["per%cent", "semi;colon", "a:b", "null.d", "tail.", "@at", "a&b", "(p)", "*", "?", "tab\tname", "$HOME"]
 """Names of files and folders that are text and nothing else."""
 
@@ -195,7 +196,7 @@ DATA = {
     "one image": Place(_written(".png", _image("L")), served=False),
     "broken images": Place(_folder(a_png=b"no image", b_png=_image("L")), served=False),
     "deep images": Place(_folder(a_png=_image("I;16")), served=False),
-    "images of two sizes": Place(_folder(a_png=_image("L"), b_png=_image("L", (9, 8)), c_png=_image("L")), served=False),
+    "images of two sizes": Place(_folder(**_THREE_GREY, wide_png=_image("L", (9, 8))), served=False),
     "empty folder": Place(_folder(), served=False),
     "folder of notes": Place(_folder(note_txt=b"read me"), served=False),
     "folder called npy": Place(lambda folder, name: _folder()(folder, f"{name}.npy"), served=False),

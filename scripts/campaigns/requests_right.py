@@ -211,7 +211,7 @@ def _rows(request: Request) -> Iterator[tuple[object, ...]]:
         first = next(iter(build_certifiers(request.certifiers[0], names).values()))
         rule = request.rule or leading_rule(first.rules)
         leading, known = first.of_rule(rule), law.by_size or not law.local
-        if not leading.unsuited(asked[-1]):
+        if rule not in entry_of(request.certifiers[0]).apart or not leading.unsuited(asked[-1]):
             found += sum(not leading.problem(asked[-1], rule, eps if known else None) for eps, _ in pairs)
         for (name, metric, one), (eps, size), point in product(suited, pairs, request.points):
             rules = (*one.rules, *(rule for rule in entry_of(name).apart if not one.of_rule(rule).unsuited(asked[-1])))
@@ -225,9 +225,7 @@ def _metrics_of_model(request: Request) -> tuple[str, ...]:
     return () if request.model.own else MODELS[request.model.name].metrics
 
 
-def _suited(
-    name: str, metrics: Mapping[str, Any], setting: Setting, model: BaseModel
-) -> list[tuple[str, Certifier]]:
+def _suited(name: str, metrics: Mapping[str, Any], setting: Setting, model: BaseModel) -> list[tuple[str, Certifier]]:
     """The certifiers of one name that suit a setting, each with its metric."""
     if name in CERTIFIERS and CERTIFIERS[name].of_model:
         if model.prototypes is None:

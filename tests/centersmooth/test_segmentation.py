@@ -15,6 +15,7 @@ from scipy.stats import binom
 from torch import Tensor
 
 from centersmooth import (
+    Attack,
     Budget,
     GaussianNoise,
     InfeasibleError,
@@ -368,3 +369,18 @@ def test_an_iou_that_counts_abstentions_as_a_class_of_their_own_is_too_large() -
 def test_masks_of_different_shapes_are_refused() -> None:
     with pytest.raises(RequestError, match=r"have the shapes \(2,\), \(2,\), \(3,\): expected one shape"):
         certified_iou(torch.zeros(2), torch.ones(2), torch.zeros(3))
+
+
+def test_a_class_is_a_map_of_one_pixel() -> None:
+    """Of a model with one class an input: as of one with one pixel, also under attack."""
+
+    def classes(x: Tensor) -> Tensor:
+        return (x[:, 0] < 0.05).long()
+
+    x, budget, stream = torch.tensor([0.5]), Budget(n=40, m=300, delta=0.3), RandomStream(0)
+    models = (classes, lambda x: classes(x)[:, None])
+    one, mapped = (Smoother(model, GaussianNoise(0.25), Segmentation(), budget) for model in models)
+    found, expected = one.certify(x, 0.1, stream=stream), mapped.certify(x, 0.1, stream=stream)
+    assert found.radius == expected.radius == 0
+    assert found.answer.tolist() == expected.answer.tolist()[0] == 0
+    assert one.attack(x, found, Attack("search", 2, 1, 8), runs=1, stream=stream).movements == (0.0,)

@@ -28,6 +28,7 @@ from centersmooth import (
     Certificate,
     Cosine,
     DistanceFunction,
+    EnumeratedSplitting,
     GaussianNoise,
     InfeasibleError,
     Jaccard,
@@ -41,6 +42,7 @@ from centersmooth import (
     Smoother,
     SquaredL2,
     TotalVariation,
+    UniformNoise,
 )
 from centersmooth.attack import judge
 from centersmooth.bounds import EXACT, PAPER, half_count
@@ -522,6 +524,28 @@ BAD_CALLS = {
         RequestError,
         "returned torch.complex64: expected real numbers",
     ),
+    "batch an array": (
+        lambda: make(batch_size=np.zeros((2, 2))),
+        RequestError,
+        "batch_size is <ndarray (2, 2), float64>: expected an integer",
+    ),
+    "rule an array": (lambda: make(rule=np.zeros(2)), RequestError, "rule is <ndarray (2,), float64>: expected one of"),
+    "kind an array": (lambda: make(kind=np.zeros(2)), RequestError, "kind is <ndarray (2,), float64>: expected one of"),
+    "attack an array": (lambda: Attack(np.zeros(2)), RequestError, "attack is <ndarray (2,), float64>: expected one"),
+    "norm an array": (lambda: UniformNoise(1.0, np.zeros(2)), RequestError, "p is <ndarray (2,), float64>: expected 1"),
+    "eps beyond all floats": (lambda: make().certify(X, 10**400), RequestError, "eps is 1000"),
+    "sigma beyond all floats": (lambda: GaussianNoise(10**400), RequestError, "sigma is 1000"),
+    "range beyond all floats": (lambda: make(output_range=(0, 10**400)), RequestError, "expected two numbers"),
+    "progress a range": (
+        lambda: make().certify(X, 0.1, progress=range(3)),
+        RequestError,
+        "progress is range(0, 3): expected a function",
+    ),
+    "an input of no numbers": (
+        lambda: make().certify(torch.zeros(1, 0, 8), 0.1),
+        RequestError,
+        "x has the shape (1, 0, 8), without a number: expected an input",
+    ),
     "stream a number": (lambda: make().certify(X, 0.1, stream=0), RequestError, "stream is 0: expected RandomStream"),
 }
 
@@ -534,6 +558,15 @@ def test_user_errors_are_one_line(fault: str) -> None:
         call()
     assert isinstance(caught.value, CenterSmoothError)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("noise", [GaussianNoise(0.5), EnumeratedSplitting(0.5)], ids=str)
+def test_the_gradient_of_an_input_changes_nothing(noise: Noise) -> None:
+    """Neither a warning of PyTorch, nor an answer that holds on to it."""
+    x, smoother = torch.full((3,), 51 / 255), make(noise=noise)
+    found = smoother.certify(x.clone().requires_grad_(), 0.01, stream=STREAM)
+    assert content(found) == content(smoother.certify(x, 0.01, stream=STREAM))
+    assert not found.answer.requires_grad
 
 
 @pytest.mark.parametrize(

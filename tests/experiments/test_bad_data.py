@@ -200,3 +200,10 @@ def test_a_name_that_begins_with_a_tilde_need_not_be_a_home(tmp_path, monkeypatc
     assert load_data("files", "~nobody-of-that-name.npy").shape == (3,)
     with pytest.raises(RunError, match="~nobody-else"):
         load_data("files", "~nobody-else")
+
+
+def test_inputs_without_a_number_are_refused(tmp_path):
+    path = tmp_path / "inputs.npy"
+    np.save(path, np.zeros((3, 0), np.float32))
+    with pytest.raises(RunError, match=r"inputs of shape \(0,\), without a number: expected some in each"):
+        load_data("files", str(path))
