@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import signal
+import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support import SMALL
 
-from csrun.registry import CERTIFIERS
+from centersmooth import L2, Center, Certificate, GaussianNoise, Outcome, Smoother
+from csrun.registry import CERTIFIERS, NOISES
 
 CAMPAIGNS = Path(__file__).parents[2] / "scripts" / "campaigns"
 
@@ -67,19 +73,18 @@ def test_what_a_kill_must_not_do_ends_the_campaign(kill_runs, tmp_path):
 
 
 SHORT = settings(
-    max_examples=4, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=6, deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True
 )
 
 
 @pytest.mark.slow
 def test_right_requests_end_in_the_rows_that_were_asked_for(fuzz):
-    """Of one noise level each, at the smaller counts: the campaign itself asks for more."""
+    """Of one noise level each: the campaign itself asks for more."""
 
     @SHORT
     @given(fuzz.right_requests())
     def campaign(request):
-        small = replace(request, sizes=request.sizes[:1], n=400, m=500)
-        fuzz.judge(small, bit_by_bit=len(request.points) > 1)
+        fuzz.judge(replace(request, sizes=request.sizes[:1]), bit_by_bit=len(request.points) > 1)
 
     campaign()
 
@@ -94,27 +99,35 @@ def test_odd_requests_end_in_a_result_or_in_one_line(fuzz):
     campaign()
 
 
+def test_calls_of_the_library_end_in_certificates_or_in_one_line(fuzz):
+    """As in the campaign, a seed of its own."""
+    counts = fuzz.Counts()
+
+    @settings(SHORT, max_examples=60)
+    @given(st.data())
+    def campaign(data):
+        fuzz.one_request("python", data, counts)
+
+    campaign()
+    assert counts.served.total() > counts.asked.total() / 2
+
+
+@pytest.mark.parametrize(
+    ("out", "data", "code"), [("link", "archive", 0), ("trailing slash", "bytes", 0), ("loop", "bytes", 2)]
+)
+def test_results_and_inputs_lie_wherever_a_request_says(fuzz, out, data, code):
+    assert fuzz.judge_paths(out, data, ("a=b,c", "ümläut [x]")).code == code
+
+
 @pytest.fixture(scope="module")
 def served(fuzz, tmp_path_factory):
     """A request, and the table it left."""
-    request = fuzz.Request(
-        noise="gaussian",
-        metrics=("tv", "cosine"),
-        certifiers=("mean", "center"),
-        rule=None,
-        eps=(0.2,),
-        sizes=(1.0,),
-        in_h=True,
-        points=range(3, 5),
-        seed=1,
-        n=400,
-        m=500,
-        train="none",
-        attack="none",
+    request = replace(
+        fuzz.SIMPLE, model=fuzz.MODELS_ASKED[0], metrics=("l1", "cosine"), certifiers=("mean", "center"), rule=None
     )
     out = tmp_path_factory.mktemp("served")
     assert fuzz.ask(request.arguments, out).code == 0
-    return request, (out / "tv_digits" / "certificates.csv").read_text()
+    return request, (out / "custom" / "certificates.csv").read_text()
 
 
 def changed(line, header, **values):
@@ -128,7 +141,7 @@ WRONG_TABLES = {
     "0 rows are missing, 1 were": lambda head, row, *rows: [head, row, changed(row, head, rule="other"), *rows],
     "expected a radius in every certified row": lambda head, row, *rows: [head, changed(row, head, radius=""), *rows],
     "a certified radius is not a number": lambda head, row, *rows: [head, changed(row, head, radius="inf"), *rows],
-    "n is [4, 400]": lambda head, row, *rows: [head, changed(row, head, n=4), *rows],
+    "n is [4, 40]": lambda head, row, *rows: [head, changed(row, head, n=4), *rows],
     "a point failed: at random": lambda head, row, *rows: [
         head,
         changed(row, head, outcome="failed", radius="", vacuous="False", reason="at random"),
@@ -140,24 +153,74 @@ WRONG_TABLES = {
 @pytest.mark.parametrize("words", WRONG_TABLES)
 def test_a_wrong_table_is_told_from_a_right_one(fuzz, served, tmp_path, words):
     request, table = served
+    wanted = Counter(fuzz.served(request).rows)
     path = tmp_path / "certificates.csv"
     head, *rows = table.splitlines()
     path.write_text(table)
-    assert fuzz.inconsistency(tmp_path, request) == ""
-    assert len(rows) == 2 * (3 + 3 + 3)  # points; rules of the mean of tv, of centers of both
-    rows.sort(key=lambda row: ",certified," not in row)
+    assert fuzz.inconsistency(tmp_path, request, wanted) == ""
+    assert len(rows) == 2 * (3 + 3 + 3)  # points; rules of the mean of l1, of centers of both
+    rows.sort(key=lambda row: (",center," not in row, ",certified," not in row))
     path.write_text("\n".join(WRONG_TABLES[words](head, *rows)) + "\n")
-    assert words in fuzz.inconsistency(tmp_path, request)
+    assert words in fuzz.inconsistency(tmp_path, request, wanted)
 
 
-def test_the_campaign_asks_for_every_certifier(fuzz):
-    assert set(fuzz._SUITS) == set(CERTIFIERS)
+def test_every_certifier_and_noise_is_served_with_some_model(fuzz):
+    """Of a new one that no model of the campaign suits nothing would be learnt."""
+    right, budget = sys.modules["requests_right"], fuzz.BUDGETS[0]
+    gaussian = (("name", "gaussian"),)
+
+    def fits(model, noise, scale, certifier):
+        path = right.inputs_in_files("bytes") if model.own else ""
+        return right._fits(model, noise, scale, model.metrics, certifier, budget, path)
+
+    for certifier in CERTIFIERS:
+        assert any(fits(model, gaussian, 0.5, certifier) for model in fuzz.MODELS_ASKED), certifier
+    for noise in NOISES:
+        assert right.takes((("name", noise),), right._SCALES.get(noise, (0.5,))[0], "bytes"), noise
 
 
-def test_the_published_campaign_was_mostly_of_requests_that_are_served():
-    summary = json.loads((CAMPAIGNS.parents[1] / "docs" / "campaigns" / "requests.json").read_text())
-    assert summary["by exit code"]["0"] >= 2 / 3 * summary["requests"]
+def test_a_request_that_the_library_serves_and_the_runner_does_not_is_found(fuzz, monkeypatch):
+    monkeypatch.setattr(fuzz, "served", lambda request: "reason")
+    with pytest.raises(AssertionError, match="exit code 0, though reason"):
+        fuzz.judge(fuzz.SIMPLE)
+    monkeypatch.setattr(fuzz, "ask", lambda *arguments: fuzz.Ending(2, "cs-run: no"))
+    assert fuzz.judge(fuzz.SIMPLE)[0].code == 2
+    monkeypatch.setattr(fuzz, "served", lambda request: fuzz.Served(()))
+    with pytest.raises(AssertionError, match="cs-run: no"):
+        fuzz.judge(fuzz.SIMPLE)
+
+
+WRONG_CERTIFICATES = {
+    "radius inf": {"radius": math.inf},
+    "radius None where the outcome is certified": {"radius": None},
+    "radius 0.5 where the outcome is failed": {"outcome": Outcome.FAILED},
+    "eps 0.2 instead of 0.1": {"eps": 0.2},
+    "about map": {"about": "map"},
+    "of center by exact": {"rule": "exact"},
+    "threat l1": {"threat": "l1"},
+    "alpha 1.5": {"alpha": 1.5},
+    "answer None": {"answer": None},
+    "2 lines": {"reason": "a\nb", "radius": None, "outcome": Outcome.FAILED},
+}
+
+
+@pytest.mark.parametrize("words", WRONG_CERTIFICATES)
+def test_a_certificate_that_contradicts_itself_is_found(fuzz, words):
+    smoother = Smoother(torch.sigmoid, GaussianNoise(0.5), Center(L2()))
+    right = Certificate(0.1, Outcome.CERTIFIED, 0.5, False, torch.zeros(1), 0.01, "center", "measured", "run", "l2")
+    contradiction = sys.modules["requests_python"].contradiction
+    assert contradiction(right, 0.1, smoother) == ""
+    assert words in contradiction(replace(right, **WRONG_CERTIFICATES[words]), 0.1, smoother)
+
+
+def test_the_published_campaign_was_mostly_of_requests_that_are_served(fuzz):
+    summary = json.loads((fuzz.DOCS / "requests.json").read_text())
+    assert summary["requests"] == 10_000
+    assert summary["served"] >= 0.7 * summary["requests"]
     assert summary["wrong endings"] == 0
+    assert (fuzz.DOCS / "requests.md").read_text() == fuzz.page(summary)
+    for kind, names in (("noise", NOISES), ("certifier", CERTIFIERS)):
+        assert all(summary[f"by {kind}"][name][0] for name in names)
 
 
 @pytest.mark.parametrize(
