@@ -14,6 +14,7 @@ certificates. The summary goes to `docs/campaigns/requests.json` and `docs/campa
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import multiprocessing
@@ -36,7 +37,7 @@ import pandas as pd
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from requests_inputs import DATA, NAMES, OUT, Place
+from requests_inputs import DATA, MODULES, NAMES, OUT, Place
 from requests_odd import odd_requests
 from requests_own import ODD_CERTIFIERS, ODD_METRICS, ODD_MODELS
 from requests_python import ODD_INPUTS, calls, judge_call
@@ -210,16 +211,24 @@ def judge_paths(out: str, data: str, names: tuple[str, str]) -> Ending:
 
 def judge_own(setting: str) -> Ending:
     """Name something of a user's own that is not what it should be."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        for name, content in MODULES.items():
+            Path(f"no_{name}.py").write_bytes(content)
+        importlib.invalidate_caches()
         out = Path(folder) / "runs"
         ending = ask([*SIMPLE.arguments, "certifier=center", "rule=measured", setting], out)
+        for name in MODULES:
+            sys.modules.pop(f"no_{name}", None)
         wrong = complaint(ending, out)
         assert not wrong, f"{setting}: {wrong}"
+        assert ending.code == 2 or not setting.partition("=")[2].startswith("no_"), f"{setting}: {ending}"
         return ending
 
 
 _ODD_SETTINGS = [f"model={OWN}{name}" for name in ODD_MODELS] + [f"metric={OWN}{name}" for name in ODD_METRICS]
 _ODD_SETTINGS += [f"certifier={OWN}{name}" for name in ODD_CERTIFIERS]
+_ODD_SETTINGS += [f"{kind}=no_{name}:model" for kind in ("model", "metric", "certifier") for name in MODULES]
+_ODD_SETTINGS += [f"model={name}" for name in ("..a:b", ".:b", "a b:c", "a:b:c", "os:", ":b", "os.path:join", "ä:b")]
 _ODD_SETTINGS += [f"noise={OWN}scores", f"data={OWN}scores", f"adapter={OWN}scores", "adapter=boxes", "adapter=argmax"]
 _ODD_SETTINGS += [
     "adapter=key",
@@ -231,7 +240,7 @@ _ODD_SETTINGS += ["adapters=[argmax,argmax]"]
 _ODD_SETTINGS += [f"weights.{name}={path}" for name in ("vgg", "dcgan") for path in ("nope", "/", "/dev/null", "ä b")]
 """Of a user's own, and of what comes with packages."""
 
-_KINDS = {"python": 190, "cs-run": 24, "cs-run, with figures": 1, "again": 3, "paths": 7, "odd": 5, "own": 3}
+_KINDS = {"python": 190, "cs-run": 16, "cs-run, with figures": 1, "again": 2, "paths": 5, "odd": 4, "own": 3}
 """Shares of requests."""
 
 
@@ -359,6 +368,8 @@ FOUND = """
 - A `progress` that cannot be called ended in a `TypeError` after the first draws: refused before them.
 - Arrays and other long values in the place of numbers and names made messages of several lines, or comparisons of
   arrays that raise: every message says what came in one line.
+- A module of a user's own that is no Python, or raises or exits when it is imported, ended in a traceback or without a
+  word, as did relative names (`model=..a:b`): one line says which error it was.
 - Integers beyond all floats, as 10**400, ended in an `OverflowError` in the place of `eps`, a scale or a probability.
 """
 """What this campaign found, all of it mended, each with a test."""

@@ -154,6 +154,20 @@ _THREE = {f"c{index}__{index}_jpg": _image("RGB", seed=index, form="JPEG") for i
 _STRINGS = np.array([["a", "b", "c", "d"]] * 3)
 _OBJECTS = np.array([[1, None], [2, "x"], [3, []]], dtype=object)
 
+MODULES = {
+    "syntax": b"def model(:\n",
+    "bytes": b"\0\xff",
+    "latin": "def model():\n    return 'ä'\n".encode("latin-1"),
+    "name": b"def model():\n    return None\nundefined\n",
+    "raises": b"raise RuntimeError('of\\na module')\n",
+    "exits": b"raise SystemExit(3)\n",
+    "needs": b"import nope_nope\n",
+    "asks": b"def __getattr__(name):\n    raise RuntimeError(name)\n",
+    "exits_when_called": b"def model():\n    raise SystemExit\n",
+    "empty": b"",
+}
+"""Modules of a user's own, none of which has a model."""
+
 DATA = {
     "float32": Place(_saved(_array("float32"))),
     "float64": Place(_saved(_array("float64"))),

@@ -247,13 +247,12 @@ def judge_call(call: Call) -> str:
 
     One error has to be one line, and of the library where the call is one of it.
     """
-    refused = ""
+    refused, x = "", {**RIGHT_INPUTS, **ODD_INPUTS}[call.x]()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message="x is accepted as one input")
-        warnings.filterwarnings("ignore", module="torch")
         try:
-            smoother, certificates = _made(call)
+            smoother, certificates = _made(call, x)
         except (CenterSmoothError, RunError) as error:
             refused = str(error)
     if refused:
@@ -282,7 +281,7 @@ def _refused(call: Call) -> bool:
     return call.verb in ("attack", "tolerance")
 
 
-def _made(call: Call) -> tuple[Smoother, list[tuple[Any, Certificate]]]:
+def _made(call: Call, x: Any) -> tuple[Smoother, list[tuple[Any, Certificate]]]:
     """The smoother of a call, and its certificates, each with the eps asked for."""
     name, odd = call.odd or ("", None)
 
@@ -314,7 +313,6 @@ def _made(call: Call) -> tuple[Smoother, list[tuple[Any, Certificate]]]:
         forward_block=argument("forward_block", BLOCK),
         batch_size=argument("batch_size", 64),
     )
-    x = {**RIGHT_INPUTS, **ODD_INPUTS}[call.x]()
     options = {"stream": argument("stream", RandomStream(call.seed)), "progress": argument("progress", None)}
     return smoother, list(_answers(call, smoother, x, options, argument))
 

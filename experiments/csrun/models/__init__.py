@@ -147,8 +147,10 @@ def import_own(name: str, key: str) -> object:
         sys.path.insert(0, "")
     try:
         return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise RunError(f"{key} has '{name}', which cannot be imported ({error}): expected module:factory") from error
+    except (Exception, SystemExit) as error:  # a module of a user's may do anything when it is imported
+        known = isinstance(error, (ImportError, AttributeError, ValueError)) and not isinstance(error, UnicodeError)
+        reason = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
+        raise RunError(f"{key} has '{name}', which cannot be imported ({reason}): expected module:factory") from error
 
 
 def import_factory(name: str, key: str) -> Callable[[], Any]:
@@ -169,7 +171,7 @@ def call_factory(
     """Call a user's factory; its own error becomes one line."""
     try:
         made = factory(*arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise RunError(f"the factory {name} failed: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(made, kinds):
         raise RunError(f"the factory {name} returned {type(made).__name__}: expected {expected}")
