@@ -418,7 +418,7 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    from hydra.errors import ConfigCompositionException, MissingConfigException
+    from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
     from csrun.config import unknown_key
@@ -432,6 +432,9 @@ def _one_line(error: Exception) -> str:
             "memory ran out; what is finished is kept: lower train.batch_size if it was training, else forward_block "
             "or n, and see cs-run --dry-run"
         )
+    if isinstance(error, OverrideParseException):  # whose own words are those of its grammar
+        asked = " ".join(str(error.override).split())
+        return f"'{asked}' cannot be read: expected KEY=VALUE, with quotes around odd signs, as in \"title='a (b)'\""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     cause = error.__cause__
     if len(lines) > 1 and lines[1].startswith("Available options in 'hydra/launcher'"):

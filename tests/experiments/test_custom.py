@@ -210,12 +210,29 @@ def test_a_function_that_computes_in_float32_is_told_of_a_float64_array(networks
     assert cs_run(networks, "model=own:function", "data.path=x.npy").returncode == 0
 
 
+MODULES_THAT_FAIL = {
+    "broken": "def model(:\n",
+    "raising": "raise RuntimeError('of a module\\nin two lines')\n",
+    "leaving": "raise SystemExit(3)\n",
+}
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
         ([], "models is empty"),
         (["model=mine:nothing"], "cannot be imported"),
         (["model=nothing:model"], "cannot be imported"),
+        (["model=..mine:model"], "cannot be imported (TypeError: the 'package' argument is required"),
+        (["model=broken:model"], "cannot be imported (SyntaxError: invalid syntax (broken.py, line 1))"),
+        (
+            ["model=mine:model", "metric=raising:metric", "data.path=inputs.npy"],
+            "cannot be imported (RuntimeError: of a module)",
+        ),
+        (
+            ["model=mine:model", "certifier=leaving:certifier", "data.path=inputs.npy"],
+            "cannot be imported (SystemExit: 3)",
+        ),
         (["model=mine:model"], "data.path is not set"),
         (["model=mine:model", "data.path=mine.py"], "cannot be read"),
         (["model=mine:model", "metric=tv", "data.path=inputs.npy"], "expected images"),
@@ -224,6 +241,8 @@ def test_a_function_that_computes_in_float32_is_told_of_a_float64_array(networks
     ],
 )
 def test_a_mistake_is_one_line(folder, overrides, expected):
+    for name, content in MODULES_THAT_FAIL.items():
+        (folder / f"{name}.py").write_text(content)
     environment = os.environ.pop("CENTERSMOOTH_DATA", None)
     try:
         done = cs_run(folder, *overrides)
