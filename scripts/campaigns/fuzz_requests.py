@@ -43,7 +43,9 @@ from requests_python import ODD_INPUTS, calls, judge_call
 from requests_right import BLOCK, BUDGETS, MODELS_ASKED, OWN, Request, Served, right_requests, served
 
 import csrun.runner
+from csrun import registry
 from csrun.cli import main as cs_run
+from csrun.help import described, options
 from csrun.registry import CERTIFIERS, NOISES
 from csrun.report.tables import ATTACK_FILE, read_rows
 
@@ -236,7 +238,7 @@ _ODD_SETTINGS += ["adapters=[argmax,argmax]"]
 _ODD_SETTINGS += [f"weights.{name}={path}" for name in ("vgg", "dcgan") for path in ("nope", "/", "/dev/null", "ä b")]
 """Of a user's own, and of what comes with packages."""
 
-_KINDS = {"python": 190, "cs-run": 16, "cs-run, with figures": 1, "again": 2, "paths": 5, "odd": 4, "own": 3}
+_KINDS = {"python": 230, "cs-run": 15, "cs-run, with figures": 1, "again": 2, "paths": 4, "odd": 3, "own": 3}
 """Shares of requests."""
 
 
@@ -248,6 +250,21 @@ def _places(places: dict[str, Place]) -> st.SearchStrategy[str]:
     """Mostly such as can be used."""
     usable = [name for name, place in places.items() if place.served]
     return st.one_of(*[st.sampled_from(usable)] * 2, st.sampled_from(list(places)))
+
+
+def judge_packaged(counts: Counts) -> None:
+    """Ask once for each experiment whose data and model come with packages: faces and pages, seconds each."""
+    few = [f"{key}={getattr(BUDGETS[0], key)}" for key in ("n", "m", "delta", "alpha1", "alpha2")]
+    for name in options("experiment"):
+        if "scikit-image" not in registry.DATA[described(name)["data"]].packages:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            out = Path(folder) / "runs"
+            ending = ask([f"experiment={name}", *few, "points.count=1", "grid.eps=[0.02]"], out)
+            rows = read_rows(out / name) if ending.code == 0 else []
+        counts.rows += len(rows)
+        counts.endings["packages", "0" if len(rows) else "wrong"] += 1
+        counts.wrong += [] if len(rows) else [f"experiment={name}: {ending}"]
 
 
 def one_request(kind: str, data: st.DataObject, counts: Counts) -> str:
@@ -326,6 +343,7 @@ def main(requests: int = 10_000, processes: int = 2) -> int:
     """Run the campaign; its page is written anew with each part that is done."""
     command = " ".join(["python", "scripts/campaigns/fuzz_requests.py", *sys.argv[1:]])
     started, total, parts = time.monotonic(), Counts(), max(1, requests // 500)
+    judge_packaged(total)
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for counts in pool.imap_unordered(partial(campaign, requests // parts), range(parts)):
             total += counts

@@ -210,7 +210,7 @@ DATA = {
     "one image": Place(_written(".png", _image("L")), served=False),
     "broken images": Place(_folder(a_png=b"no image", b_png=_image("L")), served=False),
     "deep images": Place(_folder(a_png=_image("I;16")), served=False),
-    "images of two sizes": Place(_folder(**_THREE_GREY, wide_png=_image("L", (9, 8))), served=False),
+    "images of two sizes": Place(_folder(**_THREE_GREY, **{"00_png": _image("L", (9, 8))}), served=False),
     "empty folder": Place(_folder(), served=False),
     "folder of notes": Place(_folder(note_txt=b"read me"), served=False),
     "folder called npy": Place(lambda folder, name: _folder()(folder, f"{name}.npy"), served=False),

@@ -46,6 +46,7 @@ _MEANING = {
     "again": "the same, asked for bit by bit and once more: no byte may change",
     "paths": "results and inputs in folders and files of odd names and kinds",
     "odd": "right requests with an absurd setting more",
+    "packages": "faces and pages of text, once each experiment whose model and data come with packages",
     "own": "models, metrics, certifiers, adapters and weights that are none",
 }
 _ENDINGS = ("0", "certificates", "1", "2", "an error", "wrong")

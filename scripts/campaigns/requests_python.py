@@ -27,6 +27,7 @@ from centersmooth import Attack, Budget, Certificate, Outcome, RandomStream, Smo
 from centersmooth.adapters import Adapted
 from centersmooth.certifiers import Certifier
 from centersmooth.errors import CenterSmoothError
+from centersmooth.gathering import Setting
 from csrun.adapters import build_adapter
 from csrun.certifiers import build_certifiers, prototypes
 from csrun.errors import RunError
@@ -182,9 +183,7 @@ def _suits(name: str, metric: str, noise: Any, scale: float, world: World, budge
     return True
 
 
-def _setting(noise: Any, scale: float, world: World, budget: Budget) -> Any:
-    from centersmooth.gathering import Setting
-
+def _setting(noise: Any, scale: float, world: World, budget: Budget) -> Setting:
     return Setting(noise_of(dict(noise), scale), budget, _range(world), BLOCK)
 
 

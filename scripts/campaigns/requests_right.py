@@ -7,7 +7,7 @@ served is found by the library's own checks, without the runner: of the law, the
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -185,44 +185,58 @@ def _rows(request: Request) -> Iterator[tuple[object, ...]]:
         raise RunError(f"{idle} do not train the model")
     if request.points.stop > len(data.test):
         raise RunError("not so many points")
-    asked, found = [], 0
+    possible = False
     for scale, pairs in request.scales.items():
         law = noise_of(dict(request.noise), scale)
         model, x = _model(request, data, law)
-        law = law.at(x)
-        asked.append(Setting(law, request.budget, model.output_range, BLOCK))
-        metrics = build_metrics(dict.fromkeys((*request.metrics, *_metrics_of_model(request))), {}, "cpu")
-        sampler = Sampler(model, law, BLOCK, 1024, model.output_range)
-        names = {key: metrics[key] for key in request.metrics}
-        with evaluating(model):
-            outputs = sampler.check_model(x, list(names.values()))
-        for metric in names.values():
-            metric.pairwise(features_of(metric, outputs), features_of(metric, outputs))
-        suited = [(name, *one) for name in request.certifiers for one in _suited(name, names, asked[-1], model)]
-        for _, _, one in suited:
-            one.check(asked[-1], outputs)
-            if request.attack != "none":
-                attack = Attack(request.attack, 2, 1, 8)
-                attack.require_gradients(law, x)
-                attack.check(sampler.at(x), one, x)
+        sampler = Sampler(model, law, BLOCK, 1024, model.output_range).at(x)
+        setting = Setting.of(sampler, request.budget)
+        metrics = build_metrics(request.metrics, {}, "cpu")
+        suited = [(name, *one) for name in request.certifiers for one in _suited(name, metrics, setting, model)]
         if missing := set(request.certifiers) - {name for name, *_ in suited}:
             raise RunError(f"{missing} suit none of the metrics")
-        # Of prototypes before the model's own are known, and of bounds only where one holds for all points.
-        first = next(iter(build_certifiers(request.certifiers[0], names).values()))
-        rule = request.rule or leading_rule(first.rules)
-        leading, known = first.of_rule(rule), law.by_size or not law.local
-        if rule not in entry_of(request.certifiers[0]).apart or not leading.unsuited(asked[-1]):
-            found += sum(not leading.problem(asked[-1], rule, eps if known else None) for eps, _ in pairs)
+        _check_outputs(request, sampler, x, metrics, [(one, setting) for _, _, one in suited])
+        possible = possible or _possible(request, metrics, setting, [eps for eps, _ in pairs])
         for (name, metric, one), (eps, size), point in product(suited, pairs, request.points):
-            rules = (*one.rules, *(rule for rule in entry_of(name).apart if not one.of_rule(rule).unsuited(asked[-1])))
+            rules = (*one.rules, *(rule for rule in entry_of(name).apart if not one.of_rule(rule).unsuited(setting)))
             for method, rule in product(request.model.train if not request.model.own else ("",), rules):
                 yield method, name, metric, rule, eps, size, point
-    if not found:
+    if not possible:
         raise RunError("counts by which the leading rule certifies nothing")
 
 
-def _metrics_of_model(request: Request) -> tuple[str, ...]:
-    return () if request.model.own else MODELS[request.model.name].metrics
+def _check_outputs(
+    request: Request,
+    sampler: Sampler,
+    x: Tensor,
+    metrics: Mapping[str, Any],
+    certifiers: Sequence[tuple[Certifier, Setting]],
+) -> None:
+    """Refuse outputs that a metric, a certifier or an attack does not take."""
+    with evaluating(sampler.model):
+        outputs = sampler.check_model(x, list(metrics.values()))
+    for metric in metrics.values():
+        metric.pairwise(features_of(metric, outputs), features_of(metric, outputs))
+    for one, setting in certifiers:
+        one.check(setting, outputs)
+        if request.attack != "none":
+            attack = Attack(request.attack, 2, 1, 8)
+            attack.require_gradients(sampler.noise, x)
+            attack.check(sampler, one, x)
+
+
+def _possible(request: Request, metrics: Mapping[str, Any], setting: Setting, several: Sequence[float]) -> bool:
+    """Whether the leading rule certifies one of several eps, as far as that is known before the first draw.
+
+    Of prototypes before those of the model are known, and of bounds where one holds for all points.
+    """
+    name = request.certifiers[0]
+    first = next(iter(build_certifiers(name, metrics).values()))
+    rule = request.rule or leading_rule(first.rules)
+    leading, known = first.of_rule(rule), setting.noise.by_size or not setting.noise.local
+    if rule in entry_of(name).apart and leading.unsuited(setting):
+        return False
+    return any(not leading.problem(setting, rule, eps if known else None) for eps in several)
 
 
 def _suited(name: str, metrics: Mapping[str, Any], setting: Setting, model: BaseModel) -> list[tuple[str, Certifier]]:
