@@ -252,8 +252,10 @@ def _places(places: dict[str, Place]) -> st.SearchStrategy[str]:
     return st.one_of(*[st.sampled_from(usable)] * 2, st.sampled_from(list(places)))
 
 
-def judge_packaged(counts: Counts) -> None:
+def judge_packaged() -> Counts:
     """Ask once for each experiment whose data and model come with packages: faces and pages, seconds each."""
+    torch.set_num_threads(1)
+    counts = Counts()
     few = [f"{key}={getattr(BUDGETS[0], key)}" for key in ("n", "m", "delta", "alpha1", "alpha2")]
     for name in options("experiment"):
         if "scikit-image" not in registry.DATA[described(name)["data"]].packages:
@@ -265,6 +267,7 @@ def judge_packaged(counts: Counts) -> None:
         counts.rows += len(rows)
         counts.endings["packages", "0" if len(rows) else "wrong"] += 1
         counts.wrong += [] if len(rows) else [f"experiment={name}: {ending}"]
+    return counts
 
 
 def one_request(kind: str, data: st.DataObject, counts: Counts) -> str:
@@ -343,11 +346,13 @@ def main(requests: int = 10_000, processes: int = 2) -> int:
     """Run the campaign; its page is written anew with each part that is done."""
     command = " ".join(["python", "scripts/campaigns/fuzz_requests.py", *sys.argv[1:]])
     started, total, parts = time.monotonic(), Counts(), max(1, requests // 500)
-    judge_packaged(total)
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        packaged = pool.apply_async(judge_packaged)
         for counts in pool.imap_unordered(partial(campaign, requests // parts), range(parts)):
             total += counts
             publish(total, time.monotonic() - started, command)
+        total += packaged.get()
+        publish(total, time.monotonic() - started, command)
         pool.close()
         pool.join()
     missing = {name for kind in (NOISES, CERTIFIERS) for name in kind} - {name for _, name in +total.served}
