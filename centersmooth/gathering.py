@@ -159,6 +159,8 @@ def gather(
 
     Raises
     ------
+    RequestError
+        ``progress`` cannot be called.
     ModelError
         The model gives NaN or infinity, or leaves its declared range.
     """

@@ -148,8 +148,8 @@ def import_own(name: str, key: str) -> object:
     try:
         return getattr(importlib.import_module(module_name), attribute)
     except (Exception, SystemExit) as error:  # a module of a user's may do anything when it is imported
-        known = isinstance(error, (ImportError, AttributeError, ValueError)) and not isinstance(error, UnicodeError)
-        reason = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
+        said = first_line(error)
+        reason = said if isinstance(error, (ImportError, AttributeError)) else f"{type(error).__name__}: {said}"
         raise RunError(f"{key} has '{name}', which cannot be imported ({reason}): expected module:factory") from error
 
 
