@@ -95,12 +95,6 @@ def double() -> Logits:
     return Logits().double()
 
 
-def exported() -> nn.Module:
-    """A program of `torch.export`, which has no modes; of one batch size and the shape of the digits."""
-    program = torch.export.export(Logits().eval(), (torch.zeros(16, 1, 8, 8),))
-    return program.module()
-
-
 def largest() -> Callable[[Tensor, Tensor], Tensor]:
     """A metric: the largest difference."""
     return lambda a, b: (a - b).abs().flatten(1).amax(dim=1)

@@ -40,7 +40,7 @@ class Counts:
 
 
 _MEANING = {
-    "python": "calls of the library: eight in nine right, the others with an odd input or argument",
+    "python": "calls of the library: nine in ten right, the others with an odd input or argument",
     "cs-run": "names of the registry and a user's own, as far as they suit each other",
     "cs-run, with figures": "the same, and figures drawn",
     "again": "the same, asked for bit by bit and once more: no byte may change",

@@ -36,7 +36,7 @@ from csrun.noise import noise_of
 from csrun.registry import CERTIFIERS, METRICS, MODELS, NOISES, entry_of, leading_rule
 from csrun.training.checkpoints import kind_of
 
-BLOCK = 16
+BLOCK = 64
 OWN = "requests_own:"
 
 _SCALES = {"ablation": (20.0, 48.0), "patch": (3.0, 5.0), "rotation": (10.0, 30.0), "scaling": (0.1, 0.3)}
