@@ -253,6 +253,8 @@ def resolve(raw: Any, cuda: bool) -> Config:
         config.budget = "paper" if config.device == "cuda" else "cpu"
     require_known("budget is", config.budget, ("auto", *config.budgets))
     chosen = OmegaConf.create({config.budget: config.budgets[config.budget]})[config.budget]
+    if not OmegaConf.is_dict(chosen):
+        raise RunError(f"budgets.{config.budget} is {chosen}: expected its counts, as in budgets.{config.budget}.n=100")
     _fill_nulls(config, chosen)
     try:
         resolved = _typed(config)
@@ -312,12 +314,21 @@ def _typed(asked: Any) -> Config:
         if asked[one] is not None:
             asked[many] = [asked[one]]
     plain = OmegaConf.to_container(asked, resolve=True, throw_on_missing=True)
+    _require_flat_lists(plain)
     try:
         config = OmegaConf.to_object(OmegaConf.merge(_schema(), plain))
     except (ConfigKeyError, ConfigAttributeError) as error:  # of +KEY=VALUE, which Hydra adds unseen
         raise RunError(unknown_key(str(error.full_key))) from error
     assert isinstance(config, Config)
     return config
+
+
+def _require_flat_lists(asked: Any) -> None:
+    """Refuse lists and mappings within a list, which OmegaConf takes for values of any type."""
+    for key, value in _leaves(asked).items():
+        for one in value if isinstance(value, list) else ():
+            if isinstance(one, (list, Mapping)):
+                raise RunError(f"{key} has {one}: expected a list of single values, such as names or numbers")
 
 
 def _require_known_names(config: Config) -> None:
@@ -411,13 +422,35 @@ def _workers(asked: int | str, device: str) -> int:
 
 def _fill_nulls(config: Any, defaults: Any) -> None:
     for key, value in defaults.items():
-        if OmegaConf.is_config(value) and not OmegaConf.is_list(value):
+        if OmegaConf.is_dict(value):
+            if not OmegaConf.is_dict(config[key]):
+                raise RunError(f"the budget's {key} is {value}: expected a value for {key}")
             _fill_nulls(config[key], value)
         elif config[key] is None:
             config[key] = value
 
 
+def _require_paper(budgets: Mapping[str, Any]) -> None:
+    """Refuse a paper's budget without the counts with which tables compare those of a run."""
+    counts = _leaves(budgets.get("paper"))
+    trained = [f"train.{key}" for key in ("epochs", "images") if f"train.{key}" in counts]
+    for key in ("n", "m", "points.count", *trained):
+        if not isinstance(counts.get(key), int):
+            raise RunError(f"budgets.paper.{key} is {counts.get(key, 'not there')}: expected an integer")
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Values of nested mappings, by dotted keys."""
+    if not isinstance(value, Mapping):
+        return {path.removesuffix("."): value}
+    found: dict[str, Any] = {}
+    for key, one in value.items():
+        found |= _leaves(one, f"{path}{key}.")
+    return found
+
+
 def _validated(config: Config) -> Config:
+    _require_paper(config.budgets)
     for key, value, least in (
         ("points.count", config.points.count, 1),
         ("points.start", config.points.start, 0),
