@@ -216,7 +216,7 @@ def test_a_certificate_that_contradicts_itself_is_found(fuzz, words):
 def test_the_published_campaign_was_mostly_of_requests_that_are_served(fuzz):
     pages = sys.modules["requests_page"]
     summary = json.loads((pages.DOCS / "requests.json").read_text())
-    assert summary["requests"] == 10_000
+    assert summary["requests"] >= 10_000
     assert summary["served"] >= 0.7 * summary["requests"]
     assert summary["wrong endings"] == 0
     assert (pages.DOCS / "requests.md").read_text() == pages.page(summary)
