@@ -64,7 +64,7 @@ FOUND = """
   word, as did relative names (`model=..a:b`): one line says which error it was.
 - What Hydra cannot read as `KEY=VALUE`, such as `model=ä:b`, was refused in the words of its grammar
   (`LexerNoViableAltException`).
-- Lists within lists, such as `grid.eps=[[1]]` or `train.method=[[none]]`, and budgets without counts, such as
+- Lists within lists, such as `"grid.eps=[[1]]"` or `"train.method=[[none]]"`, and budgets without counts, such as
   `budgets.paper=null`, ended in a traceback, some of them after the work: refused by the key.
 - Integers beyond all floats, as 10**400, ended in an `OverflowError` in the place of `eps`, a scale or a probability.
 """

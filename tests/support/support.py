@@ -281,10 +281,13 @@ def assert_page_runs(page: Path) -> int:
     """Run the Python of a page, each block of which prints the text block right under it; returns their number."""
     blocks = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", page.read_text(), flags=re.S)
     module = ModuleType("page")  # classes of the page can be pickled
-    with patch.dict(sys.modules, page=module):
+    sys.modules["page"] = module
+    try:
         for code, said in blocks:
             printed = io.StringIO()
             with redirect_stdout(printed):
                 exec(compile(code, page.name, "exec", dont_inherit=True), module.__dict__)
             assert_same_text(printed.getvalue(), said)
+    finally:
+        del sys.modules["page"]  # and nothing else: what a page was the first to import stays
     return len(blocks)
