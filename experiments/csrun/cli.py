@@ -73,25 +73,27 @@ def _outcome(arguments: list[str], command: str) -> int:
     if "--version" in arguments:
         console.print(f"centersmooth {version('centersmooth')}", highlight=False)
         return 0
-    terminations: list[int] = []
+    heard: list[int] = []
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         """Interrupt as Ctrl-C does: Ray, while it waits, lets no other exception of a signal through."""
-        terminations.append(number)
+        heard.append(number)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as in the background
+        signal.signal(signal.SIGINT, interrupt)
     try:
         supervise.hear_signals()
-        with _interrupts_sent_again(lambda: signal.SIGTERM if terminations else signal.SIGINT):
+        with _interrupts_sent_again(lambda: heard[-1] if heard else signal.SIGINT):
             return _run(arguments, command)
     except _JobEnded as job:
         return job.code
     except KeyboardInterrupt:
-        return _interrupted(command, bool(terminations))
+        return _interrupted(command, heard)
     except Exception as error:
-        if _follows_interruption(error):
-            return _interrupted(command, bool(terminations))
+        if heard:  # packages may fail to clean up after an interruption, or take it for an error of their own
+            return _interrupted(command, heard)
         if debug or not _is_expected(error):
             traceback.print_exc()
             return 2 if _is_expected(error) else 70
@@ -99,18 +101,12 @@ def _outcome(arguments: list[str], command: str) -> int:
         return 2
 
 
-def _interrupted(command: str, terminated: bool) -> int:
+def _interrupted(command: str, heard: list[int]) -> int:
     """Say how to continue; the exit code of SIGTERM, or of Ctrl-C."""
     for one in (signal.SIGINT, signal.SIGTERM):  # a second Ctrl-C comes too late to change anything
         signal.signal(one, signal.SIG_IGN)
     _say_stopped(command)
-    return 143 if terminated else 130
-
-
-def _follows_interruption(error: BaseException) -> bool:
-    """Whether an error came up while an interruption was handled: packages may fail to clean up after one."""
-    before = error.__context__
-    return before is not None and (isinstance(before, KeyboardInterrupt) or _follows_interruption(before))
+    return 143 if signal.SIGTERM in heard else 130
 
 
 def _say_stopped(command: str) -> None:

@@ -170,7 +170,8 @@ def ask(*arguments: str, cwd: Path) -> Answer:
 
     A warning that a process would print is in ``stderr`` here as well; what asks for Ray gets no process of its own.
     """
-    path, handler, command = list(sys.path), signal.getsignal(signal.SIGTERM), sys.argv
+    path, command = list(sys.path), sys.argv
+    handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
     forget_own_modules()
     said, complained = io.StringIO(), io.StringIO()
     caching, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a module rewritten within a second is read again
@@ -190,7 +191,8 @@ def ask(*arguments: str, cwd: Path) -> Answer:
                 main(list(arguments))
     finally:
         sys.dont_write_bytecode = caching
-        signal.signal(signal.SIGTERM, handler)
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
         sys.argv, sys.path[:] = command, path
         forget_own_modules()
     return Answer(int(ended.value.code or 0), said.getvalue(), complained.getvalue())
