@@ -109,7 +109,7 @@ def test_jaccard_celeba_at_smoke_on_a_real_face(tmp_path, data_folder, figures):
 @pytest.mark.slow
 def test_lpips_dcgan_at_smoke_with_the_real_weights(tmp_path, data_folder):
     pytest.importorskip("lpips", reason="pip install 'centersmooth[lpips]'")
-    rows = run_real("lpips_dcgan", data_folder, tmp_path, "grid.eps=[0.03]", *FEW, *AT_TWICE_THE_EPS, "n=50", "m=100")
+    rows = run_real("lpips_dcgan", data_folder, tmp_path, "grid.eps=[0.03]", *FEW, *AT_TWICE_THE_EPS, "n=50", "m=70")
     assert set(rows["outcome"]) == {"certified"}
     by_rule = rows.set_index("rule")
     paper, exact, measured = (by_rule.loc[[rule]].iloc[0] for rule in ("paper", "exact", "measured"))
