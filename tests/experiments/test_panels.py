@@ -375,7 +375,7 @@ def test_no_published_result_shows_a_picture_of_celeba():
 
 # The astronaut
 
-FEW = ("n=48", "m=80", "delta=0.25", "alpha1=0.05", "alpha2=0.05")
+FEW = ("n=48", "m=48", "delta=0.25", "alpha1=0.1", "alpha2=0.1")
 """Whole blocks of draws, which suffice for the rules that are drawn."""
 
 
@@ -415,7 +415,7 @@ def test_the_astronauts_face_is_certified_and_drawn_without_any_data(tmp_path, m
     pytest.importorskip("skimage", reason="pip install 'centersmooth[faces]'")
     pytest.importorskip("facenet_pytorch", reason="pip install 'centersmooth[faces]'")
     monkeypatch.delenv("CENTERSMOOTH_DATA", raising=False)
-    config = compose("experiment=jaccard_astronaut", "budget=smoke", "grid.eps=[0.15]", *FEW, f"out={tmp_path}")
+    config = compose("experiment=jaccard_astronaut", "budget=smoke", "grid.eps=[0.05]", *FEW, f"out={tmp_path}")
     folder = run(config, Display(Console(file=io.StringIO())), "cs-run (test)").folder
     manifest, rows = read_manifest(folder), read_rows(folder)
     exact = rows[rows["rule"] == "exact"].iloc[0]
@@ -433,7 +433,7 @@ def test_the_astronauts_face_is_certified_and_drawn_without_any_data(tmp_path, m
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "shape", "eps"), [("boxes_astronaut", (8, 4), "0.05"), ("landmarks_astronaut", (5, 2), "0.1")]
+    ("name", "shape", "eps"), [("boxes_astronaut", (8, 4), "0.05"), ("landmarks_astronaut", (5, 2), "0.05")]
 )
 def test_all_faces_and_landmarks_are_certified_and_drawn_without_any_data(tmp_path, monkeypatch, name, shape, eps):
     pytest.importorskip("skimage", reason="pip install 'centersmooth[faces]'")
