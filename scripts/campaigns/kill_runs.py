@@ -89,6 +89,9 @@ _TURNS = ("one process", "two workers", "two workers", "sweep", "two workers", "
 MOST_ATTEMPTS = 60
 CUT_SHORT = ("disk", "memory")
 
+CRASHES = (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS)
+"""How a process ends if memory runs out in native code that does not look whether it got any."""
+
 
 class Scenario(NamedTuple):
     """Kind of outputs certified, and executor."""
@@ -252,6 +255,9 @@ class Round:
         code = end_of(self.bench.start(self.scenario, self.out, before))
         if code == 0:
             return 0
+        if what == "memory" and code in CRASHES:
+            self.counts["crash"] += 1
+            return None
         if code not in (1, 2):
             fail(f"{self.scenario}: short of {what} it ended with exit code {code}", self.out)
         self.counts[what] += 1
@@ -348,12 +354,12 @@ def check(scenario: Scenario, out: Path, expected: object) -> None:
 
 def page(counts: Counter[tuple[str, str, str]], seconds: float) -> str:
     """`docs/campaigns/kills.md`."""
-    victims = ["driver, SIGKILL", "driver, SIGTERM", "disk", "memory", "worker, SIGKILL"]
+    victims = ["driver, SIGKILL", "driver, SIGTERM", "disk", "memory", "crash", "worker, SIGKILL"]
     lines = ["# Kills", "", "Runs of `cs-run` interrupted at random moments and continued, by"]
     lines += ["`python scripts/campaigns/kill_runs.py`, whose text says how. Seed 0; Python"]
     lines += [f"{platform.python_version()}, centersmooth {centersmooth.__version__}, torch {torch.__version__};"]
     lines += [f"{seconds / 60:.0f} minutes on {os.cpu_count()} cores.", ""]
-    lines += [f"**Result.** {counts.total()} interruptions, {sum(_of(counts, victims[4]))} of them of workers; 0 rows"]
+    lines += [f"**Result.** {counts.total()} interruptions, {sum(_of(counts, victims[-1]))} of them of workers; 0 rows"]
     lines += ["lost, doubled or changed, every checkpoint as an uninterrupted training leaves it.", ""]
     lines += [f"| certified | run by | {' | '.join(victims)} |", f"|---|---|{'---|' * len(victims)}"]
     for output, executor in sorted({key[:2] for key in counts}):
@@ -362,7 +368,8 @@ def page(counts: Counter[tuple[str, str, str]], seconds: float) -> str:
     lines += [f"| all | | {' | '.join(str(sum(_of(counts, victim))) for victim in victims)} |", ""]
     lines += ["*Disk*: nothing more can be written from some moment on. *Memory*: 0.5 to 64 MiB are left to the"]
     lines += [
-        "process; runs that need no more are not counted. Both end in one line, or in points that are tried again."
+        "process; runs that need no more are not counted. Both end in one line, or in points that are tried again.",
+        "*Crash*: memory ran out in native code that does not look whether it got any, which ends the process.",
     ]
     return "\n".join(lines) + "\n"
 
