@@ -122,6 +122,11 @@ def _centers_of_attacks(plan: Plan, cell: CellPlan, probe: _Probe) -> float:
     return runs * sum(probe.center_seconds[name] for name in plan.config.metrics)
 
 
+def _searches_centers(plan: Plan) -> bool:
+    """Whether a certifier that is asked for searches for centers."""
+    return any(name in plan.config.certifiers for name in _CENTERS)
+
+
 def _evidence_bytes(plan: Plan, cell: CellPlan, probe: _Probe) -> int:
     """Bytes of all points and certifiers: kept distances, center and base output; answers.npz repeats the outputs."""
     certifiers = len(plan.metrics_of(cell)) * len(plan.config.certifiers)
@@ -138,8 +143,7 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     with PyTorch alone holds about 600 MiB.
     """
     budget, config = plan.budget, plan.config
-    searched = any(name in config.certifiers for name in _CENTERS)
-    candidates = (budget.n0 or budget.n) if searched else 0
+    candidates = (budget.n0 or budget.n) if _searches_centers(plan) else 0
     if "center_free" in config.certifiers:
         candidates += budget.n // BLOCK
     kept = candidates * (probe.output_bytes + 2 * probe.feature_bytes)
@@ -166,7 +170,7 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
         feature_bytes = max(metric.features(output[None]).nbytes for metric in sources)
         outputs, pass_seconds = _draws(sampler, x)
         pass_seconds += sum(_distance_seconds(metric, outputs[: config.forward_block]) for metric in sources)
-        searched = any(name in config.certifiers for name in _CENTERS)
+        searched = _searches_centers(plan)
         centers = {metric: _center_seconds(metric, outputs, plan.budget) if searched else 0.0 for metric in sources}
     if "center_free" in config.certifiers:
         centers = {m: s * (1 + (1 + 1 / BLOCK) / BLOCK if m.has_means else 1) for m, s in centers.items()}

@@ -236,7 +236,7 @@ _ODD_SETTINGS += [
 ]
 _ODD_SETTINGS += ["adapters=[argmax,argmax]"]
 _ODD_SETTINGS += [f"weights.{name}={path}" for name in ("vgg", "dcgan") for path in ("nope", "/", "/dev/null", "ä b")]
-"""Of a user's own, and of what comes with packages."""
+"""Settings that name something of a user's own, or of a package, that is not what it should be."""
 
 _KINDS = {"python": 240, "cs-run": 13, "cs-run, with figures": 1, "again": 2, "paths": 4, "odd": 2, "own": 2}
 """Shares of requests."""

@@ -106,4 +106,4 @@ def _overrides() -> st.SearchStrategy[str]:
 odd_requests = st.lists(
     st.one_of(_overrides(), st.sampled_from(["--dry-run", "n", "=", "", "~", "--", "-x"])), min_size=1, max_size=3
 )
-"""What may be added to a request, in full or in part absurd."""
+"""Settings and flags to add to a request, in full or in part absurd."""

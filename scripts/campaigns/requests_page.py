@@ -1,4 +1,4 @@
-"""What the campaign of `fuzz_requests.py` asked, how it ended, and the page that says so."""
+"""Counts of the campaign of `fuzz_requests.py`, and the page that tells them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "campaigns"
 
 @dataclass
 class Counts:
-    """What was asked, and how it ended."""
+    """Counts of requests by how they ended, and of the names in right ones."""
 
     endings: Counter[tuple[str, str]] = field(default_factory=Counter)
     asked: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -68,7 +68,7 @@ FOUND = """
   `budgets.paper=null`, ended in a traceback, some of them after the work: refused by the key.
 - Integers beyond all floats, as 10**400, ended in an `OverflowError` in the place of `eps`, a scale or a probability.
 """
-"""What this campaign found, all of it mended, each with a test."""
+"""Faults that this campaign found, all mended, each with a test."""
 
 
 def publish(counts: Counts, seconds: float, command: str) -> None:

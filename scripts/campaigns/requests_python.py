@@ -20,7 +20,7 @@ import requests_own
 import torch
 from hypothesis import strategies as st
 from requests_own import ODD_CERTIFIERS, ODD_METRICS, ODD_MODELS, WORLDS, World
-from requests_right import BLOCK, BUDGETS, METRICS_ASKED, OWN, certified_size, noises
+from requests_right import BLOCK, BUDGETS, METRICS_ASKED, OWN, certified_size, law_takes, noises
 from torch import Tensor
 
 from centersmooth import Attack, Budget, Certificate, Outcome, RandomStream, Smoother
@@ -199,13 +199,8 @@ def _allowed(name: str, metric: str, rule: str, noise: Any, scale: float, world:
 
 @cache
 def _takes(noise: Any, scale: float, x: str) -> bool:
-    """Whether a law takes an input."""
-    try:
-        inputs = RIGHT_INPUTS[x]().detach()
-        noise_of(dict(noise), scale).at(inputs).sample(inputs, 1, RandomStream(0).draws("taken", 0, inputs))
-    except (CenterSmoothError, RunError):
-        return False
-    return True
+    """Whether a law takes one of `RIGHT_INPUTS`."""
+    return law_takes(noise, scale, RIGHT_INPUTS[x]().detach())
 
 
 @cache
@@ -370,7 +365,7 @@ def _pairs(asked: Any, found: Certificate | list[Certificate]) -> list[tuple[Any
 
 
 def contradiction(certificate: Certificate, eps: Any, smoother: Smoother) -> str:
-    """What a certificate says that cannot be; empty if nothing is."""
+    """A statement of a certificate that cannot be; empty if there is none."""
     radius, outcome = certificate.radius, certificate.outcome
     if (radius is None) != (outcome is not Outcome.CERTIFIED):
         return f"radius {radius} where the outcome is {outcome.value}"

@@ -40,11 +40,11 @@ BLOCK = 64
 OWN = "requests_own:"
 
 _SCALES = {"ablation": (20.0, 48.0), "patch": (3.0, 5.0), "rotation": (10.0, 30.0), "scaling": (0.1, 0.3)}
-"""Of laws that have no certificates, or refuse their scale, at the one of all others, and some at which they do."""
+"""Scales of laws that have no certificates at the scale of all others, or refuse it."""
 
 _VALUES: dict[str, tuple[Any, ...]] = {"p": (1, 2, 3, 1.5, "inf"), "law": ("exponential", "folded_normal", "uniform")}
 _VALUES["low_pass"] = (1, 0.5)
-"""Of parameters of laws; of others half and twice the default."""
+"""Values of parameters of laws; other parameters take half and twice their default."""
 
 _SIZES = (1.0, 0.5, 0.2, 0.05, 0.01, 1e-3)
 """Sizes of perturbations tried one after the other, in scales of the noise."""
@@ -124,7 +124,7 @@ class Request:
         """The command line."""
         sizes = ("grid.h", "grid.scale") if self.in_h else ("grid.scale", "grid.h")
         noise = dict(self.noise)
-        asked: dict[str, Any] = {"experiment": "custom" if self.model.own else "tv_digits", "noise": noise.pop("name")}
+        asked: dict[str, Any] = {"experiment": self.folder, "noise": noise.pop("name")}
         asked |= {"models": _list([self.model.name]), "adapters": _list(self.model.adapters)}
         asked |= {f"noise.{key}": value for key, value in noise.items()}
         asked |= {"metrics": _list(self.metrics), "certifiers": _list(self.certifiers)}
@@ -138,7 +138,7 @@ class Request:
 
     @property
     def folder(self) -> str:
-        """The name of the experiment's folder."""
+        """The name of the experiment, and of its folder."""
         return "custom" if self.model.own else "tv_digits"
 
     @property
@@ -289,7 +289,11 @@ def _model(request: Request, data: DataSet, law: Noise) -> tuple[BaseModel, Tens
 def takes(noise: tuple[tuple[str, Any], ...], scale: float, kind: str) -> bool:
     """Whether a law takes inputs of a kind in files, or the digits where that is empty."""
     data = load_data("files", inputs_in_files(kind), 0) if kind else _digits()
-    x = data.images(data.test, range(1))[0]
+    return law_takes(noise, scale, data.images(data.test, range(1))[0])
+
+
+def law_takes(noise: tuple[tuple[str, Any], ...], scale: float, x: Tensor) -> bool:
+    """Whether a law takes an input."""
     try:
         noise_of(dict(noise), scale).at(x).sample(x, 1, RandomStream(0).draws("taken", 0, x))
     except (CenterSmoothError, RunError):

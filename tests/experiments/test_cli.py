@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
@@ -131,6 +132,15 @@ def test_settings_may_stand_on_both_sides_of_a_flag(tmp_path):
     assert "name: tv_mnist" in done.stdout
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Have SIGINT interrupt this process, whatever pytest made of it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_says_how_to_continue(tmp_path, checkpoints, number, code):
     """In this process; `test_cores` has it of a run with workers."""
@@ -144,7 +154,6 @@ def test_interruption_says_how_to_continue(tmp_path, checkpoints, number, code):
                 return
             time.sleep(0.01)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     other = threading.Thread(target=interrupt)
     other.start()
     try:
@@ -152,7 +161,6 @@ def test_interruption_says_how_to_continue(tmp_path, checkpoints, number, code):
     finally:
         over.set()
         other.join()
-        signal.signal(signal.SIGINT, before)
     assert done.returncode == code, done.stderr
     assert "To continue: cs-run" in done.stderr
     assert done.stderr.endswith("'metrics=[tv,l2]'\n")
@@ -163,6 +171,7 @@ class Forgotten:
     """Something to have weak references to."""
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_within_a_callback_of_a_weak_reference_is_not_lost(tmp_path, monkeypatch, number, code):
     """Python ignores what is raised there."""
@@ -176,15 +185,12 @@ def test_an_interruption_within_a_callback_of_a_weak_reference_is_not_lost(tmp_p
         return 0
 
     monkeypatch.setattr("csrun.cli._run", run)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        done = ask(cwd=tmp_path)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    done = ask(cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert done.stderr == "stopped; what is finished is kept. To continue: cs-run\n"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_error_that_an_interruption_leads_to_is_none_of_the_run(tmp_path, monkeypatch, number, code):
     """OmegaConf may fail to restore what it was about to change, and Matplotlib's C++ knows no interruptions."""
@@ -195,11 +201,7 @@ def test_an_error_that_an_interruption_leads_to_is_none_of_the_run(tmp_path, mon
         raise ValueError("Invalid bounding box")
 
     monkeypatch.setattr("csrun.cli._run", run)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        done = ask(cwd=tmp_path)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    done = ask(cwd=tmp_path)
     assert done == (code, "", "stopped; what is finished is kept. To continue: cs-run\n")
 
 

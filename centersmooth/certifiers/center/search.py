@@ -86,7 +86,7 @@ def least_median_center(metric: Metric, outputs: Tensor, features: Tensor, *, me
     """
     k, others = half_count(len(features)), len(features) - 1
     # Of a row without the point itself, the k-th smallest is at most the (k+1)-th of the whole row.
-    ranks = np.append(k, (near_ranks(others) + 1)[: None if measured else 0])
+    ranks = np.append(k, _kept_ranks(others, measured) + 1)
     nearest = np.empty((len(features), len(ranks)))
     done = 0
     for tile in metric.self_rows(features):
@@ -173,7 +173,7 @@ def _nearest_of_blocks(metric: Metric, means: Tensor, features: Tensor, measured
     """
     n = len(features)
     block_of, median = torch.arange(n, device=features.device) // BLOCK, half_count(n)
-    kept = near_ranks(n - BLOCK)[: None if measured else 0]
+    kept = _kept_ranks(n - BLOCK, measured)
     nearest = np.empty((len(means), 1 + len(kept)))
     done = 0
     for rows in _rows_to_sample(metric, means, features):
@@ -210,10 +210,15 @@ def best_candidate(
         As of `least_median_center`.
     """
     n = len(distances)
-    nearest = smallest(valid(metric, distances).T, np.append(half_count(n), near_ranks(n)[: None if measured else 0]))
+    nearest = smallest(valid(metric, distances).T, np.append(half_count(n), _kept_ranks(n, measured)))
     best = int(nearest[:, 0].argmin())
     chosen = features[best : best + 1].clone()
     return _checked(metric, BestCenter(candidates[best].clone(), chosen, float(nearest[best, 0]), nearest[:, 1:], n))
+
+
+def _kept_ranks(others: int, measured: bool) -> NDArray[np.int64]:
+    """The ranks of distances that certificates read; none where only the center is asked for."""
+    return near_ranks(others) if measured else near_ranks(others)[:0]
 
 
 def valid(metric: Metric, distances: Tensor) -> Tensor:
