@@ -15,14 +15,12 @@ import time
 from collections.abc import Iterator, Sequence
 
 import torch
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 from torch import Tensor
 
 from centersmooth import RandomStream
 from csrun.cells.run import obtain_model
-from csrun.config import register_schema, resolve
-from csrun.help import config_folder
+from csrun.config import resolved
 from csrun.models.denoisers import Denoised
 from csrun.plan import make_plan
 from csrun.system.progress import Display
@@ -34,9 +32,7 @@ IMAGES, BATCH = 50, 16
 
 def rows(settings: Sequence[str]) -> Iterator[str]:
     """A row for each denoiser of a request."""
-    register_schema()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        plan = make_plan(resolve(compose("config", list(settings)), torch.cuda.is_available()))
+    plan = make_plan(resolved(settings))
     images = plan.data.images(plan.data.test, range(min(IMAGES, len(plan.data.test)))).to(plan.config.device)
     stream = RandomStream(plan.config.seed)
     clean = patches(images, PATCH, stream.draws("crops", 0, images))

@@ -24,8 +24,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
-import torch
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from publish import ROOT, refresh_page
@@ -36,10 +34,9 @@ from centersmooth import Outcome
 from centersmooth.errors import CenterSmoothError
 from centersmooth.gathering import Setting
 from csrun.cells.certify import certifiers_of
-from csrun.config import PATHS, Config, PointsConfig, register_schema, resolve
+from csrun.config import PATHS, Config, PointsConfig, resolved
 from csrun.cost import estimate
 from csrun.errors import RunError
-from csrun.help import config_folder
 from csrun.plan import Plan, make_plan
 from csrun.publishing import add, refresh
 from csrun.registry import key_of, names_of
@@ -232,13 +229,6 @@ def find_work(names: Sequence[str], settings: Sequence[str], console: Console) -
 def _requests(names: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
     """Experiments with their own settings, one for each law."""
     return [(name, own) for name in names for own in LAWS.get(name, ((),))]
-
-
-def resolved(overrides: list[str]) -> Config:
-    """A complete configuration, as `cs-run` has it for these settings."""
-    register_schema()
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return resolve(compose("config", overrides), torch.cuda.is_available())
 
 
 def work_through(works: Sequence[Work], results: Path, deadline: float, display: Display) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from csrun.adapters import plain_adapter
 from csrun.errors import RunError
-from csrun.help import described, options
+from csrun.help import config_folder, described, options
 from csrun.registry import (
     ATTACKS,
     CERTIFIERS,
@@ -234,6 +234,16 @@ def _schema() -> DictConfig:
     """`Config` as OmegaConf's; made once, as merging copies it."""
     schema: DictConfig = OmegaConf.structured(Config)
     return schema
+
+
+def resolved(settings: Sequence[str]) -> Config:
+    """A complete configuration, as `cs-run` has it for these settings."""
+    import torch  # seconds that a refusal of `cs-run` does without
+    from hydra import compose, initialize_config_dir
+
+    register_schema()
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return resolve(compose("config", list(settings)), torch.cuda.is_available())
 
 
 def resolve(raw: Any, cuda: bool) -> Config:

@@ -22,12 +22,10 @@ from typing import NamedTuple
 
 import psutil
 import torch
-from hydra import compose, initialize_config_dir
 
 from centersmooth import version
-from csrun.config import register_schema, resolve
+from csrun.config import resolved
 from csrun.cost import estimate
-from csrun.help import config_folder
 from csrun.plan import make_plan
 from csrun.runner import threads_of
 from csrun.system.threads import threads
@@ -79,8 +77,7 @@ class Measured(NamedTuple):
 
 def predicted(settings: Sequence[str]) -> tuple[int, Measured]:
     """Forward passes of a request, and what `--dry-run` says of its time and memory, for models that are trained."""
-    with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        plan = make_plan(resolve(compose("config", list(settings)), torch.cuda.is_available()))
+    plan = make_plan(resolved(settings))
     with threads(threads_of(plan.config)):
         costs = estimate(plan)
     seconds = sum(cost.seconds - cost.training_seconds for cost in costs)
@@ -123,7 +120,6 @@ def main(names: Sequence[str]) -> None:
     """Measure requests and write the page."""
     if unknown := sorted(set(names) - set(REQUESTS)):
         sys.exit(f"no request is called {', '.join(unknown)}: {'; '.join(REQUESTS)}")
-    register_schema()
     head = (
         "| | forward passes | seconds, estimated | taken | ratio | MiB, estimated | held | ratio | command |\n"
         "|---|---|---|---|---|---|---|---|---|"
