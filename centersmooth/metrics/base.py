@@ -146,6 +146,10 @@ class Metric(ABC):
         for start in range(0, len(features), step):
             yield self.pairwise(features[start : start + step], features)
 
+    def pair_bytes(self, features: Tensor) -> int:
+        """Bytes that `self_rows` holds for each of the ``n (n - 1) / 2`` pairs at once, beside its tiles."""
+        return 0
+
 
 class Hilbertian(Metric):
     """A metric that is a non-decreasing function of the l2 distance ``e`` of bounded features, ``(n, D)``.

@@ -100,6 +100,12 @@ class L1(Metric):
             among += among.T.clone()
             yield tile
 
+    def pair_bytes(self, features: Tensor) -> int:
+        if features.device.type != "cpu":
+            return 0
+        number = features.element_size()
+        return number if features.shape[1] <= _CHUNK else number + torch.float64.itemsize
+
 
 def _l1_of_pairs(features: Tensor) -> Tensor:
     """``torch.pdist`` for l1, summed by chunks of columns: ``(n, D) -> (n (n-1) / 2,)``, to be rounded once.

@@ -71,6 +71,8 @@ class _Probe(NamedTuple):
         Of finding the center under one of the metrics asked for.
     bound_seconds : float
         Of the law's bound for one input: long where it is computed from the input, as for rotation.
+    pair_bytes : int
+        Held for each pair of outputs while a center is found among all of them.
     support : int
         Passes of a point beside those of its draws: all noisy inputs, where a rule takes them.
     """
@@ -82,6 +84,7 @@ class _Probe(NamedTuple):
     input_bytes: int
     output_bytes: int
     feature_bytes: int
+    pair_bytes: int
     model_bytes: int
     support: int = 0
 
@@ -139,8 +142,8 @@ def _evidence_bytes(plan: Plan, cell: CellPlan, probe: _Probe) -> int:
 def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     """All processes: a point in each worker, and the driver beside them unless it is the only worker.
 
-    Outputs kept with their features, twice; distances of all pairs, two tiles of them; a batch; the process, which
-    with PyTorch alone holds about 600 MiB.
+    Outputs kept with their features, twice; distances of all pairs, as far as they are held together, and two tiles of
+    them; a batch; processes, which with PyTorch hold about 600 MiB each; the driver's tables and figures.
     """
     budget, config = plan.budget, plan.config
     candidates = (budget.n0 or budget.n) if _searches_centers(plan) else 0
@@ -149,12 +152,14 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     kept = candidates * (probe.output_bytes + 2 * probe.feature_bytes)
     if "center_nearest" in config.certifiers:  # all outputs of the sample, and blocks of features in float64
         kept += budget.n * probe.output_bytes + 6 * config.forward_block * probe.feature_bytes
-    pairs = candidates * (2 * budget.n if budget.n0 else candidates) * 6 + 2 * TILE_ENTRIES * 8
+    entries = candidates * (budget.n if budget.n0 else candidates)
+    pairs = 2 * 8 * (entries if budget.n0 else min(entries, TILE_ENTRIES)) + probe.pair_bytes * entries // 2
     batch = config.batch_size * (2 * probe.input_bytes + probe.output_bytes)
     block = 3 * config.forward_block * probe.feature_bytes
     process = 600 * 2**20 + probe.model_bytes
     point = kept + pairs + batch + block + 8 * 8 * budget.m
-    return plan.workers * (process + point) + (process if plan.workers > 1 else 0)
+    driver = 100 * 2**20 + (process if plan.workers > 1 else 0)
+    return plan.workers * (process + point) + driver
 
 
 def _probe(plan: Plan, cell: CellPlan) -> _Probe:
@@ -167,7 +172,7 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     x = plan.input(model, 0)
     with evaluating(model):
         output = sampler.base_output(x)
-        feature_bytes = max(metric.features(output[None]).nbytes for metric in sources)
+        features = {metric: metric.features(output[None]) for metric in sources}
         outputs, pass_seconds = _draws(sampler, x)
         pass_seconds += sum(_distance_seconds(metric, outputs[: config.forward_block]) for metric in sources)
         searched = _searches_centers(plan)
@@ -182,7 +187,9 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     bound_seconds = time.perf_counter() - started
     apart = any(entry_of(name).apart for name in config.certifiers)
     support = law.support_size() if apart and isinstance(law, Enumerable) else 0
-    sizes = (x.nbytes, output.nbytes, feature_bytes, model_bytes)
+    feature_bytes = max(one.nbytes for one in features.values())
+    pair_bytes = 0 if plan.budget.n0 else max(metric.pair_bytes(one) for metric, one in features.items())
+    sizes = (x.nbytes, output.nbytes, feature_bytes, pair_bytes, model_bytes)
     return _Probe(pass_seconds, sum(centers.values()), asked, bound_seconds, *sizes, support)
 
 
