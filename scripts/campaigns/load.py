@@ -5,30 +5,29 @@ Usage: python scripts/campaigns/load.py [NAME...]    the names of `REQUESTS`; al
 Each request certifies one or more points by one certifier in one metric, in a process of its own, with its models
 trained before. Its time is that of the process, less that of the same command again, which finds everything done; its
 memory the largest sum over its processes of what they hold (what several share counts once). The estimate is made in
-the same minute. Timings mean something on an idle machine only. The table goes to `docs/campaigns/load.md`.
+the same minute. A registered model has every metric of its outputs computed in one pass, whichever are asked for;
+metrics are compared on a model of one layer, in `own.py`. Timings mean something on an idle machine only. The table
+goes to `docs/campaigns/load.md`.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import psutil
-import torch
 
 from centersmooth import version
-from csrun.config import resolved
-from csrun.cost import estimate
-from csrun.plan import make_plan
-from csrun.runner import threads_of
-from csrun.system.threads import threads
 
 PAGE = Path(__file__).parents[2] / "docs" / "campaigns" / "load.md"
 
@@ -38,23 +37,52 @@ _MILLION = ["n=10000", "m=1000000", "points.count=1"]
 _MNIST = ["budget=paper", "grid.eps=[0.4]", "train.epochs=1", "train.images=1000", "points.count=1"]
 _ALL_POINTS = "points.count=10000"
 _FACES = ["experiment=jaccard_astronaut", "budget=paper", "grid.eps=[0.1]", "points.count=1"]
+_GAN = ["experiment=lpips_dcgan", "budget=paper", "grid.eps=[0.03]", "grid.h=[1]", "points.count=1"]
+_OWN = ["experiment=custom", "budget=paper", "data.path=inputs.npy", "grid.eps=[0.4]", "points.count=1"]
 
 
-def _digits(certifier: str, metric: str) -> list[str]:
-    return [*_DIGITS, f"certifiers=[{certifier}]", f"metrics=[{metric}]"]
+def _digits(*certifiers: str, metric: str = "l2") -> list[str]:
+    return [*_DIGITS, f"certifiers=[{','.join(certifiers)}]", f"metrics=[{metric}]"]
 
+
+def _own(model: str, metric: str) -> list[str]:
+    return [*_OWN, f"model=own:{model}", f"metric={metric}", "certifiers=[center]"]
+
+
+OWN = """
+import torch
+from centersmooth.metrics import encode_texts
+
+
+def layer():
+    torch.manual_seed(0)
+    return torch.nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect").eval()
+
+
+def ink():
+    return lambda images: (images > 0.5).int()
+
+
+def reader():
+    return lambda images: encode_texts(["ab" * int(row.mean().clamp(0, 1) * 16) for row in images], length=40)
+"""
+"""Models of images of 8x8: images, maps of two classes, and texts."""
 
 REQUESTS = {
-    **{f"center, {metric}": _digits("center", metric) for metric in ("tv", "l1", "l2", "sql2", "cosine", "angular")},
-    "center_free, l2": _digits("center_free", "l2"),
-    "center_nearest, l2": _digits("center_nearest", "l2"),
-    "mean, tv": _digits("mean", "tv"),
-    "mean, l2": _digits("mean", "l2"),
-    "direction, angular": _digits("direction", "angular"),
+    "center, every metric of images": _digits("center"),
+    "center_free": _digits("center_free"),
+    "center_nearest": _digits("center_nearest"),
+    "mean": _digits("mean"),
+    "direction": _digits("direction", metric="angular"),
+    "all of images at once": _digits("center", "center_free", "center_nearest", "mean"),
+    **{f"center, {metric}": _own("layer", metric) for metric in ("tv", "l1", "l2", "sql2", "cosine", "angular")},
+    "center, hamming": _own("ink", "hamming"),
+    "center, mask_jaccard": _own("ink", "mask_jaccard"),
+    "center, edit": [*_own("reader", "edit"), "m=100000"],
+    "segmentation": [*_OWN, "model=own:ink", "metric=hamming", "certifiers=[segmentation]"],
     "label": [*_LABELS, *_MILLION],
     "score": [*_LABELS, *_MILLION, "models=[lenet_probabilities]", "certifiers=[score]"],
     "percentile": [*_LABELS, *_MILLION, "models=[lenet_probabilities]", "certifiers=[percentile]"],
-    "all of images at once": _digits("center,center_free,center_nearest,mean", "l2"),
     "center, jaccard": [*_FACES, "certifiers=[center]"],
     "percentile_box": [*_FACES, "certifiers=[percentile_box]"],
     "center, boxes": ["experiment=boxes_astronaut", "budget=paper", "grid.eps=[0.1]", "points.count=1"],
@@ -63,6 +91,7 @@ REQUESTS = {
     "center, hamming, on MNIST": ["experiment=segment_mnist", *_MNIST, "certifiers=[center]", "m=20000"],
     "prototypes, on MNIST": ["experiment=prototypes_mnist", *_MNIST, "m=100000"],
     "16 workers": [*_LABELS, "points.count=160", "m=10000", "workers=16"],
+    "center, lpips": [*_GAN, "n=1000", "n0=10", "m=1000", "delta=0.1"],
     "10,000 points": ["experiment=label_mnist", *_MNIST[2:4], "n=50", "m=200", "grid.scale=[0.5]", _ALL_POINTS],
 }
 """Settings of `cs-run` by what they put under load."""
@@ -76,7 +105,17 @@ class Measured(NamedTuple):
 
 
 def predicted(settings: Sequence[str]) -> tuple[int, Measured]:
-    """Forward passes of a request, and what `--dry-run` says of its time and memory, for models that are trained."""
+    """Forward passes of a request, and what `--dry-run` says of its time and memory, for models that are trained.
+
+    Called in a process of its own, which ends: what it imports would be shared with the process that is measured.
+    """
+    from csrun.config import resolved
+    from csrun.cost import estimate
+    from csrun.plan import make_plan
+    from csrun.runner import threads_of
+    from csrun.system.threads import threads
+
+    sys.path.insert(0, ".")  # own.py
     plan = make_plan(resolved(settings))
     with threads(threads_of(plan.config)):
         costs = estimate(plan)
@@ -85,17 +124,13 @@ def predicted(settings: Sequence[str]) -> tuple[int, Measured]:
 
 
 def run(settings: Sequence[str]) -> Measured:
-    """Run a request: its seconds and the most memory that its processes held together."""
+    """Run a request: its seconds and the most memory that it held, by all its processes together."""
     started, most = time.perf_counter(), 0
     command = [sys.executable, "-c", "from csrun.cli import main; main()", *settings]
     process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while process.poll() is None:
-        held = 0
-        with suppress(psutil.NoSuchProcess):
-            for one in (process, *process.children(recursive=True)):
-                with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-                    held += one.memory_full_info().pss
-        most = max(most, held)
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            most = max(most, held(process))
         time.sleep(0.05)
     ended = time.perf_counter()
     if process.returncode:
@@ -103,12 +138,26 @@ def run(settings: Sequence[str]) -> Measured:
     return Measured(ended - started, most)
 
 
-def row(name: str, settings: Sequence[str], out: str) -> str:
+def held(process: psutil.Process) -> int:
+    """Bytes: so far the most, as the system keeps it, of a process alone; at the moment, of one with children."""
+    family = [process, *process.children(recursive=True)]
+    if len(family) > 1:
+        return sum(one.memory_full_info().pss for one in family)
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for line in Path(f"/proc/{process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 2**10
+    return 0
+
+
+def row(name: str, settings: Sequence[str]) -> str:
     """A row of the table: a request, its passes, and time and memory as estimated, as measured, and in proportion."""
-    asked = [*([] if any("workers" in one for one in settings) else ["workers=1"]), *settings, f"out={out}"]
-    run([*asked, "n=400", "m=1000", "delta=0.2", "points.count=1"])  # trains
-    passes, said = predicted(asked)
-    measured, again = run(asked), run(asked)
+    with tempfile.TemporaryDirectory() as out:
+        asked = [*([] if any("workers" in one for one in settings) else ["workers=1"]), *settings, f"out={out}"]
+        run([*asked, "n=400", "m=1000", "delta=0.2", "points.count=1"])  # trains
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            passes, said = pool.apply(predicted, (asked,))
+        measured, again = run(asked), run(asked)
     seconds = measured.seconds - again.seconds
     numbers = f"{said.seconds:.1f} | {seconds:.1f} | {said.seconds / seconds:.2f}"
     memory = f"{said.memory / 2**20:,.0f} | {measured.memory / 2**20:,.0f} | {said.memory / measured.memory:.2f}"
@@ -126,12 +175,14 @@ def main(names: Sequence[str]) -> None:
     )
     print(head)
     rows = []
-    with tempfile.TemporaryDirectory() as out:
+    with tempfile.TemporaryDirectory() as folder, chdir(folder):
+        Path("own.py").write_text(OWN)
+        np.save("inputs.npy", np.random.default_rng(0).uniform(size=(1, 1, 8, 8)).astype(np.float32))
         for name in names or REQUESTS:
-            rows.append(row(name, REQUESTS[name], out))
+            rows.append(row(name, REQUESTS[name]))
             print(rows[-1], flush=True)
     cores = os.cpu_count()
-    made = f"centersmooth {version.__version__}, torch {torch.__version__.partition('+')[0]}, {cores} cores"
+    made = f"centersmooth {version.__version__}, torch {installed('torch').partition('+')[0]}, {cores} cores"
     table = "\n".join([head, *rows])
     PAGE.write_text(f"{_TEXT.format(made=made)}\n{table}\n", encoding="utf-8")
 
