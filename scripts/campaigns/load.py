@@ -1,6 +1,6 @@
 """Time and memory of `cs-run` at the paper's counts, beside what `--dry-run` says of them.
 
-Usage: python scripts/campaigns/load.py [NAME...]    the names of `REQUESTS`; all of them without
+Usage: python scripts/campaigns/load.py [NAME...]    the names of `REQUESTS`; all of them without. Other rows stay.
 
 Each request certifies one or more points by one certifier in one metric, in a process of its own, with its models
 trained before. Its time is that of the process, less that of the same command again, which finds everything done; its
@@ -38,7 +38,7 @@ _MNIST = ["budget=paper", "grid.eps=[0.4]", "train.epochs=1", "train.images=1000
 _ALL_POINTS = "points.count=10000"
 _FACES = ["experiment=jaccard_astronaut", "budget=paper", "grid.eps=[0.1]", "points.count=1"]
 _GAN = ["experiment=lpips_dcgan", "budget=paper", "grid.eps=[0.03]", "grid.h=[1]", "points.count=1"]
-_OWN = ["experiment=custom", "budget=paper", "data.path=inputs.npy", "grid.eps=[0.4]", "points.count=1"]
+_OWN = ["experiment=custom", "budget=paper", "data.path=inputs.npy", "grid.eps=[0.4]", "points.count=4"]
 
 
 def _digits(*certifiers: str, metric: str = "l2") -> list[str]:
@@ -165,27 +165,34 @@ def row(name: str, settings: Sequence[str]) -> str:
     return f"| {name} | {passes:,} | {numbers} | {memory} | `cs-run {command}` |"
 
 
+def published() -> dict[str, str]:
+    """Rows of the page by their requests."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines() if PAGE.is_file() else []
+    return {line.split(" | ")[0].removeprefix("| "): line for line in lines if line.startswith("| ")}
+
+
 def main(names: Sequence[str]) -> None:
-    """Measure requests and write the page."""
+    """Measure requests and write the page, a request at a time."""
     if unknown := sorted(set(names) - set(REQUESTS)):
         sys.exit(f"no request is called {', '.join(unknown)}: {'; '.join(REQUESTS)}")
-    head = (
-        "| | forward passes | seconds, estimated | taken | ratio | MiB, estimated | held | ratio | command |\n"
-        "|---|---|---|---|---|---|---|---|---|"
-    )
-    print(head)
-    rows = []
+    torch, cores = installed("torch").partition("+")[0], os.cpu_count()
+    text = _TEXT.format(made=f"centersmooth {version.__version__}, torch {torch}, {cores} cores")
+    rows = published()
+    print(_HEAD)
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         Path("own.py").write_text(OWN)
-        np.save("inputs.npy", np.random.default_rng(0).uniform(size=(1, 1, 8, 8)).astype(np.float32))
+        np.save("inputs.npy", np.random.default_rng(0).uniform(size=(4, 1, 8, 8)).astype(np.float32))
         for name in names or REQUESTS:
-            rows.append(row(name, REQUESTS[name]))
-            print(rows[-1], flush=True)
-    cores = os.cpu_count()
-    made = f"centersmooth {version.__version__}, torch {installed('torch').partition('+')[0]}, {cores} cores"
-    table = "\n".join([head, *rows])
-    PAGE.write_text(f"{_TEXT.format(made=made)}\n{table}\n", encoding="utf-8")
+            rows[name] = row(name, REQUESTS[name])
+            print(rows[name], flush=True)
+            table = "\n".join([_HEAD, *(rows[one] for one in REQUESTS if one in rows)])
+            PAGE.write_text(f"{text}\n{table}\n", encoding="utf-8")
 
+
+_HEAD = (
+    "| | forward passes | seconds, estimated | taken | ratio | MiB, estimated | held | ratio | command |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
 
 _TEXT = """# Load
 

@@ -14,6 +14,7 @@ from plugins import METRICS, fit_for, outputs_for, random_outputs, shape_for
 from reference_distances import REFERENCE
 from scipy.spatial import distance as scipy_distance
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import box_convert
 
 from centersmooth import (
@@ -392,6 +393,31 @@ def test_tiles_of_long_outputs_are_their_distance_matrix(metric: Metric, columns
     features = metric.features(torch.randn(9, columns, generator=torch.Generator().manual_seed(0)))
     matrix = torch.cat(list(metric.self_rows(features)))
     torch.testing.assert_close(matrix, metric.pairwise(features, features), rtol=1e-5, atol=1e-5)
+
+
+class HeldForPairs(TorchDispatchMode):
+    """Types of the tensors made that have a number for each pair."""
+
+    def __init__(self, pairs: int) -> None:
+        super().__init__()
+        self.pairs = pairs
+        self.types: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, Tensor) and made.numel() == self.pairs:
+            self.types.add(made.dtype)
+        return made
+
+
+@pytest.mark.parametrize("columns", [256, 257])
+@pytest.mark.parametrize("metric", [L1(), L2()], ids=lambda metric: metric.name)
+def test_bytes_of_a_pair_are_those_that_tiles_are_made_from(metric: Metric, columns: int) -> None:
+    features = metric.features(torch.rand(101, columns))
+    with HeldForPairs(101 * 100 // 2) as held:
+        list(metric.self_rows(features))
+    assert metric.pair_bytes(features) == sum(one.itemsize for one in held.types)
+    assert bool(held.types) == isinstance(metric, L1)
 
 
 @pytest.mark.parametrize(("metric", "half"), [(Cosine(), 1.0), (Angular(), 0.5)], ids=["Cosine", "Angular"])

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def provenance(device: str, used: Iterable[str] = ()) -> dict[str, Any]:
     }
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)
@@ -49,12 +51,11 @@ def _commit() -> str:
     """The checkout's commit, marked where files differ from it; 'not a checkout' for an installed package."""
     folder = Path(__file__).resolve().parents[1]  # csrun, beside which git finds the rest of the checkout
 
-    def git(*arguments: str) -> str:
-        done = subprocess.run(("git", "-C", str(folder), *arguments), capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
+    asked = ("status", "--porcelain=v2", "--branch", "--untracked-files=no", "--", ".", ":/centersmooth", ":/configs")
     try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":/centersmooth", ":/configs")
-        return git("rev-parse", "HEAD") + (" with local changes" if changed else "")
+        done = subprocess.run(("git", "-C", str(folder), *asked), capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "not a checkout"
+    lines = done.stdout.splitlines()
+    changed = any(not line.startswith("#") for line in lines)
+    return lines[0].removeprefix("# branch.oid ") + (" with local changes" if changed else "")
