@@ -64,7 +64,7 @@ class _Probe(NamedTuple):
     Attributes
     ----------
     pass_seconds : float
-        Of a forward pass with the distance of its output to one other, under every metric.
+        Of a forward pass, with the distance of its output to one other under every metric where a certifier has one.
     centers_seconds : float
         Of finding the centers of one point, once for all metrics of a source.
     center_seconds : dict of str to float
@@ -175,7 +175,8 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
         output = sampler.base_output(x)
         features = {metric: metric.features(output[None]) for metric in sources}
         outputs, pass_seconds = _draws(sampler, x)
-        pass_seconds += sum(_distance_seconds(metric, outputs[: config.forward_block]) for metric in sources)
+        if any(entry_of(name).measured for name in config.certifiers):
+            pass_seconds += sum(_distance_seconds(metric, outputs[: config.forward_block]) for metric in sources)
         searched = _searches_centers(plan)
         centers = {metric: _center_seconds(metric, outputs, plan.budget) if searched else 0.0 for metric in sources}
     if "center_free" in config.certifiers:

@@ -96,15 +96,21 @@ def slow():
 """
 
 
-def test_a_slow_metric_of_ones_own_is_estimated_within_a_factor_of_two(tmp_path, monkeypatch):
-    """310^2 distances for the center of each of two points, and 2 x 350 of fresh draws: 4 s, and next to no model."""
+@pytest.fixture
+def slow_metric(tmp_path, monkeypatch):
+    """Settings of two points, with a metric of the user's own that takes all the time."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, "test_cost_clock", SimpleNamespace(CLOCK=CLOCK))
     (tmp_path / "sleeping.py").write_text(MINE)
     np.save(tmp_path / "inputs.npy", np.zeros((2, 4), np.float32))
     own = ["experiment=custom", "model=sleeping:identity", "metric=sleeping:slow", f"data.path={tmp_path}/inputs.npy"]
     counts = ["n=310", "m=350", "delta=0.1", "grid.eps=[0.1]", "grid.h=[1]", "points.count=2", "forward_block=32"]
-    config = compose(*own, *counts, "workers=1", f"out={tmp_path / 'runs'}")
+    return [*own, *counts, "workers=1", f"out={tmp_path / 'runs'}"]
+
+
+def test_a_slow_metric_of_ones_own_is_estimated_within_a_factor_of_two(slow_metric):
+    """310^2 distances for the center of each of two points, and 2 x 350 of fresh draws: 4 s, and next to no model."""
+    config = compose(*slow_metric)
     said = io.StringIO()
     dry_run(config, Display(Console(file=said, width=300)))
     assert re.search(r"about [2-9] s on cpu", said.getvalue())
@@ -113,3 +119,8 @@ def test_a_slow_metric_of_ones_own_is_estimated_within_a_factor_of_two(tmp_path,
     run(config, Display(Console(file=io.StringIO())), "cs-run (test)")
     taken = CLOCK.now - started
     assert 2 * 310**2 * 2e-5 / 2 < cost.seconds < 2 * taken
+
+
+def test_a_metric_takes_no_time_where_no_certifier_is_built_from_it(slow_metric):
+    (cost,) = estimate(make_plan(compose(*slow_metric, "certifiers=[percentile]")))
+    assert cost.seconds == 0
