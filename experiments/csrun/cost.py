@@ -22,6 +22,7 @@ from csrun.models import build_model
 from csrun.models.precision import in_precision
 from csrun.plan import CellPlan, Plan, check
 from csrun.registry import entry_of
+from csrun.system.memory import held
 
 _PROBE_BLOCKS, _PROBE_SECONDS = 9, 1.0
 """How long a model is timed for an estimate; a metric a quarter of that, three or four times."""
@@ -73,6 +74,8 @@ class _Probe(NamedTuple):
         Of the law's bound for one input: long where it is computed from the input, as for rotation.
     pair_bytes : int
         Held for each pair of outputs while a center is found among all of them.
+    process_bytes : int
+        Held by a process that has drawn some outputs, its packages, data and model included.
     support : int
         Passes of a point beside those of its draws: all noisy inputs, where a rule takes them.
     """
@@ -86,6 +89,7 @@ class _Probe(NamedTuple):
     feature_bytes: int
     pair_bytes: int
     model_bytes: int
+    process_bytes: int
     support: int = 0
 
 
@@ -143,7 +147,7 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     """All processes: a point in each worker, and the driver beside them unless it is the only worker.
 
     Outputs kept with their features, twice; two tiles of distances, or those of all pairs where they are held together;
-    a batch; processes, which with PyTorch hold about 600 MiB each; the driver's tables and figures.
+    a batch; processes, each with what this one holds after some draws; the driver's tables and figures.
     """
     budget, config = plan.budget, plan.config
     candidates = (budget.n0 or budget.n) if _searches_centers(plan) else 0
@@ -157,10 +161,9 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     pairs = max(tiles, probe.pair_bytes * entries // 2)
     batch = config.batch_size * (2 * probe.input_bytes + probe.output_bytes)
     block = 3 * config.forward_block * probe.feature_bytes
-    process = 600 * 2**20 + probe.model_bytes
     point = kept + pairs + batch + block + 8 * 8 * budget.m
-    driver = 100 * 2**20 + (process if plan.workers > 1 else 0)
-    return plan.workers * (process + point) + driver
+    driver = 100 * 2**20 + (probe.process_bytes if plan.workers > 1 else 0)
+    return plan.workers * (probe.process_bytes + point) + driver
 
 
 def _probe(plan: Plan, cell: CellPlan) -> _Probe:
@@ -175,6 +178,7 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
         output = sampler.base_output(x)
         features = {metric: metric.features(output[None]) for metric in sources}
         outputs, pass_seconds = _draws(sampler, x)
+        process_bytes = held()
         if any(entry_of(name).measured for name in config.certifiers):
             pass_seconds += sum(_distance_seconds(metric, outputs[: config.forward_block]) for metric in sources)
         searched = _searches_centers(plan)
@@ -191,7 +195,7 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     support = law.support_size() if apart and isinstance(law, Enumerable) else 0
     feature_bytes = max(one.nbytes for one in features.values())
     pair_bytes = 0 if plan.budget.n0 else max(metric.pair_bytes(one) for metric, one in features.items())
-    sizes = (x.nbytes, output.nbytes, feature_bytes, pair_bytes, model_bytes)
+    sizes = (x.nbytes, output.nbytes, feature_bytes, pair_bytes, model_bytes, process_bytes)
     return _Probe(pass_seconds, sum(centers.values()), asked, bound_seconds, *sizes, support)
 
 
