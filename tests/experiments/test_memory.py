@@ -117,7 +117,7 @@ def test_a_batch_too_large_is_halved_and_no_row_changes(tmp_path, monkeypatch, k
     assert rows == expected
     assert "memory ran out" not in quiet
     assert [line for line in said.splitlines() if "memory" in line] == [
-        f"memory ran out on point 0: again with batch_size={size}, which changes no row" for size in (384, 128)
+        f"memory ran out on point 0: again with batch_size={size}, which changes no row" for size in (448, 192)
     ]
 
 

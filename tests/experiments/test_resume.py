@@ -27,7 +27,7 @@ def test_batch_size_changes_no_row(run_small, done, tmp_path):
 
 
 def test_forward_block_and_counts_make_another_cell(run_small, done, tmp_path):
-    run_small("forward_block=64")
+    run_small("forward_block=128")
     run_small("m=700")
     assert len(list((tmp_path / "runs").glob("autoencoder-digits-*"))) == 3
 

@@ -51,6 +51,7 @@ SMALL = [
     "delta=0.17",
     "alpha1=0.02",
     "alpha2=0.02",
+    "forward_block=64",
     "train.epochs=1",
     "train.images=100",
     "workers=1",
