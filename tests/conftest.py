@@ -10,8 +10,12 @@ import torch
 from hypothesis import settings
 from plugins import TABLES
 
-LONGEST = ["test_ray.py", "test_cores.py", "test_experiments.py", "test_publishing.py", "test_contracts.py"]
-LONGEST += ["test_custom.py", "test_campaigns.py", "test_known_laws.py", "test_additive.py", "test_recommend.py"]
+_LONGEST = """
+ray experiments contracts cores publishing custom ocr denoisers rotation spectral simulated_coverage
+figures campaigns known_laws cli panels mean additive coverage recommend plots attacks examples
+memory environment direction rounding safety labels laws tolerance
+"""
+LONGEST = [f"test_{name}.py" for name in _LONGEST.split()]
 """Files of more than twenty seconds, longest first; that of Ray mostly waits, and is best beside those that compute."""
 
 torch.set_num_threads(1)
