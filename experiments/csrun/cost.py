@@ -200,15 +200,18 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
 
 
 def _draws(sampler: Sampler, x: Tensor) -> tuple[Tensor, float]:
-    """Some draws, and the seconds of one, in about a second; the first block does not count."""
+    """Some draws, and the seconds of one; the first block does not count.
+
+    `_PROBE_BLOCKS` of a slow model, but no more than about `_PROBE_SECONDS`; of a fast one as many as a moment allows.
+    """
     blocks: list[Tensor] = []
     started = ended = time.perf_counter()
-    for outputs in sampler.draw(x, _PROBE_BLOCKS * sampler.forward_block, RandomStream(0), "timing"):
+    for outputs in sampler.draw(x, 8 * _PROBE_BLOCKS * sampler.forward_block, RandomStream(0), "timing"):
         blocks.append(outputs)
         ended = time.perf_counter()
         if len(blocks) == 1:
             started = ended
-        elif ended - started > _PROBE_SECONDS:
+        elif ended - started > (_PROBE_SECONDS if len(blocks) < _PROBE_BLOCKS else _PROBE_SECONDS / 8):
             break
     return torch.cat(blocks), (ended - started) / (len(blocks) - 1) / sampler.forward_block
 
