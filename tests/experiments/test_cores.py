@@ -427,7 +427,7 @@ def test_no_more_workers_than_points():
 
 def test_estimates_count_the_workers(monkeypatch):
     """Each holds a point; the time is shared out, but for what the driver does alone: attacks."""
-    probe = _Probe(1e-3, 0.5, {"tv": 0.25}, 0.0, 10**6, 10**6, 10**6, 8, 10**6, 600 * 2**20)
+    probe = _Probe(1e-3, 0.5, {"tv": 0.25}, 0.0, 10**6, 10**6, 10**6, 8, 10**6, 10**9)
     monkeypatch.setattr("csrun.cost._probe", lambda plan, cell: probe)
     monkeypatch.setattr("loky.cpu_count", lambda: 4)
     small = (*SMALL, "points.count=8")
@@ -441,7 +441,7 @@ def test_estimates_count_the_workers(monkeypatch):
     assert four.memory > 4 * one.memory
     (eight,) = estimate(make_plan(compose(*small, "workers=8")))
     assert eight.seconds == four.seconds  # on four cores
-    assert eight.memory == pytest.approx(2 * four.memory, rel=0.15)
+    assert eight.memory > 8 * one.memory
     attacked = (*small, "attack=pgd")
     (alone,), (shared,) = (estimate(make_plan(compose(*attacked, f"workers={count}"))) for count in (1, 4))
     assert alone.seconds - shared.seconds == pytest.approx(passes * 3 / 4)

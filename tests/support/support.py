@@ -247,7 +247,7 @@ def _parsed(setting: str) -> Override:
 
 @functools.cache
 def _composed(folder: Path, *overrides: str) -> bytes:
-    """What Hydra composes, pickled, as in `_MERGED`."""
+    """Pickle of a configuration that Hydra composes, from which `compose_raw` makes its copies."""
     register_schema()
     with initialize_config_dir(str(folder), version_base="1.3"):
         return pickle.dumps(hydra_compose("config", list(overrides)))
