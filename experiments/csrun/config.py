@@ -14,8 +14,8 @@ from functools import cache
 from typing import Any, TypeVar
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from csrun.adapters import plain_adapter
 from csrun.errors import RunError
@@ -229,13 +229,6 @@ def register_schema() -> None:
     ConfigStore.instance().store(name="schema", node=Config)
 
 
-@cache
-def _schema() -> DictConfig:
-    """`Config` as OmegaConf's; made once, as merging copies it."""
-    schema: DictConfig = OmegaConf.structured(Config)
-    return schema
-
-
 def resolved(settings: Sequence[str]) -> Config:
     """A complete configuration, as `cs-run` has it for these settings."""
     import torch  # seconds that a refusal of `cs-run` does without
@@ -323,14 +316,23 @@ def _typed(asked: Any) -> Config:
         many = f"{one}s"
         if asked[one] is not None:
             asked[many] = [asked[one]]
-    plain = OmegaConf.to_container(asked, resolve=True, throw_on_missing=True)
-    _require_flat_lists(plain)
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(_schema(), plain))
-    except (ConfigKeyError, ConfigAttributeError) as error:  # of +KEY=VALUE, which Hydra adds unseen
-        raise RunError(unknown_key(str(error.full_key))) from error
+    OmegaConf.resolve(asked)  # which looks at types again
+    _require_known_keys(asked, Config)
+    _require_flat_lists(OmegaConf.to_container(asked, throw_on_missing=True))
+    config = OmegaConf.to_object(asked)
     assert isinstance(config, Config)
     return config
+
+
+def _require_known_keys(asked: Any, schema: type, within: str = "") -> None:
+    """Refuse a key that the schema does not have: Hydra adds those of +KEY=VALUE unseen."""
+    known = {one.name for one in fields(schema)}
+    for key in asked:
+        if key not in known:
+            raise RunError(unknown_key(f"{within}{key}"))
+        of_key = OmegaConf.get_type(asked, key)
+        if is_dataclass(of_key):
+            _require_known_keys(asked[key], of_key, f"{within}{key}.")
 
 
 def _require_flat_lists(asked: Any) -> None:
