@@ -27,6 +27,9 @@ from csrun.system.memory import held, keep_freed_memory
 _PROBE_BLOCKS, _PROBE_SECONDS = 9, 1.0
 """How long a model is timed for an estimate; a metric a quarter of that, three or four times."""
 
+_WORKER_SECONDS = 4.0
+"""What a worker that starts takes of a core for its imports, by measurement."""
+
 _CENTERS = ("center", "center_free")
 """Certifiers whose search takes time beside the passes."""
 
@@ -43,7 +46,8 @@ class Cost:
     passes : int
         Forward passes of all its points.
     seconds : float
-        From a short measurement on this machine, shared out among the workers, as many as it has cores for.
+        From a short measurement on this machine, shared out among the workers, as many as it has cores for; in the
+        first cell the start of the workers as well.
     training_seconds : float
         The part of them that is training.
     disk : int
@@ -74,8 +78,9 @@ class _Probe(NamedTuple):
         Of the law's bound for one input: long where it is computed from the input, as for rotation.
     pair_bytes : int
         Held for each pair of outputs while a center is found among all of them.
-    process_bytes : int
-        Held by a process that has drawn some outputs, its packages, data and model included.
+    process_bytes, shared_bytes : int
+        Held by a process that has drawn some outputs, its packages, data and model included; of these, what is held
+        once however many processes there are.
     support : int
         Passes of a point beside those of its draws: all noisy inputs, where a rule takes them.
     """
@@ -90,6 +95,7 @@ class _Probe(NamedTuple):
     pair_bytes: int
     model_bytes: int
     process_bytes: int
+    shared_bytes: int
     support: int = 0
 
 
@@ -104,7 +110,7 @@ def estimate(plan: Plan) -> list[Cost]:
     missing = set(plan.to_train())
     at_once = min(plan.workers, loky.cpu_count())
     training_workers = max(1, min(at_once, len(missing)))
-    costs = []
+    costs: list[Cost] = []
     for cell in plan.cells:
         own = missing.intersection(cell.training.chain if cell.training else ())
         training = sum(one.passes for one in own)
@@ -115,6 +121,8 @@ def estimate(plan: Plan) -> list[Cost]:
         apart = points * (probe.centers_seconds + probe.bound_seconds)
         seconds = training_seconds + (passes * probe.pass_seconds + apart) / at_once
         seconds += attack_passes * probe.pass_seconds + _centers_of_attacks(plan, cell, probe)
+        if plan.workers > 1 and not costs:
+            seconds += plan.workers * _WORKER_SECONDS / at_once
         disk = _evidence_bytes(plan, cell, probe) + (probe.model_bytes if training else 0)
         memory = _memory_bytes(plan, probe)
         costs.append(Cost(passes + attack_passes, seconds, training_seconds, disk, memory))
@@ -148,7 +156,8 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     """All processes: a point in each worker, and the driver beside them unless it is the only worker.
 
     Outputs kept with their features, twice; eight tiles of distances, or all of them where they are held at once; a
-    batch; processes, each with what this one holds after some draws; the driver's tables and figures.
+    batch; processes, each with what this one holds after some draws, its libraries once; the driver's tables and
+    figures.
     """
     budget, config = plan.budget, plan.config
     candidates = (budget.n0 or budget.n) if _searches_centers(plan) else 0
@@ -163,8 +172,9 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     batch = config.batch_size * (2 * probe.input_bytes + probe.output_bytes)
     block = 3 * config.forward_block * probe.feature_bytes
     point = kept + pairs + batch + block + 8 * 8 * budget.m
-    driver = 100 * 2**20 + (probe.process_bytes if plan.workers > 1 else 0)
-    return plan.workers * (probe.process_bytes + point) + driver
+    own = probe.process_bytes - probe.shared_bytes
+    driver = 100 * 2**20 + (own if plan.workers > 1 else 0)
+    return plan.workers * (own + point) + driver + probe.shared_bytes
 
 
 def _probe(plan: Plan, cell: CellPlan) -> _Probe:
@@ -179,7 +189,7 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
         output = sampler.base_output(x)
         features = {metric: metric.features(output[None]) for metric in sources}
         outputs, pass_seconds = _draws(sampler, x)
-        process_bytes = held()
+        process = held()
         if any(entry_of(name).measured for name in config.certifiers):
             pass_seconds += sum(_distance_seconds(metric, outputs[: config.forward_block]) for metric in sources)
         searched = _searches_centers(plan)
@@ -196,8 +206,8 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     support = law.support_size() if apart and isinstance(law, Enumerable) else 0
     feature_bytes = max(one.nbytes for one in features.values())
     pair_bytes = 0 if plan.budget.n0 else max(metric.pair_bytes(one) for metric, one in features.items())
-    sizes = (x.nbytes, output.nbytes, feature_bytes, pair_bytes, model_bytes, process_bytes)
-    return _Probe(pass_seconds, sum(centers.values()), asked, bound_seconds, *sizes, support)
+    sizes = (x.nbytes, output.nbytes, feature_bytes, pair_bytes, model_bytes)
+    return _Probe(pass_seconds, sum(centers.values()), asked, bound_seconds, *sizes, *process, support)
 
 
 def _draws(sampler: Sampler, x: Tensor) -> tuple[Tensor, float]:

@@ -36,6 +36,7 @@ from running import (
 )
 from support import SMALL, compose
 
+from csrun import cost
 from csrun.cells.run import CellRun
 from csrun.config import register_schema, resolve
 from csrun.cost import _Probe, estimate
@@ -427,7 +428,7 @@ def test_no_more_workers_than_points():
 
 def test_estimates_count_the_workers(monkeypatch):
     """Each holds a point; the time is shared out, but for what the driver does alone: attacks."""
-    probe = _Probe(1e-3, 0.5, {"tv": 0.25}, 0.0, 10**6, 10**6, 10**6, 8, 10**6, 10**9)
+    probe = _Probe(1e-3, 0.5, {"tv": 0.25}, 0.0, 10**6, 10**6, 10**6, 8, 10**6, 10**9, 0)
     monkeypatch.setattr("csrun.cost._probe", lambda plan, cell: probe)
     monkeypatch.setattr("loky.cpu_count", lambda: 4)
     small = (*SMALL, "points.count=8")
@@ -436,21 +437,39 @@ def test_estimates_count_the_workers(monkeypatch):
     training = 3 * 100 * 1e-3
     passes = 8 * (plan.passes_of_point * 1e-3 + 0.5)
     assert one.seconds == pytest.approx(training + passes)
-    assert four.seconds == pytest.approx(training + passes / 4)
+    start = cost._WORKER_SECONDS
+    assert four.seconds == pytest.approx(training + passes / 4 + start)
     assert four.memory == pytest.approx(5 * one.memory, rel=0.5)
     assert four.memory > 4 * one.memory
     (eight,) = estimate(make_plan(compose(*small, "workers=8")))
-    assert eight.seconds == four.seconds  # on four cores
+    assert eight.seconds == pytest.approx(four.seconds + start)  # on four cores
     assert eight.memory > 8 * one.memory
     attacked = (*small, "attack=pgd")
     (alone,), (shared,) = (estimate(make_plan(compose(*attacked, f"workers={count}"))) for count in (1, 4))
-    assert alone.seconds - shared.seconds == pytest.approx(passes * 3 / 4)
+    assert alone.seconds - shared.seconds == pytest.approx(passes * 3 / 4 - start)
     attacks = make_plan(compose(*attacked)).attack_passes(plan.cells[0])
     assert alone.seconds - one.seconds == pytest.approx(attacks * 1e-3 + 8 * 4 * 0.25)  # four runs judge each
 
 
+def test_estimates_count_shared_memory_once_and_the_start_of_workers_in_the_first_cell(monkeypatch):
+    process, shared = 10**9, 4 * 10**8
+    monkeypatch.setattr("loky.cpu_count", lambda: 4)
+    found = {}
+    for of_it in (0, shared):
+        probe = _Probe(1e-3, 0.0, {"tv": 0.0}, 0.0, 0, 0, 0, 0, 0, process, of_it)
+        monkeypatch.setattr("csrun.cost._probe", lambda plan, cell, probe=probe: probe)
+        for workers in (1, 4):
+            asked = (*SMALL, "grid.eps=[0.4,0.6]", "points.count=4", f"workers={workers}")
+            found[of_it, workers] = estimate(make_plan(compose(*asked)))
+    assert found[shared, 1] == found[0, 1]
+    for less, more in zip(found[shared, 4], found[0, 4], strict=True):
+        assert more.memory - less.memory == 4 * shared  # of five processes
+    first, second = (one.seconds - one.training_seconds for one in found[0, 4])
+    assert first - second == pytest.approx(cost._WORKER_SECONDS)
+
+
 def test_estimates_count_no_pairs_where_no_center_is_searched(monkeypatch):
-    probe = _Probe(1e-3, 0.0, {"tv": 0.0}, 0.0, 10**3, 10**3, 10**3, 12, 10**6, 600 * 2**20)
+    probe = _Probe(1e-3, 0.0, {"tv": 0.0}, 0.0, 10**3, 10**3, 10**3, 12, 10**6, 600 * 2**20, 0)
     monkeypatch.setattr("csrun.cost._probe", lambda plan, cell: probe)
     asked = (*SMALL, "metrics=[l2]", "n=10000", "m=20000", "delta=0.05")
     (centers,), (means,) = (estimate(make_plan(compose(*asked, f"certifiers=[{name}]"))) for name in ("center", "mean"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from typing import NamedTuple
 
 from centersmooth.errors import ForwardMemoryError
 from csrun.errors import RunError
@@ -31,12 +32,22 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and all(mallopt(*setting) for setting in _SETTINGS)
 
 
-def held() -> int:
+class Held(NamedTuple):
+    """Bytes of memory that a process holds: all of them, and those of files, which processes share.
+
+    Libraries are such files: PyTorch's alone are a few hundred megabytes. 0 where the system does not tell.
+    """
+
+    all: int
+    shared: int
+
+
+def held() -> Held:
     """Bytes of memory that this process holds."""
     import psutil  # a tenth of a second, which only estimates take
 
-    held: int = psutil.Process().memory_info().rss
-    return held
+    found = psutil.Process().memory_info()
+    return Held(found.rss, getattr(found, "shared", 0))
 
 
 def smaller_batch(batch_size: int, forward_block: int, error: Exception) -> int:
