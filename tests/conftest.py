@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Generator
 
 import pytest
 import torch
@@ -34,6 +35,12 @@ def pytest_configure(config: pytest.Config) -> None:
     for kind, table in TABLES.items():
         if config.getoption(kind) not in (None, *table):
             raise pytest.UsageError(f"{kind} is {config.getoption(kind)!r}: expected one of {', '.join(table)}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file() -> Generator[None, list[pytest.Collector], list[pytest.Collector]]:
+    """Tests have no examples in docstrings: to look for some in all that they import takes each process two seconds."""
+    return [one for one in (yield) if type(one) is pytest.Module]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
