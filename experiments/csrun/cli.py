@@ -287,9 +287,10 @@ def _require_known_options(overrides: list[str]) -> None:
     """Refuse what a group of configuration files does not have, of several in a sweep before the first is run."""
     from csrun.registry import require_known
 
+    known = groups()
     for override in overrides:
         group, _, value = override.lstrip("+").partition("=")
-        if group in groups() and not re.search(r"""[($'"]""", value):  # which are Hydra's grammar
+        if group in known and not re.search(r"""[($'"]""", value):  # which are Hydra's grammar
             for name in [value] if value[:1] in ("[", "{") else value.split(","):
                 require_known(f"{group} is", name, options(group))
 

@@ -32,7 +32,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     for name, replacement in WHOLE_FONTS.items():
         monkeypatch.setattr(f"matplotlib.backends._backend_pdf_ps.{name}", replacement)
-    monkeypatch.setitem(plots._STYLE, "pdf.compression", 1)
+    monkeypatch.setitem(plots._STYLE, "pdf.compression", 0)
 
 
 @pytest.fixture
