@@ -28,7 +28,7 @@ _PROBE_BLOCKS, _PROBE_SECONDS = 9, 1.0
 """How long a model is timed for an estimate; a metric a quarter of that, three or four times."""
 
 _WORKER_SECONDS = 4.0
-"""What a worker that starts takes of a core for its imports, by measurement."""
+"""Seconds of a core that a starting worker takes for its imports, by measurement."""
 
 _CENTERS = ("center", "center_free")
 """Certifiers whose search takes time beside the passes."""

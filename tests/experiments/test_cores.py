@@ -444,6 +444,7 @@ def test_estimates_count_the_workers(monkeypatch):
     (eight,) = estimate(make_plan(compose(*small, "workers=8")))
     assert eight.seconds == pytest.approx(four.seconds + start)  # on four cores
     assert eight.memory > 8 * one.memory
+    assert eight.memory == pytest.approx(2 * four.memory, rel=0.15)
     attacked = (*small, "attack=pgd")
     (alone,), (shared,) = (estimate(make_plan(compose(*attacked, f"workers={count}"))) for count in (1, 4))
     assert alone.seconds - shared.seconds == pytest.approx(passes * 3 / 4 - start)
