@@ -40,10 +40,15 @@ class Draws:
         self.key = key
         self.dtype = torch.promote_types(like.dtype, torch.float32)
         self._device = like.device
+        self._like = torch.empty(0, dtype=like.dtype, device=like.device)
         if like.device.type == "cpu":
             self._host = np.random.Generator(np.random.PCG64DXSM(key))
         else:
             self._on_device = torch.Generator(device=like.device).manual_seed(key % 2**64)
+
+    def ahead(self, keys: int) -> Draws:
+        """The numbers of the key that is so many further on, from their first; with 0, these once more."""
+        return Draws((self.key + keys) % 2**128, self._like)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         """Independent standard normal numbers, ``shape``."""

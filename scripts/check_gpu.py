@@ -158,6 +158,22 @@ def gradients_work() -> Iterator[Finding]:
     yield Finding("training, 40 steps", found, abs(losses[1] / losses[0] - 1) < 0.1)
 
 
+def graphs_agree() -> Iterator[Finding]:
+    """A training by graphs of its steps and one by single operations: losses, and the time of a step."""
+    data, spec = load_data("digits", None), MODELS["lenet"]
+    schedule = TrainConfig(epochs=2, images=1_280, batch_size=64, optimizer="sgd")
+    for method in ("cross_entropy", "stability", "smoothadv", "smoothmix"):
+        training, found = training_of("lenet", data, schedule, method, {"name": "gaussian"}, 0.5, 0, DEVICE), []
+        for graphs in (False, True):
+            with patch("csrun.training.checkpoints._captures", lambda inputs, noise, graphs=graphs: graphs):
+                found.append(train(fresh_model(training, spec, data), training, data, lambda images: None))
+        (loss, seconds), (same, less) = found
+        steps = schedule.epochs * schedule.images / schedule.batch_size * training.objective.chunks
+        times = f"{seconds / steps * 1e3:.2f} and {less / steps * 1e3:.2f} ms a step"
+        agree = abs(same / loss - 1) < 1e-3
+        yield Finding(f"`{method}`, by operations and by graphs", f"losses {loss:.6f} and {same:.6f}, {times}", agree)
+
+
 def speed() -> Iterator[Finding]:
     """Bare passes, all of a certificate, and the search for a center."""
     x = torch.rand(1, 28, 28, device=DEVICE)
@@ -212,7 +228,15 @@ def _seconds(work: Callable[[], object]) -> float:
     return min(taken[1:])
 
 
-CHECKS = (outputs_agree, distances_agree, certificates_agree, radii_come_again, gradients_work, memory_runs_out)
+CHECKS = (
+    outputs_agree,
+    distances_agree,
+    certificates_agree,
+    radii_come_again,
+    gradients_work,
+    graphs_agree,
+    memory_runs_out,
+)
 
 
 def main(arguments: list[str]) -> int:

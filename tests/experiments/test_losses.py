@@ -18,6 +18,7 @@ from csrun.models import MODELS
 from csrun.models.base import BaseModel
 from csrun.registry import METHODS
 from csrun.training.checkpoints import fresh_model, kind_of, train_checkpoint, training_of
+from csrun.training.gradients import Tape
 from csrun.training.methods.adversaries import SameDraws, fixed_layers, norms, other_draws
 from csrun.training.methods.outputs import OutputAdversary, top_eigenvalue
 from csrun.training.names import complete, method_named
@@ -139,7 +140,7 @@ def smoothadv(ramp: float):
 def smoothmix(ramp: float, *, one_step: bool, detached: bool = False):
     def written_out(model, y):
         total = 0
-        shares = other_draws(Draws(KEY, images()), images()).uniform((IMAGES,)) / 2
+        shares = other_draws(Draws(KEY, images())).uniform((IMAGES,)) / 2
         for index, (x, label) in enumerate(zip(images(), y, strict=True)):
             d, path = noises(2)[:, index], [x]
             for _ in range(3):
@@ -301,13 +302,13 @@ def moving_adversary(model: nn.Module, others: Draws, d: Tensor, h: float) -> Te
 
 def output_adversary(model, y):
     d = noises(2)
-    adversary = moving_adversary(model, other_draws(Draws(KEY, images()), images()), d, 1.5)
+    adversary = moving_adversary(model, other_draws(Draws(KEY, images())), d, 1.5)
     at_adversary = [(outputs_at(model, x, d[:, i]) - y[i]).square().mean() for i, x in enumerate(adversary)]
     return squared_error(model, y, d) + 3 * sum(at_adversary) / IMAGES
 
 
 def output_mix(model, y):
-    d, others = noises(2), other_draws(Draws(KEY, images()), images())
+    d, others = noises(2), other_draws(Draws(KEY, images()))
     adversary = moving_adversary(model, others, d, 1.5)
     shares, apart = others.uniform((IMAGES,)) / 2, 0
     for index, x in enumerate(images()):
@@ -354,7 +355,7 @@ def test_the_mix_of_maps_is_with_equal_probabilities():
     d = noises(2)
 
     def written_out(model, y):
-        others, total = other_draws(Draws(KEY, images()), images()), 0
+        others, total = other_draws(Draws(KEY, images())), 0
         directions = others.normal((IMAGES, 1, 2, 2))
         shares = others.uniform((IMAGES,)) / 2
         for index, x in enumerate(images()):
@@ -378,7 +379,7 @@ def test_the_mix_of_maps_is_with_equal_probabilities():
 
 def test_adversaries_move_the_smoothed_output_more_than_most_random_shifts_of_their_length():
     model, method = Pictures(), OutputAdversary(weight=1.0, h=0.5, steps=8, draws=2)
-    outputs = SameDraws(model, GaussianNoise(SIGMA), KEY, 2)
+    outputs = SameDraws(model, GaussianNoise(SIGMA), Draws(KEY, images()), 2)
     adversary = method.adversary(outputs, images(), pictures_target(), Draws(1, images()))
     lengths = norms(adversary - images())
     assert torch.allclose(lengths, torch.full_like(lengths, 0.5 * SIGMA))
@@ -406,6 +407,26 @@ def test_layers_are_in_eval_mode_under_attack_and_the_model_answers_as_in_traini
     with fixed_layers(model):
         assert (model.training, model.norm.training) == (True, False)
     assert model.norm.training
+
+
+@pytest.mark.parametrize("asked", ["consistency", "smoothadv", "smoothmix", "macer", "stability", "cross_entropy"])
+def test_a_step_that_reads_its_numbers_from_a_tape_has_the_loss_of_one_that_draws_them(asked):
+    model, method, tape = Scores(), kind_of(asked)(**dict(complete(asked, {}, SIGMA))), Tape()
+
+    def loss(draws: Draws) -> float:
+        return method.loss(model, images(), LABELS, GaussianNoise(SIGMA), draws, 99).item()
+
+    loss(tape.draws(Draws(KEY, images())))  # the numbers are not there yet
+    for key in (KEY, KEY + 7):
+        tape.fill(Draws(key, images()))
+        assert loss(tape.draws(Draws(KEY, images()))) == loss(Draws(key, images()))
+
+
+def test_a_step_that_asks_a_tape_for_other_numbers_than_the_one_before_is_caught():
+    tape = Tape()
+    tape.draws(Draws(KEY, images())).normal((2,))
+    with pytest.raises(AssertionError, match="asked"):
+        tape.draws(Draws(KEY, images())).normal((3,))
 
 
 OF_WHOLE_MODELS = [name for name in METHODS if kind_of(name).target not in ("denoising", "diffusion")]

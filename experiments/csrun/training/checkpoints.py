@@ -32,6 +32,7 @@ from csrun.noise import noise_of
 from csrun.registry import METHODS, MODELS
 from csrun.system.files import digest_of, write_atomically
 from csrun.system.locks import held
+from csrun.training.gradients import Gradients
 from csrun.training.methods import Method
 from csrun.training.names import Parameters, complete, labelled, method_named
 from csrun.training.state import SUFFIX, StateFile
@@ -301,6 +302,7 @@ def train(
     if noise is None and training.law is not None:
         inputs = torch.stack(list(map(training.law.clean, inputs)))
     optimizer = _optimizer(model, training)
+    gradients = Gradients(model, method, noise, graphs=_captures(inputs, noise))
     done, before = state.resume(model, optimizer) if state else (0, 0.0)
     step_done(done * training.images)
     model.train()
@@ -313,11 +315,8 @@ def train(
         steps = (chunk for batch in order.split(training.batch_size) for chunk in batch.chunk(method.chunks))
         for step, chosen in enumerate(steps):
             draws = stream.draws("training noise", step, inputs)
-            loss = method.loss(model, inputs[chosen], targets[chosen], noise, draws, epoch)
-            optimizer.zero_grad()
-            loss.backward()
+            losses.append(gradients(inputs[chosen], targets[chosen], draws, epoch))
             optimizer.step()
-            losses.append(loss.detach())
             step_done(len(chosen))
         final = float(torch.stack(losses).mean())  # the one time in an epoch that the host waits for the device
         if not final < float("inf"):
@@ -326,6 +325,11 @@ def train(
             state.keep(model, optimizer, epoch + 1, before + time.perf_counter() - started)
         report.epoch(epoch + 1, training.epochs, final)
     return final, before + time.perf_counter() - started
+
+
+def _captures(inputs: Tensor, noise: Noise | None) -> bool:
+    """Whether steps are captured as graphs: on CUDA, unless the law draws for each input from the host."""
+    return inputs.is_cuda and torch.cuda.is_available() and (noise is None or noise.coordinatewise)
 
 
 def _optimizer(model: BaseModel, training: Training) -> torch.optim.Optimizer:

@@ -31,17 +31,17 @@ class SameDraws:
 
     model: BaseModel
     noise: Noise
-    key: int
+    draws: Draws
     count: int
 
     def __call__(self, x: Tensor) -> Tensor:
         """``(b, *in) -> (count, b, *out)``."""
-        return outputs_of(self.model, noisy_copies(x, self.noise, Draws(self.key, x), self.count))
+        return outputs_of(self.model, noisy_copies(x, self.noise, self.draws.ahead(0), self.count))
 
 
-def other_draws(draws: Draws, like: Tensor) -> Draws:
+def other_draws(draws: Draws) -> Draws:
     """Random numbers of a step beside those of its noise, which `SameDraws` takes again and again."""
-    return Draws((draws.key + 1) % 2**128, like)
+    return draws.ahead(1)
 
 
 class Adversarial(SeveralDraws):

@@ -149,8 +149,8 @@ class OutputAdversary(_AgainstMovement):
 
     def loss(self, model: BaseModel, x: Tensor, y: Tensor, noise: Noise | None, draws: Draws, epoch: int) -> Tensor:
         assert noise is not None  # a noisy method is given its law
-        outputs = SameDraws(model, noise, draws.key, self.draws)
-        adversary = self.adversary(outputs, x, y, other_draws(draws, x))
+        outputs = SameDraws(model, noise, draws, self.draws)
+        adversary = self.adversary(outputs, x, y, other_draws(draws))
         return fit(outputs(x), y) + self.weight * fit(outputs(adversary), y)
 
 
@@ -165,8 +165,8 @@ class OutputMix(_AgainstMovement):
 
     def loss(self, model: BaseModel, x: Tensor, y: Tensor, noise: Noise | None, draws: Draws, epoch: int) -> Tensor:
         assert noise is not None  # a noisy method is given its law
-        outputs = SameDraws(model, noise, draws.key, self.draws)
-        others = other_draws(draws, x)
+        outputs = SameDraws(model, noise, draws, self.draws)
+        others = other_draws(draws)
         adversary = self.adversary(outputs, x, y, others)
         share = others.uniform((len(x),)).to(x.dtype) / 2
         of_input = share.view(-1, *[1] * (x.ndim - 1))

@@ -35,7 +35,7 @@ class SmoothAdv(Adversarial):
 
     def loss(self, model: BaseModel, x: Tensor, y: Tensor, noise: Noise | None, draws: Draws, epoch: int) -> Tensor:
         assert noise is not None  # a noisy method is given its law
-        scores, eps = SameDraws(model, noise, draws.key, self.draws), self.eps * warm_up(epoch)
+        scores, eps = SameDraws(model, noise, draws, self.draws), self.eps * warm_up(epoch)
         adversary = x
         with fixed_layers(model):
             for _ in range(self.steps):

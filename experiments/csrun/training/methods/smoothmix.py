@@ -48,10 +48,10 @@ class SmoothMix(Adversarial):
 
     def loss(self, model: BaseModel, x: Tensor, y: Tensor, noise: Noise | None, draws: Draws, epoch: int) -> Tensor:
         assert noise is not None  # a noisy method is given its law
-        scores, ramp = SameDraws(model, noise, draws.key, self.draws), warm_up(epoch)
+        scores, ramp = SameDraws(model, noise, draws, self.draws), warm_up(epoch)
         path = self._attack(scores, model, x, y)
         start = x + within(path[0] - x, ramp * self.size) if self.one_step else x
-        share = (other_draws(draws, x).uniform((len(x),)).to(x.dtype) / 2).view(-1, *[1] * (x.ndim - 1))
+        share = (other_draws(draws).uniform((len(x),)).to(x.dtype) / 2).view(-1, *[1] * (x.ndim - 1))
         at_start, at_mix = scores(start), scores((1 - share) * start + share * path[-1])
 
         log_mean = log_mean_probabilities(at_start)
