@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import io
 import re
 import sys
@@ -70,6 +71,18 @@ def test_the_center_takes_as_many_pairs_as_are_compared(metric, outputs, n, n0, 
 def test_a_fresh_output_takes_one_distance_and_repeated_ones_none():
     assert PAIR / 2 < _distance_seconds(DistanceFunction(sleepy), NEW[:128]) < 2 * PAIR
     assert PAIR / 2 < _distance_seconds(DistanceFunction(sleepy), REPEATED[:128]) * 128 / 100 < 2 * PAIR
+
+
+class InChunks(Sleepy):
+    """A metric whose features take a second for 16 outputs, or for the fewer ones at the end."""
+
+    def features(self, outputs: torch.Tensor) -> torch.Tensor:
+        CLOCK.now += math.ceil(len(outputs) / 16)
+        return outputs
+
+
+def test_features_take_the_time_of_a_whole_block():
+    assert _distance_seconds(InChunks(), NEW[:50]) == pytest.approx(4 / 50, rel=0.05)
 
 
 def test_outputs_that_are_yet_to_be_seen_are_counted_by_good_and_turing():
