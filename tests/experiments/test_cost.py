@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import io
+import math
 import re
 import sys
 from types import SimpleNamespace
