@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.table import Column, Table
+from torch.nn.functional import one_hot
 
 from centersmooth import RandomStream
 from csrun.cells.attacks import attack_note, attack_table, broken
@@ -258,14 +259,17 @@ def _write_texts(folder: Path, done: list[DoneCell]) -> None:
 
 
 def _write_truth(plan: Plan, folder: Path, done: list[DoneCell]) -> None:
-    """The table of distances to the examples, where trainings are compared of models that give them back."""
+    """The table of distances to the truth, where trainings are compared of models that give back examples or maps."""
     (folder / TRUTH_FILE).unlink(missing_ok=True)
     if _curve(plan.config) != "tradeoff":
         return
-    learn_examples = [
-        cell for cell, one in zip(done, plan.cells, strict=True) if one.training and one.training.learns == "examples"
+    truths = {"examples": plan.example, "labels": _true_scores(plan)}
+    lines = [
+        line
+        for cell, one in zip(done, plan.cells, strict=True)
+        if one.training and (truth := truths.get(one.training.learns))
+        for line in truth_lines(cell.store, cell.metrics, cell.rows, truth)
     ]
-    lines = [line for cell in learn_examples for line in truth_lines(cell.store, cell.metrics, cell.rows, plan.example)]
     if lines:
         write_atomically(folder / TRUTH_FILE, truth_table(lines))
 
@@ -274,6 +278,12 @@ def _truth(plan: Plan) -> TruthAt | None:
     """The classes of the pixels of test points; None where the data set has none."""
     data = plan.data
     return (lambda point: data.targets(data.test, [point])[0]) if data.pixelwise else None
+
+
+def _true_scores(plan: Plan) -> TruthAt | None:
+    """The same as scores, as a model gives them: 1 for the true class of a pixel, and 0 for others."""
+    truth, classes = _truth(plan), len(plan.data.classes)
+    return (lambda point: one_hot(truth(point), classes).movedim(-1, 0)) if truth else None
 
 
 def _save_panels(plan: Plan, folder: Path, leading: list[DoneCell]) -> list[dict[str, Any]]:

@@ -562,7 +562,7 @@ def test_a_trade_off_with_the_truth_is_drawn_against_the_distance_to_it_above(tm
     (figure,) = drawn_figures(folder, monkeypatch).values()
     above, below = figure.axes[:2], figure.axes[2:]
     assert [ax.get_xlabel().split(",")[0] for ax in (above[0], below[0])] == [
-        "smoothed output to the example",
+        "smoothed output to the truth",
         "smoothing error",
     ]
     curves = [[line.get_xydata().tolist() for line in ax.get_lines()] for ax in above]

@@ -76,3 +76,24 @@ def test_the_experiment_compares_methods_for_outputs_with_augmentation(data_fold
     assert set(methods) == {"augment", "output_consistency", "spectral", "output_adversary", "output_mix"}
     assert len({cell.training.label for cell in plan.cells}) == len(plan.cells) == 12
     assert len(plan.points) == 10
+
+
+@pytest.mark.slow
+def test_the_distance_to_the_truth_of_a_map_is_the_share_of_pixels_that_have_another_class(tmp_path, data_folder):
+    small = ("experiment=tradeoff_segment", "budget=smoke", f"data.path={data_folder}", "workers=1", f"out={tmp_path}")
+    methods = "train.method=[cross_entropy,'spectral[weight=2]','spectral[weight=8]']"
+    answer = ask(*small, methods, cwd=tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    lines = pd.read_csv(tmp_path / "tradeoff_segment" / "truth.csv", dtype=str)
+    assert len(lines) == 3 * 2 * 3  # trainings, points, rules
+    cells = {folder.name.rpartition("-")[2]: folder for folder in tmp_path.glob("unet-*")}
+    data = load_data("mnist_striped", str(data_folder))
+    distances = []
+    for line in lines.to_dict("records"):
+        point = int(line["point"])
+        with np.load(cells[line["cell"]] / "answers.npz") as kept:
+            answer = kept["center.hamming"][kept["center.hamming.points"].tolist().index(point)]
+        truth = data.targets(data.test, [point])[0].numpy()
+        distances.append(float(line["distance"]))
+        assert distances[-1] == pytest.approx((answer.argmax(axis=0) != truth).mean(), rel=1e-6)
+    assert max(distances) > 0

@@ -298,7 +298,7 @@ def _with_attacks(summary: pd.DataFrame, attacks: pd.DataFrame, name: str) -> pd
 
 
 def _with_truth(summary: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
-    """The median distance of smoothed outputs to the examples as the column ``truth``; NaN where there is none."""
+    """The median distance of smoothed outputs to the truth as the column ``truth``; NaN where there is none."""
     keys = [*map(tuple, truth[list(KEYS)].astype(str).to_numpy())]
     found: dict[tuple[str, ...], list[float]] = {}
     for key, distance in zip(keys, truth["distance"], strict=True):

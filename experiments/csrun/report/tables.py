@@ -264,7 +264,7 @@ def read_iou(folder: str | Path) -> pd.DataFrame:
 
 
 def read_truth(folder: str | Path) -> pd.DataFrame:
-    """Read distances of smoothed outputs to the examples they are to give back; empty without `TRUTH_FILE`.
+    """Read distances of smoothed outputs to the examples or maps they are to give back; empty without `TRUTH_FILE`.
 
     Returns
     -------

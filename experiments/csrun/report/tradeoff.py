@@ -1,7 +1,7 @@
 """The trade-off of trainings: radius against error, a curve for each method, a point for each of its parameters.
 
-Above, the error is the distance of the smoothed output to the example, which a model is to give back. Below, it is that
-to the base model's output, as in the paper: a model that answers the same to everything has none, and a radius of 0.
+Above, the error is the distance of the smoothed output to the example or map that a model is to give back; below, it is
+that to the base model's output, as in the paper: a model with one answer to everything has no error and no radius.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def figure_of_tradeoff(lines: pd.DataFrame, metric: str, footer: Sequence[str]) 
     distance = METRIC_LABELS.get(metric, metric)
     across = {"error_median": f"smoothing error, {distance}"}
     if lines["truth"].notna().any():
-        across = {"truth": f"smoothed output to the example, {distance}"} | across
+        across = {"truth": f"smoothed output to the truth, {distance}"} | across
     trained = [_trained(train) for train in sorted(set(lines["train"]))]
     methods = list(dict.fromkeys(name for name, _ in trained))
     varied = {name: _varied([parameters for other, parameters in trained if other == name]) for name in methods}
