@@ -109,7 +109,7 @@ def test_jaccard_celeba_at_smoke_on_a_real_face(tmp_path, data_folder, figures):
 @pytest.mark.slow
 def test_lpips_dcgan_at_smoke_with_the_real_weights(tmp_path, data_folder):
     pytest.importorskip("lpips", reason="pip install 'centersmooth[lpips]'")
-    small = ("grid.eps=[0.03]", "points.count=1", *FEW, *AT_FOUR_TIMES_THE_EPS, "n=45")
+    small = ("grid.eps=[0.03]", "points.count=1", *FEW, *AT_FOUR_TIMES_THE_EPS, "n=50", "m=50", "forward_block=25")
     rows = run_real("lpips_dcgan", data_folder, tmp_path, *small)
     assert set(rows["outcome"]) == {"certified"}
     by_rule = rows.set_index("rule")
