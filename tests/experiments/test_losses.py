@@ -416,17 +416,23 @@ def test_a_step_that_reads_its_numbers_from_a_tape_has_the_loss_of_one_that_draw
     def loss(draws: Draws) -> float:
         return method.loss(model, images(), LABELS, GaussianNoise(SIGMA), draws, 99).item()
 
-    loss(tape.draws(Draws(KEY, images())))  # the numbers are not there yet
-    for key in (KEY, KEY + 7):
-        tape.fill(Draws(key, images()))
-        assert loss(tape.draws(Draws(KEY, images()))) == loss(Draws(key, images()))
+    assert loss(tape.record(Draws(KEY, images()))) == loss(Draws(KEY, images()))
+    before = [one.numbers.data_ptr() for taken in tape.taken.values() for one in taken]
+    assert loss(tape.read(images())) == loss(Draws(KEY, images()))
+    tape.fill(Draws(KEY + 7, images()))
+    assert loss(tape.read(images())) == loss(Draws(KEY + 7, images()))
+    assert [one.numbers.data_ptr() for taken in tape.taken.values() for one in taken] == before  # what a graph reads
 
 
-def test_a_step_that_asks_a_tape_for_other_numbers_than_the_one_before_is_caught():
+def test_a_step_that_asks_a_tape_for_other_numbers_than_the_recorded_one_is_caught():
     tape = Tape()
-    tape.draws(Draws(KEY, images())).normal((2,))
+    tape.record(Draws(KEY, images())).normal((2,))
     with pytest.raises(AssertionError, match="asked"):
-        tape.draws(Draws(KEY, images())).normal((3,))
+        tape.read(images()).normal((3,))
+    read = tape.read(images())
+    read.normal((2,))
+    with pytest.raises(AssertionError, match="asked"):
+        read.normal((2,))
 
 
 OF_WHOLE_MODELS = [name for name in METHODS if kind_of(name).target not in ("denoising", "diffusion")]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,21 +42,22 @@ class Gradients:
         self._model, self._method, self._noise = model, method, noise
         self._aside = torch.cuda.Stream() if graphs else None
         self._epoch = -1
-        self._graphs: dict[torch.Size, _Graph | None] = {}
+        self._tapes: dict[torch.Size, Tape] = {}
+        self._graphs: dict[torch.Size, _Graph] = {}
 
     def __call__(self, x: Tensor, y: Tensor, draws: Draws, epoch: int) -> Tensor:
         """The loss of a batch, a scalar without gradients; the arguments are those of `Method.loss`."""
         if self._aside is None:
             return self._one_by_one(x, y, draws, epoch)
         if epoch != self._epoch:
-            self._epoch, self._graphs = epoch, {}
-        if x.shape not in self._graphs:
-            self._graphs[x.shape] = None
+            self._epoch, self._tapes, self._graphs = epoch, {}, {}
+        if x.shape not in self._tapes:
+            self._tapes[x.shape] = tape = Tape()
             with _on(self._aside):
-                return self._one_by_one(x, y, draws, epoch)
-        graph = self._graphs[x.shape] or self._captured(x, y, draws, epoch, self._aside)
-        self._graphs[x.shape] = graph
-        return graph.replay(x, y, draws)
+                return self._one_by_one(x, y, tape.record(draws), epoch)
+        if x.shape not in self._graphs:
+            self._graphs[x.shape] = self._captured(x, y, self._tapes[x.shape], epoch, self._aside)
+        return self._graphs[x.shape].replay(x, y, draws)
 
     def _one_by_one(self, x: Tensor, y: Tensor, draws: Draws, epoch: int) -> Tensor:
         self._model.zero_grad()
@@ -63,10 +65,10 @@ class Gradients:
         loss.backward()
         return loss.detach()
 
-    def _captured(self, x: Tensor, y: Tensor, draws: Draws, epoch: int, aside: torch.cuda.Stream) -> _Graph:
-        x, y, tape, graph = x.clone(), y.clone(), Tape(), torch.cuda.CUDAGraph()
+    def _captured(self, x: Tensor, y: Tensor, tape: Tape, epoch: int, aside: torch.cuda.Stream) -> _Graph:
+        x, y, graph = x.clone(), y.clone(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=aside):
-            loss = self._one_by_one(x, y, tape.draws(draws), epoch)
+            loss = self._one_by_one(x, y, tape.read(x), epoch)
         gradients = [(one, one.grad) for one in self._model.parameters()]
         return _Graph(graph, x, y, tape, loss, gradients)
 
@@ -101,18 +103,34 @@ def _on(stream: torch.cuda.Stream) -> Iterator[None]:
     torch.cuda.current_stream().wait_stream(stream)
 
 
+class _Taken(NamedTuple):
+    """A request for random numbers, and the tensor that holds the answer."""
+
+    name: str
+    arguments: tuple[object, ...]
+    numbers: Tensor
+
+
 @dataclass(frozen=True)
 class Tape:
-    """What a step draws: requests in their order, by how far ahead their key is, each with a tensor of the answer."""
+    """What a step draws: requests in their order with their answers, by how far ahead their key is.
 
-    taken: dict[int, list[tuple[str, tuple[object, ...], Tensor]]] = field(default_factory=dict)
+    The tensors of the answers are made while it records, outside of any graph: within one they could share memory with
+    what the graph computes before it reads them.
+    """
 
-    def draws(self, like: Draws) -> Draws:
-        """Draws from the tape, which notes what is asked for the first time; `fill` gives the numbers."""
-        return _FromTape(like, self, 0)
+    taken: dict[int, list[_Taken]] = field(default_factory=dict)
+
+    def record(self, draws: Draws) -> Draws:
+        """The same numbers, each request noted."""
+        return _FromTape(draws, self, draws)
+
+    def read(self, like: Tensor) -> Draws:
+        """The numbers on the tape, for a step that asks for what the recorded one did."""
+        return _FromTape(Draws(0, torch.empty(0, dtype=like.dtype)), self, None)
 
     def fill(self, draws: Draws) -> None:
-        """Write down the numbers of one step."""
+        """Put the numbers of another step in the place of those on the tape."""
         for keys, taken in self.taken.items():
             step = draws.ahead(keys)
             for name, arguments, numbers in taken:
@@ -120,12 +138,14 @@ class Tape:
 
 
 class _FromTape(Draws):
-    def __init__(self, like: Draws, tape: Tape, keys: int) -> None:
-        self.key, self.dtype, self._like, self._device = like.key, like.dtype, like._like, like._device
-        self._tape, self._keys, self._position = tape, keys, 0
+    """Draws that are on a tape, or go onto it from a source."""
+
+    def __init__(self, like: Draws, tape: Tape, source: Draws | None, keys: int = 0) -> None:
+        self.key, self.dtype = like.key, like.dtype
+        self._tape, self._source, self._keys, self._position = tape, source, keys, 0
 
     def ahead(self, keys: int) -> Draws:
-        return _FromTape(self, self._tape, self._keys + keys)
+        return _FromTape(self, self._tape, self._source and self._source.ahead(keys), self._keys + keys)
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
         return self._next("normal", shape)
@@ -144,10 +164,9 @@ class _FromTape(Draws):
 
     def _next(self, name: str, *arguments: object) -> Tensor:
         taken = self._tape.taken.setdefault(self._keys, [])
-        if self._position == len(taken):
-            shown: Tensor = getattr(Draws(0, torch.empty(0, dtype=self.dtype)), name)(*arguments)
-            taken.append((name, arguments, torch.empty_like(shown, device=self._device)))
-        asked, numbers = taken[self._position][:2], taken[self._position][2]
-        assert asked == (name, arguments), f"{(name, arguments)} asked where the step before asked {asked}"
+        if self._position == len(taken) and self._source is not None:
+            taken.append(_Taken(name, arguments, getattr(self._source, name)(*arguments)))
+        asked = [one[:2] for one in taken[self._position : self._position + 1]]
+        assert asked == [(name, arguments)], f"{(name, arguments)} asked where the recorded step asked {asked}"
         self._position += 1
-        return numbers.clone()  # a law may write the noisy input over what it draws
+        return taken[self._position - 1].numbers.clone()  # a law may write the noisy input over what it draws
