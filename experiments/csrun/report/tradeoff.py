@@ -39,9 +39,9 @@ def figure_of_tradeoff(lines: pd.DataFrame, metric: str, footer: Sequence[str]) 
 
     panels = list(lines.groupby(["model", "dataset", "certifier", "rule", "eps", "scale"], sort=False))
     distance = METRIC_LABELS.get(metric, metric)
-    across = {"error_median": f"smoothing error, {distance}"}
+    across = {"error_median": f"smoothing error,\n{distance}"}
     if lines["truth"].notna().any():
-        across = {"truth": f"smoothed output to the truth, {distance}"} | across
+        across = {"truth": f"smoothed output to the truth,\n{distance}"} | across
     trained = [_trained(train) for train in sorted(set(lines["train"]))]
     methods = list(dict.fromkeys(name for name, _ in trained))
     varied = {name: _varied([parameters for other, parameters in trained if other == name]) for name in methods}
