@@ -232,12 +232,14 @@ def _distance_seconds(metric: Metric, block: Tensor) -> float:
 
     Of a whole block: a network behind a metric may take as long for one output as for a dozen.
     """
-    reference, times = metric.features(block[:1]), []
-    for _ in range(2):  # the first has memory cleared
-        started = time.perf_counter()
-        float(metric.pairwise(metric.features(block), reference).sum())
-        times.append(time.perf_counter() - started)
-    return min(times) / len(block)
+    reference = metric.features(block[:1])
+    size, seconds = _timed(
+        lambda size: block[:size],
+        lambda some: float(metric.pairwise(metric.features(some), reference).sum()),
+        len(block),
+        first=len(block),
+    )
+    return seconds / size
 
 
 def _center_seconds(metric: Metric, outputs: Tensor, budget: Budget) -> float:
@@ -272,12 +274,14 @@ def _center_seconds(metric: Metric, outputs: Tensor, budget: Budget) -> float:
     return distances * pairs + search * (budget.n / searched) ** 2
 
 
-def _timed(prepare: Callable[[int], Tensor], compute: Callable[[Tensor], object], most: int) -> tuple[int, float]:
+def _timed(
+    prepare: Callable[[int], Tensor], compute: Callable[[Tensor], object], most: int, first: int = _PROBE_FIRST
+) -> tuple[int, float]:
     """Time a computation at ``most``, or at the first size, doubled each time, that takes a moment.
 
     The lesser of two times: the first one of a size has memory cleared.
     """
-    size, started = min(_PROBE_FIRST, most), time.perf_counter()
+    size, started = min(first, most), time.perf_counter()
     while True:
         prepared, ends = prepare(size), [time.perf_counter()]
         for _ in range(2):

@@ -281,7 +281,7 @@ def _truth(plan: Plan) -> TruthAt | None:
 
 
 def _true_scores(plan: Plan) -> TruthAt | None:
-    """The same as scores, as a model gives them: 1 for the true class of a pixel, and 0 for others."""
+    """Scores of the classes of test points' pixels, 1 for the true one; None where the data set has no such classes."""
     truth, classes = _truth(plan), len(plan.data.classes)
     return (lambda point: one_hot(truth(point), classes).movedim(-1, 0)) if truth else None
 

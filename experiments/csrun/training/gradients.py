@@ -113,7 +113,7 @@ class _Taken(NamedTuple):
 
 @dataclass(frozen=True)
 class Tape:
-    """What a step draws: requests in their order with their answers, by how far ahead their key is.
+    """Random numbers of a step: requests in their order with their answers, by how far ahead their key is.
 
     The tensors of the answers are made while it records, outside of any graph: within one they could share memory with
     what the graph computes before it reads them.
@@ -122,7 +122,7 @@ class Tape:
     taken: dict[int, list[_Taken]] = field(default_factory=dict)
 
     def record(self, draws: Draws) -> Draws:
-        """The same numbers, each request noted."""
+        """Draws of a step's own numbers, which notes each request and its answer."""
         return _FromTape(draws, self, draws)
 
     def read(self, like: Tensor) -> Draws:
