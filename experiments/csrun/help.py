@@ -76,7 +76,7 @@ def described(name: str) -> dict[str, Any]:
         elif default != "_self_":
             facts |= described(default)
     chosen = {key: value for key, value in own.items() if key != "defaults"}
-    return facts | chosen | {"grid": facts.get("grid", {}) | own.get("grid", {})}
+    return facts | chosen | {key: facts.get(key, {}) | own.get(key, {}) for key in ("grid", "budgets")}
 
 
 @cache

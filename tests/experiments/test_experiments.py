@@ -1,4 +1,4 @@
-"""Every experiment file composes under every budget, is feasible, and runs at ``smoke`` where its data is."""
+"""Every experiment: its file composes under every budget, is feasible, and runs at ``smoke`` where its data is."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from support import compose, counts_of, own_problems, small_biggan
+from support import compose, compose_raw, counts_of, own_problems, small_biggan
 
 from centersmooth.bounds import EXACT
 from centersmooth.certifiers.center.rules import center_problem, radius_problem
 from csrun.config import grid_pairs
 from csrun.data import load_data
 from csrun.errors import RunError
-from csrun.help import experiments
+from csrun.help import described, experiments
 from csrun.models import MODELS
 from csrun.noise import noise_of
 from csrun.registry import entry_of
@@ -43,6 +43,16 @@ def test_composes_and_is_feasible_under_exact_bounds(name, budget):
     x = torch.zeros(SHAPES.get(config.data.name, (1, 8, 8)))  # of its size alone, for laws whose bound depends on it
     for pair in grid_pairs(config.grid):
         assert not radius_problem(counts, noise_of(config.noise, pair.scale).at(x), pair.eps, EXACT)
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_what_is_said_of_an_experiment_is_what_it_asks_for(name):
+    facts, own = described(name), ["model=mine:model"] if name == "custom" else []
+    config, raw = compose(f"experiment={name}", *own), compose_raw(f"experiment={name}", *own)
+    assert (facts["title"], facts["data"], facts["metrics"]) == (config.title, config.data.name, config.metrics)
+    assert facts["models"] == ([] if own else config.models)
+    assert {key: facts["grid"].get(key) for key in ("eps", "h", "scale")} == vars(config.grid)
+    assert set(facts["budgets"]) == set(raw.budgets)
 
 
 def test_the_command_line_wins_over_the_budget():

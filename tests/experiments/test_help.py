@@ -6,13 +6,13 @@ import math
 import re
 
 import pytest
-from support import ask, compose, imported_by_requests
+from support import ask, imported_by_requests
 
 from centersmooth.certifiers import Certifier
 from centersmooth.metrics import L2
 from csrun import registry
 from csrun.config import KEYS, settings
-from csrun.help import described, experiments, groups, options, told
+from csrun.help import experiments, groups, options, told
 from csrun.metrics import build_metrics
 
 TOPICS = {
@@ -74,15 +74,6 @@ def test_a_misspelt_topic_is_one_line(tmp_path):
 
 def test_settings_beside_the_flag_are_no_topic(tmp_path):
     assert ask("--help", "experiment=tv_mnist", cwd=tmp_path).stdout == ask("-h", cwd=tmp_path).stdout
-
-
-@pytest.mark.parametrize("name", experiments())
-def test_what_is_said_of_an_experiment_is_what_it_asks_for(name):
-    facts, own = described(name), ["model=mine:model"] if name == "custom" else []
-    config = compose(f"experiment={name}", *own)
-    assert (facts["title"], facts["data"], facts["metrics"]) == (config.title, config.data.name, config.metrics)
-    assert facts["models"] == ([] if own else config.models)
-    assert {key: facts["grid"].get(key) for key in ("eps", "h", "scale")} == vars(config.grid)
 
 
 @pytest.mark.parametrize("name", registry.CERTIFIERS)

@@ -198,7 +198,7 @@ def test_a_classifier_refuses_data_with_a_class_for_each_pixel(model):
 def digits(tmp_path_factory) -> Path:
     """The folder of `label_digits` at two scales and twelve points."""
     out = tmp_path_factory.mktemp("labels")
-    small = ("budget=smoke", "points.count=12", "train.epochs=8", "workers=1", f"out={out}")
+    small = ("budget=smoke", "points.count=12", "train.epochs=4", "workers=1", f"out={out}")
     said = io.StringIO()
     folder = run(compose("experiment=label_digits", *small), Display(Console(file=said, width=120)), "test").folder
     (folder / "said.txt").write_text(said.getvalue())

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from running import run_in
-from support import SMALL, compose, compose_raw, counts_of, own_problems
+from support import SMALL, compose, counts_of, own_problems
 
 from centersmooth import GaussianNoise
 from centersmooth.bounds import PAPER
@@ -24,7 +24,7 @@ from csrun import publishing
 from csrun.cells import METHOD_VERSION
 from csrun.config import grid_pairs
 from csrun.errors import RunError
-from csrun.help import experiments
+from csrun.help import described, experiments
 from csrun.plan import make_plan
 from csrun.publishing import add, publish
 from csrun.registry import entry_of
@@ -487,7 +487,7 @@ def test_full_refuses_a_bad_setting_in_one_line(full, monkeypatch, capsys):
 
 
 def test_full_covers_every_experiment_that_has_its_budget(full):
-    have = {name for name in experiments() if "full" in compose_raw(f"experiment={name}").budgets}
+    have = {name for name in experiments() if "full" in described(name)["budgets"]}
     assert set(full.EXPERIMENTS) == have
     assert len(full.EXPERIMENTS) == len(have)
 

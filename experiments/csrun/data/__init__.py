@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from importlib import import_module
+from importlib.metadata import distribution
 from pathlib import Path
 
 import numpy as np
@@ -142,11 +143,11 @@ def digits(path: str | None, seed: int) -> DataSet:
 
 @cache
 def _digits() -> tuple[Tensor, Tensor]:
-    """Images and labels, parsed once in a process from scikit-learn's text file."""
-    from sklearn.datasets import load_digits
-
-    content = load_digits()
-    return torch.from_numpy(content.images.astype(np.uint8))[:, None], torch.from_numpy(content.target)
+    """Images and labels, parsed once in a process from the text file of scikit-learn, whose import takes seconds."""
+    path = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    numbers = np.loadtxt(str(path), np.uint8, delimiter=",")
+    images, labels = numbers[:, :-1].reshape(-1, 1, 8, 8), numbers[:, -1]
+    return torch.from_numpy(images.copy()), torch.from_numpy(labels.astype(np.int64))
 
 
 TEN_DIGITS = tuple("0123456789")
