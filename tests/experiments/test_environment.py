@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import locale
 import os
 import subprocess
@@ -11,11 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
-from support import CODE, SMALL, ask, compose
-
-from csrun.runner import run
-from csrun.system.progress import Display
+from support import CODE, SMALL, ask
 
 pytestmark = pytest.mark.slow
 
@@ -63,11 +58,9 @@ def rows(out: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def usual(tmp_path_factory):
+def usual(small_run):
     """The rows of an ordinary run, in this process."""
-    out = tmp_path_factory.mktemp("usual")
-    run(compose(*SMALL, f"out={out}"), Display(Console(file=io.StringIO())), "cs-run (test)")
-    return rows(out)
+    return rows(small_run)
 
 
 def test_no_network_no_second_core_no_home_no_letters_beyond_ascii_and_a_folder_with_some(tmp_path, usual):
