@@ -21,6 +21,7 @@ from csrun.cells.attacks import COLUMNS as ATTACK_COLUMNS
 from csrun.cells.attacks import attack_note
 from csrun.cells.maps import COLUMNS as IOU_COLUMNS
 from csrun.cells.rows import Row, csv_lines, rows_of_rule
+from csrun.cells.store import RECORD_FILE
 from csrun.cells.texts import COLUMNS as TEXT_COLUMNS
 from csrun.cells.truth import COLUMNS as TRUTH_COLUMNS
 from csrun.errors import RunError
@@ -60,6 +61,9 @@ from csrun.report.tables import (
 from csrun.system.files import write_atomically
 
 SUMMARY_FILE = "summary.csv"
+
+_MADE_BY = ("command", "versions", "hardware", "commit")
+"""What is said of a run, in the manifest, in the record of a cell and in ``cell.json``."""
 
 _OF_TRAININGS = ("tradeoff", "training")
 """Kinds of curves that tell trainings apart, which a later run of one training does not take back."""
@@ -117,7 +121,7 @@ def add(experiment: str, runs: Path, results: Path) -> Path:
     for cell in manifest["cells"]:
         digest = cell["folder"].rpartition("-")[2]
         own = {table: [row for row in rows if row["cell"] == digest] for table, rows in whole.items()}
-        _add_cell(target, cell, own, manifest)
+        _add_cell(target, cell, own, manifest, runs / cell["folder"])
     for panel in filter(_may_be_handed_on, manifest["panels"]):
         shutil.copyfile(source / panel["data"], target / panel["data"])
     _write_json(target / MANIFEST_FILE, _joined(manifest, target))
@@ -159,7 +163,9 @@ def _require_one_cell_a_setting(target: Path, cells: Sequence[CellEntry]) -> Non
                 )
 
 
-def _add_cell(target: Path, cell: CellEntry, new: Mapping[_Table, list[Row]], manifest: Mapping[str, Any]) -> None:
+def _add_cell(
+    target: Path, cell: CellEntry, new: Mapping[_Table, list[Row]], manifest: Mapping[str, Any], source: Path
+) -> None:
     """Join the rows of a cell with those published, and say how they were made; ``cell.json`` comes last."""
     folder = target / CELLS_FOLDER / key_of(cell)
     before = read_cells(target).get(folder)
@@ -170,7 +176,7 @@ def _add_cell(target: Path, cell: CellEntry, new: Mapping[_Table, list[Row]], ma
     for table, rows in joined.items():
         stated = {_values(row, ("cell", *table.identity)) for row in joined[_ROWS]}
         _write(folder, table, [row for row in rows if _values(row, ("cell", *table.identity)) in stated])
-    run = _run_of(cell, new[_ROWS], manifest)
+    run = _run_of(cell, new[_ROWS], manifest, source)
     entry = {name: value for name, value in cell.items() if name not in run}
     if before is None:
         before = {"metrics": {}, "notes": [], "runs": []}
@@ -187,14 +193,31 @@ def _is_same_model(before: CellEntry, cell: CellEntry) -> bool:
     return all(before["runs"][-1][name] == cell[name] for name in names)
 
 
-def _run_of(cell: CellEntry, rows: Sequence[Row], manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _run_of(cell: CellEntry, rows: Sequence[Row], manifest: Mapping[str, Any], source: Path) -> dict[str, Any]:
     """How a run made rows of a cell; its request says the rest."""
     points = sorted({int(row["point"]) for row in rows})
+    made_by = {name: manifest[name] for name in _MADE_BY}
+    continued = _continued(json.loads((source / RECORD_FILE).read_text())["runs"], points, made_by)
     return {
         "points": {"start": points[0], "count": len(points)},
         **{name: cell[name] for name in ("folder", "weights", "metric_weights")},
-        **{name: manifest[name] for name in ("command", "versions", "hardware", "commit")},
+        **made_by,
+        **({"continued": continued} if continued else {}),
     }
+
+
+def _continued(records: Sequence[dict[str, Any]], points: Sequence[int], made_by: Mapping[str, Any]) -> list[Any]:
+    """Earlier runs whose evidence a run went on with, by other versions or on another machine, with their points.
+
+    A point is of the last run that began without it: an earlier one that began without it as well did not finish it.
+    """
+    last = {point: place for place, record in enumerate(records) for point in record["points"]}
+    found = []
+    for place, record in enumerate(records):
+        own = [point for point in points if last.get(point) == place]
+        if own and any(record[name] != made_by[name] for name in ("versions", "hardware")):
+            found.append({"points": own, **{name: record[name] for name in _MADE_BY}})
+    return found
 
 
 def _join(table: _Table, old: Sequence[Row], new: Sequence[Row]) -> list[Row]:

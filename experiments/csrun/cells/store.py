@@ -39,6 +39,8 @@ from csrun.config import GridPoint
 from csrun.registry import key_of
 from csrun.system.files import archive_of, remove_unfinished, write_atomically
 
+RECORD_FILE = "run.json"
+
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
@@ -120,7 +122,7 @@ class CellStore:
         record["cell"] = asdict(self.cell)
         record["grid"] = [asdict(pair) for pair in self.pairs]
         record.setdefault("runs", []).append(dict(block))
-        write_atomically(self.folder / "run.json", json.dumps(record, indent=2).encode() + b"\n")
+        write_atomically(self.folder / RECORD_FILE, json.dumps(record, indent=2).encode() + b"\n")
 
     def _read_all(self, key: str) -> dict[int, PointResult]:
         """All that is readable for one certifier, by point."""
@@ -169,7 +171,7 @@ class CellStore:
 
     def _read_record(self) -> dict[str, Any]:
         try:
-            record = json.loads((self.folder / "run.json").read_text())
+            record = json.loads((self.folder / RECORD_FILE).read_text())
         except (OSError, ValueError):
             return {}
         return record if isinstance(record, dict) else {}
