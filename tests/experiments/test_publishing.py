@@ -141,6 +141,24 @@ def test_slices_of_points_join_and_the_manifest_lists_their_runs(published):
     assert read_manifest(target)["points"] == 5
 
 
+def test_points_that_another_machine_computed_are_said_to_be(published, tmp_path):
+    """A run of five points began elsewhere and was cut off after two; this one began with three of them missing."""
+    target = published("points.count=5")
+    (cell,) = read_cells(target).values()
+    assert "continued" not in cell["runs"][-1]
+    (path,) = (tmp_path / "runs").glob("*/run.json")
+    record = json.loads(path.read_text())
+    (here,) = record["runs"]
+    elsewhere = {**here, "hardware": {**here["hardware"], "cores": 96}}
+    record["runs"] = [elsewhere, {**here, "points": [1, 3, 4]}]
+    path.write_text(json.dumps(record))
+    (cell,) = read_cells(publish("tv_digits", tmp_path / "runs", tmp_path / "results")).values()
+    (run,) = cell["runs"]
+    (continued,) = run["continued"]
+    assert (continued["points"], continued["hardware"]["cores"]) == ([0, 2], 96)
+    assert run["hardware"] == here["hardware"]
+
+
 def test_slices_give_the_table_of_the_whole(published, run_small, tmp_path):
     published("points.start=0", "points.count=2")
     (cell,) = read_cells(published("points.start=2", "points.count=1"))
