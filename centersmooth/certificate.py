@@ -209,10 +209,11 @@ class Certificate:
         return {name: value for name, value in own.items() if not isinstance(value, Tensor)}
 
     def __repr__(self) -> str:
-        return brief_repr(self)
+        stated = {name: held for name, held in vars(self).items() if isinstance(held, Tensor) or held not in (None, "")}
+        return brief_repr(self, **stated)
 
     def __str__(self) -> str:
-        """One sentence for people; `repr` has every number."""
+        """One sentence for people; `repr` has every number that is stated."""
         if self.radius is None:
             return f"no certificate at eps = {self.eps:g}: {self.reason or self.outcome.message}"
         nothing = ", which is the whole output space" if self.vacuous else ""

@@ -251,8 +251,8 @@ class Sampler:
         if not all(agreement.between(expected, found) for expected, found in looks):
             raise ModelError(
                 "the model's output for an input depends on the other inputs of its batch: certificates need a "
-                "function of one input; look for batch statistics, dynamic quantisation, padding to the largest, or "
-                "scores shared by a batch"
+                "function of one input; look for batch statistics (call eval() on a network inside your function), "
+                "dynamic quantisation, padding to the largest, or scores shared by a batch"
             )
         self._check_values(batch, "a noisy input")
         return torch.cat(batch)

@@ -418,8 +418,8 @@ class CenterSmoother(Smoother):
         The distance between outputs; see `centersmooth.metrics`.
     noise : Noise
         The smoothing law, in the unit of the input.
-    budget : Budget
-        Draws and failure probabilities.
+    budget : Budget, optional
+        Draws and failure probabilities; by default `Budget.quick()`.
     kind : {"sample", "free"}
         What may be a center: drawn outputs, as in the paper, or means of them as well (with the rule ``measured`` and
         a metric whose outputs have means). Another smoothed model, from the same draws; its certificates are smaller.
@@ -452,7 +452,7 @@ class CenterSmoother(Smoother):
         model: Model,
         metric: Metric,
         noise: Noise,
-        budget: Budget,
+        budget: Budget | None = None,
         *,
         kind: CenterKind = "sample",
         rule: CenterRule = "measured",
@@ -484,9 +484,9 @@ class MeanSmoother(Smoother):
         A seminorm: L1, L2, TotalVariation, or a subclass of `Metric` that declares its `seminorm`.
     noise : GaussianNoise
         The smoothing law, in the unit of the input.
-    budget : Budget
+    budget : Budget, optional
         ``n`` draws for an output, ``m`` more for a certificate; ``alpha1`` and ``alpha2``. There is no test that could
-        fail, so ``delta`` is not used.
+        fail, so ``delta`` is not used. By default `Budget.quick()`.
     output_range : (float, float)
         Hard limits of every output coordinate, checked on every output: a model that leaves it anywhere, however
         rarely, has no certificate.
@@ -513,7 +513,7 @@ class MeanSmoother(Smoother):
         model: Model,
         metric: Metric,
         noise: Noise,
-        budget: Budget,
+        budget: Budget | None = None,
         *,
         output_range: tuple[float, float] | None = None,
         rule: MeanRule = "spectral",

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -271,7 +271,7 @@ def _require_known_flags(arguments: list[str]) -> None:
     """Before Hydra's parser, which answers with its usage, eight lines long."""
     from csrun.errors import RunError
 
-    for flag, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for flag, value in pairwise([*arguments, ""]):
         if flag.startswith("-") and flag not in ("--cfg", "--multirun"):
             raise RunError(f"'{flag}' is no flag of cs-run: cs-run --help lists them")
         if flag == "--cfg" and value not in ("job", "hydra", "all"):

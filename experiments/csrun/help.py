@@ -128,13 +128,14 @@ def _table(lines: Mapping[str, str]) -> list[str]:
 
 
 def _experiments() -> list[str]:
+    width = max(map(len, options("experiment")))
     lines = ["Experiments (experiment=NAME); figures are the paper's"]
     for name in options("experiment"):
         facts = described(name)
         grid = "; ".join(f"{key} {_listed(values)}" for key, values in facts["grid"].items() if values)
         models = f"models {_listed(facts['models'])}" if facts["models"] else "your own model"
-        lines += [f"  {name:<18} {facts['title']}"]
-        lines += [f"  {'':<18}  data {facts['data']}; {models}; metrics {_listed(facts['metrics'])}; {grid}"]
+        lines += [f"  {name:<{width}} {facts['title']}"]
+        lines += [f"      data {facts['data']}; {models}; metrics {_listed(facts['metrics'])}; {grid}"]
     return lines
 
 
@@ -143,21 +144,23 @@ def _listed(values: Iterable[object]) -> str:
 
 
 def _models() -> list[str]:
+    width = max(map(len, registry.MODELS))
     lines = ['Models ("models=[NAME,...]"), with the metrics they offer; your own: model=package.module:factory']
     for name, entry in registry.MODELS.items():
-        lines += [f"  {name:<14} {entry.help}: {_listed(entry.metrics)}"]
+        lines += [f"  {name:<{width}} {entry.help}: {_listed(entry.metrics)}"]
     lines += ["", 'Adapters of your own model that returns no tensor, in their order: "adapters=[key:out,argmax]"']
     return lines + _table({entry.usage(name): entry.help for name, entry in registry.ADAPTERS.items()})
 
 
 def _metrics() -> list[str]:
+    width = max(map(len, registry.METRICS))
     lines = ['Metrics ("metrics=[NAME,...]"), with their range and the models that offer them;']
     lines += ["your own: metric=package.module:factory, in which any model of your own may be measured"]
     for name, entry in registry.METRICS.items():
         offering = [model for model, one in registry.MODELS.items() if name in one.metrics]
         reach = "from 0" if math.isinf(entry.largest) else f"0 to {entry.largest:g}"
-        line = f"  {name:<9} {entry.help}; {reach}; {_listed(offering)}"
-        lines += wrap(line, width=120, subsequent_indent=" " * 12)
+        line = f"  {name:<{width}} {entry.help}; {reach}; {_listed(offering)}"
+        lines += wrap(line, width=120, subsequent_indent=" " * (width + 3))
     return lines
 
 
@@ -167,22 +170,24 @@ def _data() -> list[str]:
 
 
 def _noise() -> list[str]:
+    width = max(map(len, registry.NOISES))
     lines = ["Noise (noise=NAME); grid.scale and grid.eps are in the unit of the model's input, which the table names"]
     for name, entry in registry.NOISES.items():
         grid = f"grid.h = eps/{entry.symbol}, or grid.scale" if entry.ratio else "grid.scale, no grid.h"
-        lines += [f"  {name:<14} {entry.help}"]
-        lines += [f"  {'':<14}   scale {entry.symbol}: {entry.size}; eps: {entry.threat}; grid: {grid}"]
+        lines += [f"  {name:<{width}} {entry.help}"]
+        lines += [f"      scale {entry.symbol}: {entry.size}; eps: {entry.threat}; grid: {grid}"]
         for key, one in entry.parameters.items():
-            lines += [f"  {'':<14}   noise.{key}={one.default} by default; {one.help}"]
+            lines += [f"      noise.{key}={one.default} by default; {one.help}"]
     return lines
 
 
 def _certifiers() -> list[str]:
+    width = max(map(len, registry.CERTIFIERS))
     lines = ['Certifiers ("certifiers=[NAME,...]"), all from the same draws, with their rules (rule=NAME);']
     lines += ["*: table and figures lead with it unless told otherwise; run: about the answer of a fresh run;"]
     lines += ["map: about the smoothed function itself; your own: certifier=package.module:factory"]
     for name, entry in registry.CERTIFIERS.items():
-        lines += [f"  {name:<14} {entry.help}", f"  {'':<14}   rules {_rules(entry)}"]
+        lines += [f"  {name:<{width}} {entry.help}", f"      rules {_rules(entry)}"]
         lines[-1] += f"; radius: {entry.distance or 'in the metrics'}"
     return lines
 
@@ -195,15 +200,16 @@ def _rules(entry: registry.CertifierEntry) -> str:
 
 
 def _train() -> list[str]:
+    width = max(map(len, registry.METHODS))
     lines = ["Training (train=NAME) of models that are trained here"]
     lines += _table({name: _first_comment(config_folder() / "train" / f"{name}.yaml") for name in options("train")})
     lines += ["", 'Methods ("train.method=[NAME,...]"), with their parameters: \'train.method=["NAME[KEY=NUMBER]"]\'']
     for name, entry in registry.METHODS.items():
-        lines += [f"  {name:<18} {entry.help}"]
+        lines += [f"  {name:<{width}} {entry.help}"]
         for key, one in entry.parameters.items():
             first, *later = (f"{value:.4g}" for value in one.defaults.values())
             also = [f"{value} from scale {start:g}" for start, value in zip([*one.defaults][1:], later, strict=True)]
-            lines += [f"  {'':<18}   {key}={', '.join([first, *also])} by default; {one.help}"]
+            lines += [f"      {key}={', '.join([first, *also])} by default; {one.help}"]
     return lines
 
 

@@ -16,6 +16,7 @@ import pytest
 from running import start_forked
 from support import SMALL, ask, cs_run
 
+from csrun import cli
 from csrun.help import config_folder
 
 
@@ -110,6 +111,13 @@ def test_so_it_is_from_a_shell_without_ray(tmp_path):
     assert (process.exitcode, len(errors.strip().splitlines())) == (2, 1), errors
     assert "n >= 300 would do" in errors
     assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_without_any_setting_it_runs_the_digits(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "_task", lambda raw, console, command: asked.append((raw.name, command)) or 0)
+    assert ask(cwd=tmp_path).returncode == 0
+    assert asked == [("tv_digits", "cs-run")]
 
 
 def test_debug_shows_the_traceback(tmp_path):
