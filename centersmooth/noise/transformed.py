@@ -102,7 +102,10 @@ class Transformed(Noise):
 
     def __post_init__(self) -> None:
         if not isinstance(self.transform, Transform):
-            raise RequestError(f"transform is {brief(self.transform)}: expected one such as Brightness()")
+            raise RequestError(
+                f"transform is {brief(self.transform)}: expected one such as Brightness(); RotationNoise and "
+                "ScalingNoise are laws of their own"
+            )
         if not isinstance(self.law, Noise) or self.law.local:
             raise RequestError(f"law is {brief(self.law)}: expected a noise whose bound depends on no input")
         law, transform, upward = brief(self.law), brief(self.transform), isinstance(self.law.threat, Upward)
