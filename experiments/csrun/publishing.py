@@ -21,7 +21,7 @@ from csrun.cells.attacks import COLUMNS as ATTACK_COLUMNS
 from csrun.cells.attacks import attack_note
 from csrun.cells.maps import COLUMNS as IOU_COLUMNS
 from csrun.cells.rows import Row, csv_lines, rows_of_rule
-from csrun.cells.store import RECORD_FILE
+from csrun.cells.store import read_record
 from csrun.cells.texts import COLUMNS as TEXT_COLUMNS
 from csrun.cells.truth import COLUMNS as TRUTH_COLUMNS
 from csrun.errors import RunError
@@ -63,7 +63,7 @@ from csrun.system.files import write_atomically
 SUMMARY_FILE = "summary.csv"
 
 _MADE_BY = ("command", "versions", "hardware", "commit")
-"""What is said of a run, in the manifest, in the record of a cell and in ``cell.json``."""
+"""Entries on how a run was made: in the manifest, in the record of a cell and in ``cell.json``."""
 
 _OF_TRAININGS = ("tradeoff", "training")
 """Kinds of curves that tell trainings apart, which a later run of one training does not take back."""
@@ -197,7 +197,7 @@ def _run_of(cell: CellEntry, rows: Sequence[Row], manifest: Mapping[str, Any], s
     """How a run made rows of a cell; its request says the rest."""
     points = sorted({int(row["point"]) for row in rows})
     made_by = {name: manifest[name] for name in _MADE_BY}
-    continued = _continued(json.loads((source / RECORD_FILE).read_text())["runs"], points, made_by)
+    continued = _continued(read_record(source).get("runs", []), points, made_by)
     return {
         "points": {"start": points[0], "count": len(points)},
         **{name: cell[name] for name in ("folder", "weights", "metric_weights")},

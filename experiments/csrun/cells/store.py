@@ -39,9 +39,18 @@ from csrun.config import GridPoint
 from csrun.registry import key_of
 from csrun.system.files import archive_of, remove_unfinished, write_atomically
 
-RECORD_FILE = "run.json"
+_RECORD_FILE = "run.json"
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a cell's folder: its identity, grid and runs; empty where it cannot be read."""
+    try:
+        record = json.loads((folder / _RECORD_FILE).read_text())
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 @dataclass
@@ -118,11 +127,11 @@ class CellStore:
 
     def record(self, block: Mapping[str, Any]) -> None:
         """Add a block on the present run to ``run.json``."""
-        record = self._read_record()
+        record = read_record(self.folder)
         record["cell"] = asdict(self.cell)
         record["grid"] = [asdict(pair) for pair in self.pairs]
         record.setdefault("runs", []).append(dict(block))
-        write_atomically(self.folder / RECORD_FILE, json.dumps(record, indent=2).encode() + b"\n")
+        write_atomically(self.folder / _RECORD_FILE, json.dumps(record, indent=2).encode() + b"\n")
 
     def _read_all(self, key: str) -> dict[int, PointResult]:
         """All that is readable for one certifier, by point."""
@@ -169,18 +178,12 @@ class CellStore:
     def _path(self, key: str, point: int) -> Path:
         return self._folder(key) / f"{point:05d}.npz"
 
-    def _read_record(self) -> dict[str, Any]:
-        try:
-            record = json.loads((self.folder / RECORD_FILE).read_text())
-        except (OSError, ValueError):
-            return {}
-        return record if isinstance(record, dict) else {}
-
     def _earlier_pairs(self) -> list[GridPoint]:
         """The grid that earlier runs asked for; none where the record is not one of ours."""
         try:
             return [
-                GridPoint(*(float(pair[key]) for key in ("eps", "h", "scale"))) for pair in self._read_record()["grid"]
+                GridPoint(*(float(pair[key]) for key in ("eps", "h", "scale")))
+                for pair in read_record(self.folder)["grid"]
             ]
         except (KeyError, TypeError, ValueError):
             return []
