@@ -277,7 +277,13 @@ class Smoother:
 
         def certify(index: int, x: Tensor) -> Certificate | list[Certificate]:
             stream_of_x = None if stream is None else replace(stream, point=stream.point + index)
-            return self.certify(x, one_or_many, tolerance=tolerance, stream=stream_of_x, progress=progress)
+            try:
+                return self.certify(x, one_or_many, tolerance=tolerance, stream=stream_of_x, progress=progress)
+            except RequestError as error:
+                # Batches of two, for PyTorch's layers may take a batch of one for an input without a batch.
+                if index or not isinstance(xs, Tensor) or self._takes(_twice(x)) or not self._takes(_twice(xs)):
+                    raise
+                raise type(error)(f"{error}; the model takes xs as one input: use certify(xs, eps)") from error
 
         return (certify(index, x) for index, x in enumerate(xs))
 
@@ -532,6 +538,10 @@ class MeanSmoother(Smoother):
         )
         self.metric = metric
         self.output_range = output_range
+
+
+def _twice(x: Tensor) -> Tensor:
+    return x.expand(2, *x.shape)
 
 
 def _way_out(x: object) -> str:

@@ -285,14 +285,24 @@ def _flags_first(arguments: list[str]) -> list[str]:
 
 def _require_known_options(overrides: list[str]) -> None:
     """Refuse what a group of configuration files does not have, of several in a sweep before the first is run."""
-    from csrun.registry import require_known
+    from csrun.errors import RunError
 
     known = groups()
     for override in overrides:
         group, _, value = override.lstrip("+").partition("=")
         if group in known and not re.search(r"""[($'"]""", value):  # which are Hydra's grammar
             for name in [value] if value[:1] in ("[", "{") else value.split(","):
-                require_known(f"{group} is", name, options(group))
+                if name not in options(group):
+                    raise RunError(_unknown_option(group, name))
+
+
+def _unknown_option(group: str, name: str) -> str:
+    """A line on an option that a group of configuration files does not have."""
+    from csrun.registry import meant, unknown
+
+    if group == "experiment":  # there are too many for a line
+        return f"experiment is '{name}': expected one of cs-run --help experiments{meant(name, options(group))}"
+    return unknown(f"{group} is", name, options(group))
 
 
 def _require_no_folders_of_hydra(overrides: list[str]) -> None:
@@ -384,7 +394,8 @@ def _task(raw: Any, console: Console, command: str) -> int:
         return 0
     started = time.monotonic()
     result = run(config, display, _without_paths(command))
-    console.print(f"{config.name}, budget {config.budget}, done in {duration(time.monotonic() - started)}:")
+    kept = f", {result.kept} of {result.points} points by earlier runs" if result.kept else ""
+    console.print(f"{config.name}, budget {config.budget}, done in {duration(time.monotonic() - started)}{kept}:")
     for path in result.files:
         console.print(f"  {path}", highlight=False, soft_wrap=True)
     if result.replaced:
@@ -419,7 +430,6 @@ def _one_line(error: Exception) -> str:
     from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
     from csrun.config import unknown_key
-    from csrun.registry import unknown
 
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         room = _NO_ROOM[error.errno]
@@ -442,7 +452,7 @@ def _one_line(error: Exception) -> str:
         )
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        lines = [unknown(f"{group} is", name, error.options)]
+        lines = [_unknown_option(group, name)]
     if isinstance(error, ConfigCompositionException) and cause is not None:
         if isinstance(cause, (ConfigKeyError, ConfigAttributeError)):
             lines = [unknown_key(str(cause.full_key))]

@@ -63,11 +63,14 @@ from csrun.training.names import method_named
 class RunResult:
     """Result of a run: its folder and files, the number of failed points, a line for each broken certificate.
 
-    ``replaced`` is the command of an earlier run whose table had rows that the new one has not; empty if there is none.
+    Of ``points``, over all cells, ``kept`` had their evidence from earlier runs. ``replaced`` is the command of an
+    earlier run whose table had rows that the new one has not; empty if there is none.
     """
 
     folder: Path
     files: list[Path]
+    points: int
+    kept: int
     failed: int
     broken: list[str]
     replaced: str
@@ -119,7 +122,9 @@ def _run(config: Config, display: Display, command: str, figures: bool) -> RunRe
         replaced = _replaced(plan.out / config.name, [row for cell in done for row in cell.rows])
         folder = _write_experiment(plan, done, command, facts)
         files = _report(folder, display) if figures else []
-        return RunResult(folder, files, sum(cell.failed for cell in done), wrong, replaced)
+        points = len(cells) * len(plan.points)
+        kept = points - sum(len(cell.missing) for cell in cells)
+        return RunResult(folder, files, points, kept, sum(cell.failed for cell in done), wrong, replaced)
 
 
 def _replaced(folder: Path, rows: Iterable[Row]) -> str:

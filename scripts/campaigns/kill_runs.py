@@ -229,7 +229,7 @@ class Round:
         """Kill it and start it again, or cut disk or memory short, a few times; then let it end."""
         most = self.dice.randint(1, MOST_OF_DRIVER)
         while self.counts.total() < most:
-            short = self.dice.choice((None, None, None, None, *CUT_SHORT))
+            short = self.dice.choice((None, *CUT_SHORT))
             alone = self.scenario.executor == "one process"
             if (self._cut_short(short) if short and alone else self._killed()) == 0:
                 return

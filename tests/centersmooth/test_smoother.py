@@ -932,6 +932,18 @@ def test_a_batch_in_place_of_one_input_is_noticed(name: str, forward_block: int)
     assert "\n" not in str(caught[0].message)
 
 
+def test_one_input_in_place_of_a_batch_is_noticed() -> None:
+    with pytest.raises(RequestError, match=r"^the model failed .*; the model takes xs as one input: use certify\(xs, "):
+        list(make(GRAY_CONV).certify_all(torch.zeros(1, 8, 8), 0.1))
+
+
+@pytest.mark.parametrize("xs", [[torch.zeros(8, 8)], torch.zeros(8, 8)], ids=["a list", "no input either"])
+def test_what_is_no_input_is_not_said_to_be_one(xs: torch.Tensor | list[torch.Tensor]) -> None:
+    with pytest.raises(RequestError, match=r"^the model failed") as error:
+        list(make(GRAY_CONV).certify_all(xs, 0.1))
+    assert "one input" not in str(error.value)
+
+
 @pytest.mark.parametrize("forward_block", [1, 3, 5, 64])
 @pytest.mark.parametrize("name", SINGLE_INPUTS)
 def test_single_inputs_raise_no_alarm(name: str, forward_block: int) -> None:

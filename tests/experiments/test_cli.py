@@ -16,7 +16,7 @@ import pytest
 from running import start_forked
 from support import SMALL, ask, cs_run
 
-from csrun import cli
+from csrun import cli, runner
 from csrun.help import config_folder
 
 
@@ -28,7 +28,7 @@ def test_version(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        (["experiment=nope"], "expected one of"),
+        (["experiment=tv_digts"], "expected one of cs-run --help experiments; did you mean tv_digits?"),
         (["nope=3"], "nope"),
         (["n=abc"], "n is abc: expected an integer"),
         (["batch_size="], "batch_size is empty: expected an integer"),
@@ -118,6 +118,17 @@ def test_without_any_setting_it_runs_the_digits(tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "_task", lambda raw, console, command: asked.append((raw.name, command)) or 0)
     assert ask(cwd=tmp_path).returncode == 0
     assert asked == [("tv_digits", "cs-run")]
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"), [(0, "done in 0 s:"), (3, "done in 0 s, 3 of 4 points by earlier runs:")]
+)
+def test_what_earlier_runs_computed_is_said(tmp_path, monkeypatch, kept, expected):
+    result = runner.RunResult(tmp_path, [], points=4, kept=kept, failed=0, broken=[], replaced="")
+    monkeypatch.setattr(runner, "run", lambda *_: result)
+    done = ask(cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"tv_digits, budget cpu, {expected}\n"
 
 
 def test_debug_shows_the_traceback(tmp_path):
