@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import json
 import math
 import os
 import platform
@@ -34,7 +33,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import matplotlib.backends.backend_pdf  # noqa: F401  imported before the fork: a run would import it as it goes
 import numpy as np
@@ -205,9 +204,14 @@ def leave_memory(room: int) -> Callable[[], None]:
     return of_this_process
 
 
-def fail(said: str, out: Path) -> None:
+class Fault(Exception):
+    """A round that did not end as it has to: what was wrong."""
+
+
+def fail(said: str, out: Path) -> NoReturn:
     log = out.with_suffix(".log")
-    sys.exit(f"{said}\n{log.read_text()[-4000:] if log.is_file() else ''}")
+    print(f"{said}\n{log.read_text()[-4000:] if log.is_file() else ''}", flush=True)
+    raise Fault(said)
 
 
 class Whole(NamedTuple):
@@ -262,9 +266,9 @@ class Round:
         if what == "memory" and code in CRASHES:
             self.counts["crash"] += 1
             return None
+        self.counts[what] += 1
         if code not in (1, 2):
             fail(f"{self.scenario}: short of {what} it ended with exit code {code}", self.out)
-        self.counts[what] += 1
         return None
 
     def of_workers(self) -> None:
@@ -310,14 +314,21 @@ def cluster(folder: Path) -> Iterator[tuple[str, Callable[[], list[int]]]]:
                 os.kill(int(process.name), signal.SIGKILL)
 
 
+class Found(NamedTuple):
+    """Interruptions by output, executor and victim, and what was wrong."""
+
+    counts: Counter[tuple[str, str, str]]
+    faults: list[str]
+
+
 def campaign(
     kills: int, scenarios: Sequence[Scenario], bench: Bench, minutes: float = math.inf, seed: int = 0
-) -> Counter[tuple[str, str, str]]:
-    """Interruptions by output, executor and victim; exits with a line where anything differs."""
-    dice, counts, rounds = random.Random(seed), Counter[tuple[str, str, str]](), 0
+) -> Found:
+    """Interrupt run after run, until as many interruptions or minutes have passed."""
+    dice, found, rounds = random.Random(seed), Found(Counter(), []), 0
     whole: dict[Scenario, Whole] = {}
     deadline = time.monotonic() + 60 * minutes
-    while counts.total() < kills and time.monotonic() < deadline:
+    while found.counts.total() < kills and time.monotonic() < deadline:
         scenario = scenarios[rounds % len(scenarios)]
         if scenario not in whole:
             alone = Scenario(scenario.output, "sweep" if scenario.executor == "sweep" else "one process")
@@ -328,14 +339,17 @@ def campaign(
         out = bench.folder / f"killed-{rounds}"
         one = Round(bench, scenario, out, whole[scenario].seconds, dice)
         of_workers = scenario.executor in ("two workers", "Ray") and dice.random() < 0.8
-        one.of_workers() if of_workers else one.of_driver()
-        check(scenario, out, whole[scenario].results)
-        shutil.rmtree(out)
+        try:
+            one.of_workers() if of_workers else one.of_driver()
+            check(scenario, out, whole[scenario].results)
+        except Fault as fault:
+            found.faults.append(str(fault))
+        shutil.rmtree(out, ignore_errors=True)
         for victim, number in one.counts.items():
-            counts[scenario.output, scenario.executor, victim] += number
+            found.counts[scenario.output, scenario.executor, victim] += number
         rounds += 1
-    print(f"{rounds} rounds", json.dumps({" | ".join(key): number for key, number in counts.items()}))
-    return counts
+        print(f"{rounds} rounds, {found.counts.total()} interruptions, {len(found.faults)} faults", flush=True)
+    return found
 
 
 def uninterrupted(bench: Bench, scenario: Scenario, out: Path) -> Whole:
@@ -356,15 +370,19 @@ def check(scenario: Scenario, out: Path, expected: object) -> None:
         fail(f"{scenario}: a traceback", out)
 
 
-def page(counts: Counter[tuple[str, str, str]], seconds: float) -> str:
+def page(found: Found, seconds: float) -> str:
     """`docs/campaigns/kills.md`."""
+    counts, faults = found
     victims = ["driver, SIGKILL", "driver, SIGTERM", "disk", "memory", "crash", "worker, SIGKILL"]
     lines = ["# Kills", "", "Runs of `cs-run` interrupted at random moments and continued, by"]
     lines += ["`python scripts/campaigns/kill_runs.py`, whose text says how. Seed 0; Python"]
     lines += [f"{platform.python_version()}, centersmooth {centersmooth.__version__}, torch {torch.__version__};"]
     lines += [f"{seconds / 60:.0f} minutes on {os.cpu_count()} cores.", ""]
-    lines += [f"**Result.** {counts.total()} interruptions, {sum(_of(counts, victims[-1]))} of them of workers; 0 rows"]
-    lines += ["lost, doubled or changed, every checkpoint as an uninterrupted training leaves it.", ""]
+    lines += [f"**Result.** {counts.total()} interruptions, {sum(_of(counts, victims[-1]))} of them of workers."]
+    if faults:
+        lines += [f"{len(faults)} ended otherwise than they have to:", "", *(f"- {fault}" for fault in faults), ""]
+    else:
+        lines += ["0 rows lost, doubled or changed, every checkpoint as an uninterrupted training leaves it.", ""]
     lines += [f"| certified | run by | {' | '.join(victims)} |", f"|---|---|{'---|' * len(victims)}"]
     for output, executor in sorted({key[:2] for key in counts}):
         row = [str(counts[output, executor, victim] or "") for victim in victims]
@@ -397,9 +415,10 @@ def main(kills: int = 60, minutes: float = math.inf) -> None:
     with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory(prefix="r") as own:
         prepare(Path(name))
         with cluster(Path(own)) as (address, raylets):
-            counts = campaign(kills, scenarios, Bench(Path(name), address, raylets), minutes)
+            found = campaign(kills, scenarios, Bench(Path(name), address, raylets), minutes)
     target = Path(__file__).parents[2] / "docs" / "campaigns" / "kills.md"
-    target.write_text(page(counts, time.monotonic() - started))
+    target.write_text(page(found, time.monotonic() - started))
+    sys.exit(1 if found.faults else 0)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import os
 import signal
 import sys
 from collections import Counter
@@ -48,13 +49,36 @@ def bench(kill_runs, tmp_path):
 def test_runs_killed_at_random_moments_end_as_others_do(kill_runs, bench, figures, monkeypatch):
     """A shorter run than the campaign's, of one cell, forked from this process."""
     monkeypatch.setitem(kill_runs.OUTPUTS, "centers", list(SMALL))
-    counts = kill_runs.campaign(2, [kill_runs.Scenario("centers", "one process")], bench)
-    assert counts.total() >= 2
-    assert {key[:2] for key in counts} == {("centers", "one process")}
-    assert f"| all | | {counts['centers', 'one process', 'driver, SIGKILL']} |" in kill_runs.page(counts, 60.0)
+    found = kill_runs.campaign(2, [kill_runs.Scenario("centers", "one process")], bench)
+    assert found.faults == []
+    assert found.counts.total() >= 2
+    assert {key[:2] for key in found.counts} == {("centers", "one process")}
+    page = kill_runs.page(found, 60.0)
+    assert f"| all | | {found.counts['centers', 'one process', 'driver, SIGKILL']} |" in page
+    assert "0 rows lost" in page
 
 
-def test_what_a_kill_must_not_do_ends_the_campaign(kill_runs, tmp_path):
+def test_a_fault_is_told_and_the_campaign_goes_on(kill_runs, bench, monkeypatch):
+    """Rounds of runs without rows."""
+
+    def start(bench, scenario, out):
+        out.with_suffix(".log").touch()
+        return os.posix_spawn("/bin/true", ["true"], {})
+
+    def of_driver(one):
+        one.counts["disk"] += 1
+        kill_runs.fail("odd", one.out)
+
+    monkeypatch.setattr(kill_runs.Bench, "start", start)
+    monkeypatch.setattr(kill_runs.Round, "of_driver", of_driver)
+    found = kill_runs.campaign(2, [kill_runs.Scenario("centers", "one process")], bench)
+    assert found.faults == ["odd", "odd"]
+    page = kill_runs.page(found, 60.0)
+    assert "2 ended otherwise than they have to:\n\n- odd\n- odd\n" in page
+    assert "0 rows lost" not in page
+
+
+def test_what_a_kill_must_not_do_is_a_fault(kill_runs, tmp_path):
     """A lost row, an unfinished file, a traceback."""
     scenario, out = kill_runs.Scenario("texts", "Ray"), tmp_path / "killed"
     (out / "0" / "custom").mkdir(parents=True)
@@ -62,13 +86,13 @@ def test_what_a_kill_must_not_do_ends_the_campaign(kill_runs, tmp_path):
     out.with_suffix(".log").write_text("done\n")
     expected = ([{"point": "0", "radius": "1.5"}], {})
     kill_runs.check(scenario, out, expected)
-    with pytest.raises(SystemExit, match="rows or weights differ"):
+    with pytest.raises(kill_runs.Fault, match="rows or weights differ"):
         kill_runs.check(scenario, out, ([*expected[0], {"point": "1", "radius": "2"}], {}))
     out.with_suffix(".log").write_text("Traceback (most recent call last):\n")
-    with pytest.raises(SystemExit, match="a traceback"):
+    with pytest.raises(kill_runs.Fault, match="a traceback"):
         kill_runs.check(scenario, out, expected)
     (out / ".run.json.x2.unfinished").touch()
-    with pytest.raises(SystemExit, match="left behind"):
+    with pytest.raises(kill_runs.Fault, match="left behind"):
         kill_runs.check(scenario, out, expected)
 
 
