@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import loky
@@ -15,17 +15,18 @@ from centersmooth import L1, Budget, DistanceFunction, Metric, RandomStream
 from centersmooth.certifiers.center.quantiles import near_ranks, place_ranks
 from centersmooth.certifiers.center.search import BLOCK, least_median_center
 from centersmooth.certifiers.distances import kept_ranks
+from centersmooth.gathering import Collector, Collects, Setting, Shared
 from centersmooth.metrics.base import TILE_ENTRIES
 from centersmooth.noise import Enumerable
 from centersmooth.sampling import Sampler, evaluating
 from csrun.models import build_model
 from csrun.models.precision import in_precision
 from csrun.plan import CellPlan, Plan, check
-from csrun.registry import entry_of
+from csrun.registry import entry_of, names_of
 from csrun.system.memory import held, keep_freed_memory
 
 _PROBE_BLOCKS, _PROBE_SECONDS = 9, 1.0
-"""How long a model is timed for an estimate; a metric a quarter of that, three or four times."""
+"""How long a model is timed for an estimate; certifiers and centers a quarter of that, three or four times."""
 
 _WORKER_SECONDS = 4.0
 """Seconds of a core that a starting worker takes for its imports, by measurement."""
@@ -34,7 +35,8 @@ _CENTERS = ("center", "center_free")
 """Certifiers whose search takes time beside the passes."""
 
 _PROBE_FIRST, _PROBE_CANDIDATES = 4, 4
-"""Outputs a metric is timed on at first, and those that stand for the candidates of Smooth-HD."""
+"""Outputs a metric is timed on at first, four times as many for certifiers; and those that stand for the candidates of
+Smooth-HD."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class _Probe(NamedTuple):
     Attributes
     ----------
     pass_seconds : float
-        Of a forward pass, with the distance of its output to one other under every metric where a certifier has one.
+        Of a forward pass, with what the certifiers make of its output.
     centers_seconds : float
         Of finding the centers of one point, once for all metrics of a source.
     center_seconds : dict of str to float
@@ -181,7 +183,9 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     config = plan.config
     model = in_precision(build_model(cell.spec, plan.data, config.weights, cell.noise, config.device), config.precision)
     metrics = plan.metrics_of(cell)
-    check(plan, cell, model, plan.certifiers_of(cell, model))
+    certifiers = plan.certifiers_of(cell, model)
+    check(plan, cell, model, certifiers)
+    asked = [one for key, one in certifiers.items() if names_of(key)[0] in config.certifiers]
     sources = list(dict.fromkeys(metric.source for metric in metrics.values()))
     sampler = Sampler(model, cell.noise, config.forward_block, config.forward_block)
     x = plan.input(model, 0)
@@ -190,14 +194,13 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
         features = {metric: metric.features(output[None]) for metric in sources}
         outputs, pass_seconds = _draws(sampler, x)
         process = held()
-        if any(entry_of(name).measured for name in config.certifiers):
-            pass_seconds += sum(_distance_seconds(metric, outputs[: config.forward_block]) for metric in sources)
+        pass_seconds += _fresh_seconds(asked, Setting.of(sampler, plan.budget), outputs)
         searched = _searches_centers(plan)
         centers = {metric: _center_seconds(metric, outputs, plan.budget) if searched else 0.0 for metric in sources}
     if "center_free" in config.certifiers:
         centers = {m: s * (1 + (1 + 1 / BLOCK) / BLOCK if m.has_means else 1) for m, s in centers.items()}
     model_bytes = sum(tensor.nbytes for tensor in model.state_dict().values() if isinstance(tensor, Tensor))
-    asked = {name: centers[metrics[name].source] for name in config.metrics}
+    center_seconds = {name: centers[metrics[name].source] for name in config.metrics}
     started = time.perf_counter()
     law = cell.noise.at(x)
     law.required_mass(0.5, max(pair.eps for pair in cell.pairs))
@@ -207,7 +210,7 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     feature_bytes = max(one.nbytes for one in features.values())
     pair_bytes = 0 if plan.budget.n0 else max(metric.pair_bytes(one) for metric, one in features.items())
     sizes = (x.nbytes, output.nbytes, feature_bytes, pair_bytes, model_bytes)
-    return _Probe(pass_seconds, sum(centers.values()), asked, bound_seconds, *sizes, *process, support)
+    return _Probe(pass_seconds, sum(centers.values()), center_seconds, bound_seconds, *sizes, *process, support)
 
 
 def _draws(sampler: Sampler, x: Tensor) -> tuple[Tensor, float]:
@@ -227,19 +230,35 @@ def _draws(sampler: Sampler, x: Tensor) -> tuple[Tensor, float]:
     return torch.cat(blocks), (ended - started) / (len(blocks) - 1) / sampler.forward_block
 
 
-def _distance_seconds(metric: Metric, block: Tensor) -> float:
-    """Seconds of an output's features and its distance to one other, in the company of a block.
+def _fresh_seconds(certifiers: Collection[Collects], setting: Setting, outputs: Tensor) -> float:
+    """Seconds that certifiers take of a fresh draw beside its pass: features, distances, sums and counts.
 
-    Of a whole block: a network behind a metric may take as long for one output as for a dozen.
+    They choose from as many outputs as a moment allows, and measure one fewer, as a center may be given up then.
     """
-    reference = metric.features(block[:1])
-    size, seconds = _timed(
-        lambda size: block[:size],
-        lambda some: float(metric.pairwise(metric.features(some), reference).sum()),
-        len(block),
-        first=len(block),
-    )
-    return seconds / size
+    most = min(setting.budget.n, len(outputs))
+    size = min(4 * _PROBE_FIRST, most)
+    while True:
+        shared, budget = Shared(), replace(setting.budget, n=size, n0=min(setting.budget.n0, size))
+        collectors = [one.collector(replace(setting, budget=budget), shared, radius=True) for one in certifiers]
+        started = time.perf_counter()
+        for stage in ("candidates", "center"):
+            while any(one.wants(stage) for one in collectors):
+                _give(collectors, shared, stage, outputs)
+        if size == most or time.perf_counter() - started > _PROBE_SECONDS / 4:
+            break
+        size = min(2 * size, most)
+    started = time.perf_counter()
+    for block in outputs[: size - 1].split(setting.forward_block):
+        _give(collectors, shared, "fresh", block)
+    return (time.perf_counter() - started) / (size - 1)
+
+
+def _give(collectors: Iterable[Collector], shared: Shared, stage: str, outputs: Tensor) -> None:
+    """Hand a batch to each collector, up to what it wants."""
+    shared.forget()
+    for one in collectors:
+        if left := one.wants(stage):
+            one.update(stage, outputs[:left])
 
 
 def _center_seconds(metric: Metric, outputs: Tensor, budget: Budget) -> float:

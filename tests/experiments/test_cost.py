@@ -14,8 +14,10 @@ import torch
 from rich.console import Console
 from support import compose
 
-from centersmooth import Budget, DistanceFunction, Metric
-from csrun.cost import _center_seconds, _distance_seconds, _distinct, estimate
+from centersmooth import Budget, Center, DistanceFunction, GaussianNoise, Metric, Percentile
+from centersmooth.certifiers import Certifier
+from centersmooth.gathering import Setting
+from csrun.cost import _center_seconds, _distinct, _fresh_seconds, estimate
 from csrun.plan import make_plan
 from csrun.runner import dry_run, run
 from csrun.system.progress import Display
@@ -68,9 +70,23 @@ def test_the_center_takes_as_many_pairs_as_are_compared(metric, outputs, n, n0, 
     assert CLOCK.now - started < 5
 
 
+def fresh_seconds(certifiers: list[Certifier], outputs: torch.Tensor, block: int = 128) -> float:
+    setting = Setting(GaussianNoise(0.5), Budget(5_000, 10_000, 0.1), (0.0, 1.0), block)
+    return _fresh_seconds(certifiers, setting, outputs)
+
+
 def test_a_fresh_output_takes_one_distance_and_repeated_ones_none():
-    assert PAIR / 2 < _distance_seconds(DistanceFunction(sleepy), NEW[:128]) < 2 * PAIR
-    assert PAIR / 2 < _distance_seconds(DistanceFunction(sleepy), REPEATED[:128]) * 128 / 100 < 2 * PAIR
+    center = Center(DistanceFunction(sleepy))
+    assert fresh_seconds([center], NEW) == pytest.approx(PAIR, rel=0.05)
+    assert fresh_seconds([center], NEW[:16].repeat(60, 1)) == pytest.approx(PAIR * 16 / 128, rel=0.1)
+
+
+def test_a_fresh_output_is_measured_by_each_certifier_that_is_asked_for():
+    metric = Sleepy()
+    both = fresh_seconds([Center(metric), Center(metric, kind="free")], NEW)
+    assert both == pytest.approx(2 * PAIR, rel=0.05)
+    assert fresh_seconds([Percentile()], NEW) == 0
+    assert fresh_seconds([Percentile(), Center(metric)], NEW) == pytest.approx(PAIR, rel=0.05)
 
 
 class InChunks(Sleepy):
@@ -82,7 +98,7 @@ class InChunks(Sleepy):
 
 
 def test_features_take_the_time_of_a_whole_block():
-    assert _distance_seconds(InChunks(), NEW[:50]) == pytest.approx(4 / 50, rel=0.05)
+    assert fresh_seconds([Center(InChunks())], NEW, block=16) == pytest.approx(1 / 16, rel=0.1)
 
 
 def test_outputs_that_are_yet_to_be_seen_are_counted_by_good_and_turing():
