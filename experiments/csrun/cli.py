@@ -118,14 +118,15 @@ def _say_stopped(command: str) -> None:
 def _interrupts_sent_again(number: Callable[[], int]) -> Iterator[None]:
     """Send a signal again whose exception was ignored: Python ignores what its callbacks raise, as of weak references.
 
-    From a thread, so that it arrives after the callback.
+    From a thread, so that it arrives after the callback. A callback that lacks memory is not told of: native code that
+    called it, such as FreeType's, fails then and says so.
     """
     shown = sys.unraisablehook
 
     def ignored(one: sys.UnraisableHookArgs) -> None:
         if issubclass(one.exc_type, KeyboardInterrupt):
             threading.Timer(0.01, os.kill, (os.getpid(), number())).start()
-        else:
+        elif not issubclass(one.exc_type, MemoryError):
             shown(one)
 
     sys.unraisablehook = ignored

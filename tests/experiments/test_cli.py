@@ -131,6 +131,38 @@ def test_what_earlier_runs_computed_is_said(tmp_path, monkeypatch, kept, expecte
     assert done.stdout == f"tv_digits, budget cpu, {expected}\n"
 
 
+def lacking(error):
+    """Raise where Python ignores it, as in a callback of native code."""
+
+    class Dropped:
+        def __del__(self):
+            raise error
+
+    Dropped()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_callback_without_memory_ends_in_the_line_of_what_it_was_called_for(tmp_path, monkeypatch):
+    def run(arguments, command):
+        lacking(MemoryError())
+        raise MemoryError
+
+    monkeypatch.setattr("csrun.cli._run", run)
+    done = ask(cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("cs-run: memory ran out; what is finished is kept: ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_another_error_of_a_callback_is_shown(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("sys.unraisablehook", lambda one: seen.append(one.exc_type))
+    monkeypatch.setattr("csrun.cli._run", lambda arguments, command: lacking(OSError()) or 0)
+    assert ask(cwd=tmp_path).returncode == 0
+    assert seen == [OSError]
+
+
 def test_debug_shows_the_traceback(tmp_path):
     assert "Traceback" in ask("--debug", "n=100", cwd=tmp_path).stderr
 
