@@ -141,20 +141,21 @@ def lacking(error):
     Dropped()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_callback_without_memory_ends_in_the_line_of_what_it_was_called_for(tmp_path, monkeypatch):
     def run(arguments, command):
         lacking(MemoryError())
         raise MemoryError
 
+    seen = []
+    monkeypatch.setattr("sys.unraisablehook", seen.append)
     monkeypatch.setattr("csrun.cli._run", run)
     done = ask(cwd=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("cs-run: memory ran out; what is finished is kept: ")
     assert done.stderr.count("\n") == 1
+    assert seen == []
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_another_error_of_a_callback_is_shown(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr("sys.unraisablehook", lambda one: seen.append(one.exc_type))
