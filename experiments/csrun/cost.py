@@ -121,7 +121,8 @@ def estimate(plan: Plan) -> list[Cost]:
         passes, attack_passes = (plan.passes_of_point + probe.support) * points, plan.attack_passes(cell)
         training_seconds = training * probe.pass_seconds / training_workers
         apart = points * (probe.centers_seconds + probe.bound_seconds)
-        seconds = training_seconds + (passes * probe.pass_seconds + apart) / at_once
+        computed = (_passes_in_blocks(plan) + probe.support) * points
+        seconds = training_seconds + (computed * probe.pass_seconds + apart) / at_once
         seconds += attack_passes * probe.pass_seconds + _centers_of_attacks(plan, cell, probe)
         if plan.workers > 1 and not costs:
             seconds += plan.workers * _WORKER_SECONDS / at_once
@@ -129,6 +130,12 @@ def estimate(plan: Plan) -> list[Cost]:
         memory = _memory_bytes(plan, probe)
         costs.append(Cost(passes + attack_passes, seconds, training_seconds, disk, memory))
     return costs
+
+
+def _passes_in_blocks(plan: Plan) -> int:
+    """Passes of a point, each stage and the unperturbed input filled up to whole blocks, which are what is computed."""
+    block, budget = plan.config.forward_block, plan.budget
+    return sum(-(-count // block) * block for count in (1, budget.n0, budget.n, budget.fresh_draws))
 
 
 def _centers_of_attacks(plan: Plan, cell: CellPlan, probe: _Probe) -> float:

@@ -17,7 +17,7 @@ from support import compose
 from centersmooth import Budget, Center, DistanceFunction, GaussianNoise, Metric, Percentile
 from centersmooth.certifiers import Certifier
 from centersmooth.gathering import Setting
-from csrun.cost import _center_seconds, _distinct, _fresh_seconds, estimate
+from csrun.cost import _center_seconds, _distinct, _fresh_seconds, _passes_in_blocks, estimate
 from csrun.plan import make_plan
 from csrun.runner import dry_run, run
 from csrun.system.progress import Display
@@ -148,6 +148,12 @@ def test_a_slow_metric_of_ones_own_is_estimated_within_a_factor_of_two(slow_metr
     run(config, Display(Console(file=io.StringIO())), "cs-run (test)")
     taken = CLOCK.now - started
     assert 2 * 310**2 * 2e-5 / 2 < cost.seconds < 2 * taken
+
+
+def test_passes_are_computed_in_whole_blocks():
+    plan = make_plan(compose("budget=smoke", "n=310", "m=1300", "forward_block=128", "points.count=2"))
+    assert plan.passes_of_point == 1 + 310 + 1300
+    assert _passes_in_blocks(plan) == 128 + 3 * 128 + 11 * 128
 
 
 def test_a_metric_takes_no_time_where_no_certifier_is_built_from_it(slow_metric):
