@@ -435,7 +435,7 @@ def test_estimates_count_the_workers(monkeypatch):
     (one,), (four,) = (estimate(make_plan(compose(*small, f"workers={count}"))) for count in (1, 4))
     plan = make_plan(compose(*small))
     training = 3 * 100 * 1e-3
-    passes = 8 * (plan.passes_of_point * 1e-3 + 0.5)
+    passes = 8 * ((64 + 384 + 384) * 1e-3 + 0.5)  # whole blocks of 64
     assert one.seconds == pytest.approx(training + passes)
     start = cost._WORKER_SECONDS
     assert four.seconds == pytest.approx(training + passes / 4 + start)
