@@ -30,8 +30,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes do not fit"))
     (True, False)
+    >>> is_out_of_memory(RuntimeError("could not create a primitive"))  # oneDNN: no room for a convolution's code
+    True
     """
     said = str(error)
-    # The latter is oneDNN's, where there is no room for the code of a convolution that it has found one for.
     short = "DefaultCPUAllocator" in said or said == "could not create a primitive"
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or short

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import shutil
@@ -32,7 +31,8 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> None:
     With whole fonts, where Matplotlib has these functions: to cut fonts down to the letters used is half of the time
     of a PDF.
     """
-    fonts = importlib.import_module("matplotlib.backends._backend_pdf_ps")
+    from matplotlib.backends import _backend_pdf_ps as fonts
+
     if all(hasattr(fonts, name) for name in WHOLE_FONTS):
         for name, replacement in WHOLE_FONTS.items():
             monkeypatch.setattr(fonts, name, replacement)
