@@ -48,7 +48,9 @@ def test_an_experiment_chooses_its_data_and_training(experiment, data, methods):
 
 
 REFUSED = {
-    "experiment=tv_digit": "experiment is 'tv_digit': expected one of cs-run --help experiments; did you mean tv_digits?",
+    "experiment=tv_digit": (
+        "experiment is 'tv_digit': expected one of cs-run --help experiments; did you mean tv_digits?"
+    ),
     "noise=gausian": "noise is 'gausian': expected .*; did you mean gaussian?",
     "data=mnsit": "data is 'mnsit': expected one of astronaut, .*; did you mean mnist?",
     "data=null": "data is 'null': expected one of",
