@@ -149,12 +149,9 @@ def every_epoch(monkeypatch):
     monkeypatch.setattr(state_module, "SECONDS_BETWEEN", 0.0)
 
 
-def trained(
-    asked: Training, out: Path, lines: list[str] | None = None, *, kill_after: int = 0, steps: list[int] | None = None
-) -> bytes:
+def trained(asked: Training, out: Path, report: Report | None = None, steps: list[int] | None = None) -> bytes:
     """The checkpoint of a training, killed or not, in a folder."""
-    said, done = [] if lines is None else lines, [] if steps is None else steps
-    report = killing(kill_after) if kill_after else Report(said.append)
+    done = [] if steps is None else steps
     obtain(asked, MODELS[asked.model], load_data("digits", None), out, done.append, None, report)
     return asked.path(out).read_bytes()
 
@@ -168,13 +165,13 @@ def test_a_killed_training_goes_on_to_the_same_bytes(tmp_path, every_epoch, mode
     whole = trained(asked, tmp_path / "whole")
     for kill_after in (1, 3):
         with pytest.raises(Killed):
-            trained(asked, tmp_path / "killed", kill_after=kill_after)
-    lines, steps = [], []
-    assert trained(asked, tmp_path / "killed", lines, steps=steps) == whole
+            trained(asked, tmp_path / "killed", killing(kill_after))
+    lines, steps, before = [], [], []
+    assert trained(asked, tmp_path / "killed", Report(lines.append, resumed=before.append), steps) == whole
     state = asked.path(tmp_path / "killed").with_suffix(".state")
     assert lines == [f"training goes on after epoch 3, from {state.name}"]
-    assert steps[0] == 3 * 64  # counted as done
-    assert sum(steps) == 4 * 64
+    assert before == [3 * 64]
+    assert sum(steps) == 64
     assert not state.exists()
 
 
@@ -183,7 +180,7 @@ def test_the_weights_differ_without_what_the_optimizer_remembers(tmp_path, every
     asked = training(epochs=3, images=64, batch_size=32)
     whole = trained(asked, tmp_path / "whole")
     with pytest.raises(Killed):
-        trained(asked, tmp_path / "killed", kill_after=2)
+        trained(asked, tmp_path / "killed", killing(2))
     monkeypatch.setattr(torch.optim.Adam, "load_state_dict", lambda self, state: None)
     assert trained(asked, tmp_path / "killed") != whole
 
@@ -200,10 +197,10 @@ def test_a_damaged_state_is_ignored_with_a_line(tmp_path, every_epoch, damage, m
     asked, lines = training(epochs=3, images=64, batch_size=32), []
     whole = trained(asked, tmp_path / "whole")
     with pytest.raises(Killed):
-        trained(asked, tmp_path / "killed", kill_after=2)
+        trained(asked, tmp_path / "killed", killing(2))
     state = asked.path(tmp_path / "killed").with_suffix(".state")
     state.write_bytes(damage(state.read_bytes()))
-    assert trained(asked, tmp_path / "killed", lines) == whole
+    assert trained(asked, tmp_path / "killed", Report(lines.append)) == whole
     assert len(lines) == 1
     assert lines[0].startswith(f"{state.name} is ignored, for it {message}")
 
@@ -219,17 +216,17 @@ def test_a_state_of_another_version_or_training_is_ignored_with_a_line(tmp_path,
         if other == "torch":
             patch.setattr(torch, "__version__", "1.0")
         with pytest.raises(Killed):
-            trained(written, tmp_path / "killed", kill_after=2)
+            trained(written, tmp_path / "killed", killing(2))
     state = asked.path(tmp_path / "killed").with_suffix(".state")
     written.path(tmp_path / "killed").with_suffix(".state").rename(state)
-    assert trained(asked, tmp_path / "killed", lines) == whole
+    assert trained(asked, tmp_path / "killed", Report(lines.append)) == whole
     assert lines == [f"{state.name} is ignored, for it is of another version or training: training starts anew"]
 
 
 def test_states_are_a_while_apart(tmp_path):
     asked = training(epochs=3, images=64, batch_size=32)
     with pytest.raises(Killed):
-        trained(asked, tmp_path, kill_after=2)
+        trained(asked, tmp_path, killing(2))
     assert not asked.path(tmp_path).with_suffix(".state").exists()
 
 
@@ -245,7 +242,7 @@ def test_a_worker_goes_on_from_the_state_of_a_killed_training(tmp_path, every_ep
     data, asked = load_data("digits", None), training(epochs=3, images=64, batch_size=32)
     whole = trained(asked, tmp_path / "whole")
     with pytest.raises(Killed):
-        trained(asked, tmp_path / "killed", kill_after=2)
+        trained(asked, tmp_path / "killed", killing(2))
     package = Stored(tasks.pack(tasks._for_training(data, [asked])))
     path = asked.path(tmp_path / "killed")
     weights, _, lines = tasks.train(asked, MODELS["autoencoder"], package, path)
@@ -285,6 +282,18 @@ def test_progress_says_epoch_and_loss(monkeypatch):
     lines = said.getvalue().splitlines()
     assert lines[1].startswith("train lenet on digits, smoothmix@0.5, epoch 3 of 9, loss 0.25: 30% of the run")
     assert lines[3].startswith("certify lenet on digits, scale 0.5: 90% of the run")
+
+
+def test_what_earlier_runs_trained_says_nothing_about_the_time_left(monkeypatch):
+    now, said = 0.0, io.StringIO()
+    monkeypatch.setattr("csrun.system.progress.time.monotonic", lambda: now)
+    display = Display(Console(file=said, width=200))
+    with display.running(100):
+        display.stage("train lenet", 90)
+        display.skip_of_stage(80)
+        now = 20.0
+        display.advance(5)
+    assert said.getvalue().splitlines()[1] == "train lenet: 25% of the run, 20 s so far, about 1 min 0 s left"
 
 
 def test_a_run_reports_the_mean_loss_of_each_epoch():

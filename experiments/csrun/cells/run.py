@@ -215,6 +215,11 @@ def _obtain(plan: Plan, training: Training, spec: ModelSpec, display: Display) -
         label = f"train {training.model} on {training.dataset}, {training.label}"
         display.stage(label, training.passes)
     passes = training.objective.passes
+    report = Report(
+        display.say,
+        epoch=lambda done, epochs, loss: display.detail(f"epoch {done} of {epochs}, loss {loss:.4g}"),
+        resumed=lambda images: display.skip_of_stage(passes * images),
+    )
     return obtain(
         training,
         spec,
@@ -222,7 +227,7 @@ def _obtain(plan: Plan, training: Training, spec: ModelSpec, display: Display) -
         plan.out,
         lambda images: display.advance(passes * images),
         waiting(plan, display),
-        Report(display.say, lambda done, epochs, loss: display.detail(f"epoch {done} of {epochs}, loss {loss:.4g}")),
+        report,
     )
 
 

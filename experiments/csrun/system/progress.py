@@ -33,7 +33,7 @@ class Display:
         self.console = console
         self._bars: Progress | None = None
         self._outer = self._inner = TaskID(0)  # once there are bars
-        self._total = self._done = 0.0
+        self._total = self._done = self._stage_total = 0.0
         self._started = self._last_line = time.monotonic()
         self._label = self._detail = ""
 
@@ -61,7 +61,7 @@ class Display:
 
     def stage(self, label: str, total: float) -> None:
         """Begin a stage: training a model, or certifying a cell."""
-        self._label, self._detail = label, ""
+        self._label, self._detail, self._stage_total = label, "", total
         if self._bars is not None:
             self._bars.reset(self._inner, total=total, description=label)
         else:
@@ -78,6 +78,13 @@ class Display:
         self._total = max(self._total - units, 1.0)
         if self._bars is not None:
             self._bars.update(self._outer, total=self._total)
+
+    def skip_of_stage(self, units: float) -> None:
+        """Work of the stage at hand that turns out to be done already."""
+        self.skip(units)
+        self._stage_total -= units
+        if self._bars is not None:
+            self._bars.update(self._inner, total=self._stage_total)
 
     def advance(self, units: float) -> None:
         """Work done, in the units of `running`."""

@@ -274,10 +274,13 @@ class Report:
         Takes a line that is to stay.
     epoch : callable
         Takes the number of epochs done, that of all, and the mean loss of the last one.
+    resumed : callable
+        Takes the number of images of the epochs that an earlier run has done.
     """
 
     line: Callable[[str], None] = lambda line: None
     epoch: Callable[[int, int, float], None] = lambda done, epochs, loss: None
+    resumed: Callable[[int], None] = lambda images: None
 
 
 def train(
@@ -304,7 +307,7 @@ def train(
     optimizer = _optimizer(model, training)
     gradients = Gradients(model, method, noise, graphs=_captures(inputs, noise))
     done, before = state.resume(model, optimizer) if state else (0, 0.0)
-    step_done(done * training.images)
+    report.resumed(done * training.images)
     model.train()
     final = float("nan")
     for epoch in range(done, training.epochs):
