@@ -12,6 +12,7 @@ import pytest
 from running import rows_without_seconds, start_forked
 from support import SMALL
 
+from csrun.cells.store import CellStore
 from csrun.errors import RunError
 
 
@@ -40,6 +41,13 @@ def test_nothing_is_computed_twice(run_small, done, tmp_path):
     assert (done / "certificates.csv").read_bytes() == before
     assert evidence == {path: path.stat().st_mtime_ns for path in evidence}
     assert len(evidence) == 2
+
+
+def test_where_nothing_is_missing_evidence_is_read_once(run_small, done, monkeypatch):
+    read, reading = [], CellStore._read
+    monkeypatch.setattr(CellStore, "_read", lambda store, *which: read.append(which) or reading(store, *which))
+    run_small()
+    assert len(read) == len(set(read)) > 0
 
 
 def test_more_points_and_more_eps_extend_a_cell(run_small, done, tmp_path):

@@ -86,6 +86,7 @@ class CellRun:
         self.plan, self.cell_plan, self.display = plan, cell_plan, display
         self._record, self._lock = record, ExitStack()
         self._failures: list[PointResult] = []
+        self._rows_at_first: list[Row] = []
 
     @property
     def label(self) -> str:
@@ -141,7 +142,8 @@ class CellRun:
         """Attack what was certified, put the rows in order, let go of the folder."""
         plan, cell_plan, model = self.plan, self.cell_plan, self.certifier.model
         plan.config.batch_size = min(plan.config.batch_size, self.certifier.batch_size)
-        rows = _select(self.store.rebuild(self._failures), plan, cell_plan)
+        rows = self.store.rebuild(self._failures) if self.missing else self._rows_at_first
+        rows = _select(rows, plan, cell_plan)
         attacks, fallen = _attack_cell(plan, cell_plan, model, self.store, rows, self.display)
         failed = len(self._failures) + fallen
         self.done = DoneCell(self.store, rows, model.note, self.metrics, attacks, failed)
@@ -153,7 +155,7 @@ class CellRun:
 
     def _find_missing(self) -> list[int]:
         plan, store = self.plan, self.store
-        store.rebuild()
+        rows = store.rebuild()
         for line in store.repaired:
             self.display.say(line)
         done = {key: store.done(key) for key in store.certifiers}
@@ -161,6 +163,7 @@ class CellRun:
         keys = {point: tuple(key for key in asked if point not in done[key]) for point in plan.points}
         self._missing = {point: missing for point, missing in keys.items() if missing}
         missing = sorted(self._missing)
+        self._rows_at_first = [] if missing else rows  # reading them takes a while where points are many
         self.display.skip(plan.passes_of_point * len(plan.points) - sum(map(self.passes, missing)))
         if missing:
             store.record({"points": missing, "batch_size": plan.config.batch_size, **self._record})
