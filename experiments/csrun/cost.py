@@ -34,6 +34,9 @@ _WORKER_SECONDS = 4.0
 _CENTERS = ("center", "center_free")
 """Certifiers whose search takes time beside the passes."""
 
+_ROW_BYTES = 2_000
+"""Memory that a row takes as the driver writes its table, by measurement."""
+
 _PROBE_FIRST, _PROBE_CANDIDATES = 4, 4
 """Outputs a metric is timed on at first, four times as many for certifiers; and those that stand for the candidates of
 Smooth-HD."""
@@ -85,6 +88,8 @@ class _Probe(NamedTuple):
         once however many processes there are.
     support : int
         Passes of a point beside those of its draws: all noisy inputs, where a rule takes them.
+    rules : int
+        Of all the certifiers that are asked for.
     """
 
     pass_seconds: float
@@ -99,6 +104,7 @@ class _Probe(NamedTuple):
     process_bytes: int
     shared_bytes: int
     support: int = 0
+    rules: int = 0
 
 
 def estimate(plan: Plan) -> list[Cost]:
@@ -126,8 +132,10 @@ def estimate(plan: Plan) -> list[Cost]:
         seconds += attack_passes * probe.pass_seconds + _centers_of_attacks(plan, cell, probe)
         if plan.workers > 1 and not costs:
             seconds += plan.workers * _WORKER_SECONDS / at_once
-        disk = _evidence_bytes(plan, cell, probe) + (probe.model_bytes if training else 0)
-        memory = _memory_bytes(plan, probe)
+        evidence = _evidence_bytes(plan, cell, probe)
+        disk = evidence + (probe.model_bytes if training else 0)
+        rows = points * len(cell.pairs) * probe.rules
+        memory = _memory_bytes(plan, probe) + evidence + rows * _ROW_BYTES  # the driver has all of them to write tables
         costs.append(Cost(passes + attack_passes, seconds, training_seconds, disk, memory))
     return costs
 
@@ -165,8 +173,7 @@ def _memory_bytes(plan: Plan, probe: _Probe) -> int:
     """All processes: a point in each worker, and the driver beside them unless it is the only worker.
 
     Outputs kept with their features, twice; eight tiles of distances, or all of them where they are held at once; a
-    batch; processes, each with what this one holds after some draws, its libraries once; the driver's tables and
-    figures.
+    batch; processes, each with what this one holds after some draws, its libraries once; the driver's figures.
     """
     budget, config = plan.budget, plan.config
     candidates = (budget.n0 or budget.n) if _searches_centers(plan) else 0
@@ -214,10 +221,11 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     bound_seconds = time.perf_counter() - started
     apart = any(entry_of(name).apart for name in config.certifiers)
     support = law.support_size() if apart and isinstance(law, Enumerable) else 0
+    rules = sum(len(one.rules) for one in asked)
     feature_bytes = max(one.nbytes for one in features.values())
     pair_bytes = 0 if plan.budget.n0 else max(metric.pair_bytes(one) for metric, one in features.items())
     sizes = (x.nbytes, output.nbytes, feature_bytes, pair_bytes, model_bytes)
-    return _Probe(pass_seconds, sum(centers.values()), center_seconds, bound_seconds, *sizes, *process, support)
+    return _Probe(pass_seconds, sum(centers.values()), center_seconds, bound_seconds, *sizes, *process, support, rules)
 
 
 def _draws(sampler: Sampler, x: Tensor) -> tuple[Tensor, float]:

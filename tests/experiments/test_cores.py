@@ -443,7 +443,7 @@ def test_estimates_count_the_workers(monkeypatch):
     assert four.memory > 4 * one.memory
     (eight,) = estimate(make_plan(compose(*small, "workers=8")))
     assert eight.seconds == pytest.approx(four.seconds + start)  # on four cores
-    assert eight.memory > 8 * one.memory
+    assert eight.memory - eight.disk > 8 * (one.memory - one.disk)  # the driver alone has the evidence of all points
     assert eight.memory == pytest.approx(2 * four.memory, rel=0.15)
     attacked = (*small, "attack=pgd")
     (alone,), (shared,) = (estimate(make_plan(compose(*attacked, f"workers={count}"))) for count in (1, 4))
@@ -467,6 +467,14 @@ def test_estimates_count_shared_memory_once_and_the_start_of_workers_in_the_firs
         assert more.memory - less.memory == 4 * shared  # of five processes
     first, second = (one.seconds - one.training_seconds for one in found[0, 4])
     assert first - second == pytest.approx(cost._WORKER_SECONDS)
+
+
+def test_estimates_count_the_evidence_and_the_rows_of_all_points(monkeypatch):
+    probe = _Probe(1e-3, 0.0, {"tv": 0.0}, 0.0, 0, 10**3, 0, 0, 10**6, 10**9, 0, rules=3)
+    monkeypatch.setattr("csrun.cost._probe", lambda plan, cell: probe)
+    asked = (*SMALL, "workers=1", "metrics=[l2]", "grid.eps=[0.2,0.4]", "grid.h=null", "grid.scale=[0.4]")
+    (few,), (many,) = (estimate(make_plan(compose(*asked, f"points.count={count}"))) for count in (10, 110))
+    assert many.memory - few.memory == many.disk - few.disk + 100 * 2 * 3 * cost._ROW_BYTES
 
 
 def test_estimates_count_no_pairs_where_no_center_is_searched(monkeypatch):

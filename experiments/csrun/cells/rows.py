@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from torch import Tensor
@@ -119,13 +120,15 @@ def _numbers(certificate: Certificate, error: float, entry: CertifierEntry) -> R
 def text(value: object) -> str:
     """A value as text: shortest round-trip floats, empty for None; numbers of a list apart by spaces, if not too many.
 
+    Equal texts are one string, as most are those of many rows.
+
     >>> import torch
     >>> text(0.1), text(None), text(True), text(3), text(torch.tensor([0.1, 2.0])), text(torch.zeros(99))
     ('0.1', '', 'True', '3', '0.1 2.0', '')
     """
     if isinstance(value, Tensor):
         return " ".join(map(str, value.flatten().numpy())) if value.numel() <= _LONGEST_LIST else ""
-    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
+    return sys.intern("" if value is None else repr(value) if isinstance(value, float) else str(value))
 
 
 def rows_of_rule(rows: Iterable[Row], rule: Mapping[str, str]) -> list[Row]:
