@@ -28,9 +28,10 @@ probability ``a``, for ``l = ln(1/a)``,
     ``||S|| <= E||S|| + b l / 3N + sqrt((b l / 3N)^2 + 2 V l / N)``,
 
 because a draw replaced by ``c`` changes ``||N S||`` by at most its ``D`` (Yurinskii's martingale and Bernstein's
-inequality). And ``E||S|| <= sqrt(V/N)`` for l2; for l1, coordinate by coordinate, ``sqrt(b E D / N)``. At ``x'`` the
-same holds with the moments there: ``E D <= integral S_h(1 - F) dt`` and ``V <= integral 2t S_h(1 - F) dt``, by the
-shift bound.
+inequality). And ``E||S|| <= sqrt(V/N)`` for l2; for l1, coordinate by coordinate, ``sqrt(B E D / N)``, where ``B`` is
+the sum over coordinates of the farthest that each can be from ``c``'s: ``b`` itself, unless outputs are kept in a ball,
+whose reach bounds the distance as a whole. At ``x'`` the same holds with the moments there: ``E D <= integral S_h(1 -
+F) dt`` and ``V <= integral 2t S_h(1 - F) dt``, by the shift bound.
 
 **Together.** The output of a run at ``x'`` is farther from the center than movement and both estimation errors together
 with probability at most ``alpha1``, unless the band or the center failed: ``alpha2/2`` each. The rule ``local`` is
@@ -249,15 +250,28 @@ def global_movement(diameter: float, h: float) -> float:
 
 
 def estimation_error(
-    band: Band, h: float, count: int, alpha: float, metric: Metric, expected_square: float = math.inf
+    band: Band,
+    h: float,
+    count: int,
+    alpha: float,
+    metric: Metric,
+    expected_square: float = math.inf,
+    sides: float | None = None,
 ) -> float:
     """Error of the mean of ``count`` draws at any ``x'`` within ``eps = h sigma``, w.p. ``>= 1 - alpha``.
 
-    ``expected_square`` is a further upper bound on ``count (E||S||)^2``.
+    Parameters
+    ----------
+    expected_square : float
+        A further upper bound on ``count (E||S||)^2``.
+    sides : float, optional
+        For l1, the sum over features of the farthest that each can be from the reference's; by default the reach, which
+        it is where outputs are limited by their range alone.
     """
     second = band.integral(lambda beyond: shifted(beyond, h), power=2)
     first = band.integral(lambda beyond: shifted(beyond, h))
-    expected = min(expected_square, second if metric.seminorm == "l2" else band.reach * first)
+    coordinates = band.reach if sides is None else sides
+    expected = min(expected_square, second if metric.seminorm == "l2" else coordinates * first)
     log = -math.log(alpha)
     step = band.reach * log / (3 * count)
     return math.sqrt(expected / count) + step + math.sqrt(step**2 + 2 * second * log / count)

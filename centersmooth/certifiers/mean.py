@@ -114,7 +114,7 @@ class Mean(Certifier):
 
     def check(self, setting: Setting, outputs: Tensor) -> None:
         features_of(self.metric, outputs)
-        check_own_metric(self.metric, outputs)
+        check_own_metric(self.metric, outputs, setting.output_range)
         check_seminorm(self.metric, outputs, _range(setting))
         if self.ball is not None:
             self.ball.check(outputs, _range(setting))
@@ -170,16 +170,28 @@ class Mean(Certifier):
         directions = evidence.directions if rule == "spectral" else None
         weighted = directions.weighted if directions else None
         alpha = budget.alpha2 / 2 / (1 + (directions is not None) + (weighted is not None))
+        sides = self._sides(evidence, setting)
 
         def error(shift: float, count: int, alpha_of_mean: float) -> float:
             square = math.inf if weighted is None else expected_square(weighted, shift, alpha)
-            return estimation_error(band, shift, count, alpha_of_mean, self.metric, square)
+            return estimation_error(band, shift, count, alpha_of_mean, self.metric, square, sides)
 
         errors = error(0.0, budget.m, alpha), error(h, self._draws(setting), budget.alpha1)
         if rule == "global":
             return math.inf, *errors
         movement = spectral_movement(band, directions, h, alpha) if directions else local_movement(band, h)
         return movement, *errors
+
+    def _sides(self, evidence: MeanEvidence, setting: Setting) -> float | None:
+        """Sum over features of the farthest that each can be from the reference's; None where the reach is that.
+
+        The reach of a ball is not: a point of an l1 ball may be its whole radius away in any one of the features. The
+        center is the mean of the fresh draws, so no farther from the reference than the farthest of them.
+        """
+        if self.ball is None or evidence.distances is None:
+            return None
+        farthest = float(evidence.distances.values[-1])
+        return (reach(self.metric, evidence.center, _range(setting)) + farthest) * (1 + ROUNDING)
 
     def _draws(self, setting: Setting) -> int:
         """Draws of an answer."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +13,9 @@ from scipy.stats import binom
 from torch import Tensor
 
 from centersmooth import L1, L2, Attack, Budget, GaussianNoise, Mean, OutputBall, RandomStream, RequestError, Smoother
+from centersmooth.certifiers.expectation import reach
+from centersmooth.certifiers.mean import MEAN_RULES
+from centersmooth.gathering import Setting, Shared
 from centersmooth.metrics import Metric, TotalVariation
 
 SEMINORMS = [metric for metric in METRICS.values() if metric.seminorm]
@@ -81,6 +86,52 @@ def test_certificates_cover_the_clipped_mean() -> None:
     assert beyond <= binom.isf(1e-9, runs, 0.01)
     found = clipped.attack(x, certificate, Attack("pgd", steps=5), stream=RandomStream(0))
     assert max(found.movements) <= certificate.radius
+
+
+def one_of_many(inputs: Tensor) -> Tensor:
+    """The ``k``-th unit vector for one of 2,000 equal parts of the noise: an l1 ball of radius 1 holds them all."""
+    part = (torch.special.ndtr(inputs[:, 0].double()) * 2_000).long().clamp(0, 1_999)
+    return torch.nn.functional.one_hot(part, 2_000).float()
+
+
+def moved_beyond(rule: str, metric: Metric) -> tuple[int, int]:
+    """How many runs at ``x`` itself move farther than their certificate at next to no ``eps``, and of how many."""
+    ball, noise = OutputBall(torch.zeros(2_000), 1.0), GaussianNoise(1.0)
+    certifier, budget = Mean(metric, n=500, ball=ball), Budget(n=500, m=2_000)
+    unit = Smoother(one_of_many, noise, certifier, budget, rule=rule, output_range=(-1.0, 1.0))
+    beyond = 0
+    for run in range(2):
+        certificate = unit.certify(torch.zeros(1), 1e-6, stream=RandomStream(run))
+        for point in range(1, 6):
+            moved = unit.smooth(torch.zeros(1), stream=RandomStream(run, point=point)).output
+            beyond += unit.distance(certificate.answer, moved) > certificate.radius
+    return beyond, 10
+
+
+@pytest.mark.parametrize("rule", MEAN_RULES)
+def test_in_l1_the_sides_of_the_range_count_and_not_the_ball(rule: str) -> None:
+    assert moved_beyond(rule, L1())[0] == 0
+
+
+def test_the_ball_in_the_place_of_the_sides_is_caught() -> None:
+    with patch.object(Mean, "_sides", lambda *rest: None):
+        assert moved_beyond("local", L1()) == (10, 10)
+
+
+@pytest.mark.parametrize("metric", [one for one in SEMINORMS if one.seminorm == "l1"], ids=lambda one: one.name)
+def test_the_sides_are_those_of_the_reference_or_more(metric: Metric) -> None:
+    images = torch.rand(60, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    model = lambda inputs: images[(torch.special.ndtr(inputs[:, 0].double()) * 60).long().clamp(0, 59)]  # noqa: E731
+    setting = Setting(GaussianNoise(1.0), Budget(n=20, m=50), (0.0, 1.0), 10)
+    certifier = Mean(metric, ball=OutputBall(torch.full((1, 4, 4), 0.5), 2.0))
+    collector = certifier.collector(setting, Shared(), radius=True)
+    draws = GaussianNoise(1.0).sample(torch.zeros(1), 70, RandomStream(0).draws("test", 0, torch.zeros(1)))
+    collector.update("center", model(draws[:20]))
+    collector.update("fresh", model(draws[20:]))
+    evidence = collector.compute(model(torch.zeros(1, 1))[0])
+    exact = reach(metric, collector.reference, (0.0, 1.0))
+    assert exact <= certifier._sides(evidence, setting) <= 2 * exact
+    assert evidence.reach < exact
 
 
 def test_a_ball_around_the_answer_of_other_outputs_is_refused() -> None:
