@@ -235,8 +235,10 @@ class Prototypes(Certifier):
         others = torch.cat([self.centers[:label], self.centers[label + 1 :]])
         center = self.centers[label]
         lengths = (center - others).norm(dim=1)
-        thresholds = (center.square().sum() - others.square().sum(1)) / (2 * lengths)
-        return (center - others) / lengths[:, None], (1 + thresholds) / 2 + _ROUNDING
+        directions = (center - others) / lengths[:, None]
+        thresholds = (directions * (center + others)).sum(1) / 2  # squares of the norms would cancel
+        of_sums = len(center) * 2.0**-52 * (center.norm() + others.norm(dim=1))
+        return directions, (1 + thresholds) / 2 + _ROUNDING + of_sums
 
     def _labels(self, output: Tensor) -> Tensor:
         """The index of a prototype, which may be given as it is, or by an embedding."""
