@@ -128,8 +128,7 @@ class Noise(ABC):
 
     def reach(self, mass: float, kept: float) -> float:
         """The largest ``eps`` at which a set of ``mass`` keeps ``kept``, rounded down; 0 where it does at none."""
-        if mass >= 1:
-            return math.inf
+        mass = min(mass, 1 - 2**-53)  # where 1 is required, no set keeps it for sure
         return farthest(lambda eps: self.required_mass(kept, eps) <= mass)
 
 

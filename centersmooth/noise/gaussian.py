@@ -7,6 +7,7 @@ from abc import abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
+import torch
 from scipy.special import ndtr, ndtri
 from torch import Tensor
 
@@ -187,7 +188,8 @@ class EllipsoidNoise(ShiftedNormal):
         """
         require_visible("scale * shape", self.scale * float(self.shape.min()), draws)
         noise = draws.normal((count, *x.shape))
-        deviations = (self.scale * self.shape).to(noise)
+        shape = self.shape.to(torch.promote_types(self.shape.dtype, noise.dtype))  # half precision rounds products
+        deviations = (self.scale * shape).to(noise)
         try:
             return noise.mul_(deviations).add_(x).to(x.dtype)
         except RuntimeError as error:

@@ -24,6 +24,9 @@ from centersmooth.noise.total_variation import TotalVariationNoise
 _LEVELS: Final = 255
 """The largest number of an 8-bit image."""
 
+_OFF: Final = 5e-5
+"""How far a number of an 8-bit image may be from ``k/255``, in steps: three times what float32 rounds."""
+
 _TEMPLATE: Final = 0
 """The key of the random numbers at which cells begin: the same for all inputs."""
 
@@ -94,8 +97,12 @@ class EightBitL1(L1Ball):
     meaning = "an l1 radius of at least 0 between images of numbers k/255"
 
     def steps(self, eps: float) -> int:
-        """The number of steps of 1/255 within ``eps``."""
-        return int(_LEVELS * eps + 1e-6)
+        """The number of steps of 1/255 within ``eps``.
+
+        Each number of an image may be `_OFF` of a step away from ``k/255``, as float32 has it, so that a distance says
+        a little less than the steps.
+        """
+        return int(_LEVELS * eps * (1 + 3 * _OFF) + 1e-6)
 
     def start(self, x: Tensor, eps: float, draws: Draws) -> Tensor:
         """Steps in random places, of one sign in each."""
@@ -165,7 +172,7 @@ class EnumeratedSplitting(TotalVariationNoise):
         """
         _require_unit_range(x)
         off = float((_LEVELS * x.double() - (_LEVELS * x.double()).round()).abs().max())
-        if off > 1e-3:
+        if off > _OFF:
             raise RequestError(
                 f"x has a number {off / _LEVELS:.2g} away from every k/255: expected an 8-bit image, such as "
                 "(255 * x).round() / 255"

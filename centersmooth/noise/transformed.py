@@ -194,8 +194,13 @@ def _is_added(law: Noise, parameters: int) -> bool:
     Noise around the transform's parameters is drawn around 0, and its bound is of laws around other numbers.
     """
     origin = torch.zeros(parameters, dtype=torch.float64)
-    around = [law.sample(x, 16, Draws(0, x)) for x in (origin, origin + 0.5)]
-    return torch.allclose(around[1] - around[0], origin + 0.5, rtol=0, atol=1e-3)
+    around = law.sample(origin, 16, Draws(0, origin))
+    size = float(around.abs().max())
+    for step in (0.5, size):  # against the law's own size, however small
+        moved = law.sample(origin + step, 16, Draws(0, origin)) - around
+        if not torch.allclose(moved, origin + step, rtol=0, atol=1e-6 * size + 4 * step * 2.0**-53):
+            return False
+    return True
 
 
 def transformed(transform: Transform, x: Tensor, sample: Callable[[Tensor], Tensor], draws: Draws) -> Tensor:

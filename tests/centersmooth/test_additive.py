@@ -186,6 +186,16 @@ def test_an_ellipsoid_is_a_ball_in_units_of_its_shape() -> None:
     assert drawn.std(0).tolist() == pytest.approx([1.0, 0.5], rel=0.02)
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_the_noise_of_a_shape_in_half_precision_is_as_large_as_it_says(half: torch.dtype) -> None:
+    shape, x = torch.full((4,), 2.0**-13, dtype=half), torch.zeros(4)
+    drawn, meant = (
+        EllipsoidNoise(2.0**-12 * 1.001, one).sample(x, 8, RandomStream(0).draws("ellipsoid", 0, x))
+        for one in (shape, shape.double())
+    )
+    torch.testing.assert_close(drawn, meant, rtol=1e-6, atol=0.0)
+
+
 def test_the_shape_of_an_ellipsoid_is_that_of_the_input_or_broadcasts() -> None:
     noise = EllipsoidNoise(1.0, torch.ones(3, 1, 1))
     x = torch.zeros(3, 4, 5)

@@ -155,6 +155,15 @@ def test_a_law_that_does_not_add_its_noise_is_refused_for_parameters(law: Noise)
         Transformed(Brightness(), law)
 
 
+@pytest.mark.parametrize("law", [SplittingNoise(5e-4), SplittingNoise(1e-9), UniformNoise(5e-4), GaussianNoise(1e-9)])
+def test_small_laws_are_told_apart_too(law: Noise) -> None:
+    if isinstance(law, SplittingNoise):
+        with pytest.raises(RequestError, match="whose noise is not added to a number"):
+            Transformed(Brightness(), law)
+    else:
+        assert Transformed(Brightness(), law).required_mass(0.5, 0.0) == pytest.approx(0.5)
+
+
 # --- Masses ---------------------------------------------------------------------------------------------------------
 
 Array = NDArray[np.float64]

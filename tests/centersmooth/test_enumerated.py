@@ -23,6 +23,7 @@ from centersmooth import (
     GaussianNoise,
     InfeasibleError,
     Metric,
+    ModelError,
     Noise,
     Outcome,
     PatchNoise,
@@ -264,7 +265,7 @@ def test_a_broken_metric_is_named() -> None:
         def self_rows(self, features: Tensor):
             return (torch.nan * rows for rows in super().self_rows(features))
 
-    with pytest.raises(Exception, match="the metric Broken gave a distance that is NaN, infinite or negative"):
+    with pytest.raises(ModelError, match="Broken: self_rows differs from pairwise, by nan of the largest distance"):
         smoother_of(5, Broken()).certify(torch.rand(5, 2), 1)
 
 
@@ -305,6 +306,20 @@ def test_no_attack_moves_the_answer_farther_than_certified(noise: Noise, eps: fl
     assert isinstance(law, Enumerable)
     before, after = (torch.cat(list(law.support(one, 16))) for one in (x, attacked.perturbed))
     assert 0 < int((before != after).flatten(1).any(dim=1).sum()) <= law.changed(eps)
+
+
+def test_steps_of_images_in_float32_are_all_counted() -> None:
+    """At ``eps`` the distance of two images as PyTorch computes it, which may say a little less than the steps."""
+    noise = EnumeratedSplitting(0.5)
+    numbers = torch.arange(256.0) / 255
+    less = 0
+    for start in range(0, 256, 5):
+        for end in range(start, 256, 3):
+            eps = float((numbers[end] - numbers[start]).double().abs())
+            assert noise.changed(eps) == min(end - start, noise.support_size())
+            less += int(255 * eps) < end - start
+    assert less > 100  # so that rounding alone would count too few
+    assert noise.changed(3.999 / 255) == 3
 
 
 def test_a_law_that_counts_too_few_is_caught() -> None:
