@@ -31,6 +31,7 @@ class Adapted(nn.Module):
     model : callable
         On a batch, ``(b, *in)``; an `nn.Module` is a submodule, so that its mode, device and state follow.
     *adapters : callable
+        Likewise.
 
     Examples
     --------
@@ -43,6 +44,9 @@ class Adapted(nn.Module):
     def __init__(self, model: Callable[[Tensor], Any], *adapters: Adapter) -> None:
         super().__init__()
         self.model, self.adapters = model, adapters
+        for number, adapter in enumerate(adapters):
+            if isinstance(adapter, nn.Module):
+                self.add_module(f"adapter{number}", adapter)
 
     def forward(self, inputs: Tensor) -> Any:
         output = self.model(inputs)

@@ -101,13 +101,18 @@ class Slots:
         Raises
         ------
         RequestError
-            The shapes are others, or a class is beyond ``classes``.
+            The shapes are others, a class is beyond ``classes``, or no number of the type of the boxes: bfloat16 holds
+            integers up to 256, float16 up to 2048.
         """
         if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
             came = f"boxes {tuple(boxes.shape)} and labels {tuple(labels.shape)}"
             raise RequestError(f"detections are {came}: expected (k, 4) and (k,)")
         if self.classes is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
             raise RequestError(f"a class is {int(labels.max())}: expected 0 to {self.classes - 1}")
+        numbers = labels.to(boxes)
+        if not torch.equal(numbers.double(), labels.double()):
+            first = int(labels[numbers.double() != labels.double()][0])
+            raise RequestError(f"a class is {first}, which {boxes.dtype} rounds: expected boxes.float()")
         slots, bins = boxes.new_zeros(self.total, 6), self._bins(boxes, labels)
         for bin_ in bins.unique().tolist():
             of_bin = (bins == bin_).nonzero()[: self.count, 0]
@@ -115,7 +120,7 @@ class Slots:
             order = np.lexsort((inside[:, [1, 3]].sum(dim=1).tolist(), inside[:, [0, 2]].sum(dim=1).tolist()))
             rows = of_bin[torch.from_numpy(order).to(of_bin)]
             place = slice(bin_ * self.count, bin_ * self.count + len(rows))
-            slots[place, :CLASS], slots[place, CLASS], slots[place, PRESENT] = boxes[rows], labels[rows].to(boxes), 1
+            slots[place, :CLASS], slots[place, CLASS], slots[place, PRESENT] = boxes[rows], numbers[rows], 1
         return slots
 
     def _bins(self, boxes: Tensor, labels: Tensor) -> Tensor:
@@ -162,7 +167,8 @@ def certified_detections(
     """The least precision and recall of slots whose numbers are within bounds.
 
     A slot finds an object for sure if it is present, of the object's class, and its box has an intersection over union
-    of at least ``iou`` with the object's, all whatever its numbers are within their bounds. Each object is found by one
+    of at least ``iou`` with the object's, all whatever its numbers are within their bounds; an object without area is
+    never found. Each object is found by one
     slot and each slot finds one object, in a matching that finds as many as possible; so at any ``x'`` at least as many
     are found as in the largest matching of those that are sure. Detections are at most the slots that may be present.
 
@@ -195,7 +201,9 @@ def _sure(lower: Tensor, upper: Tensor, boxes: Tensor, labels: Tensor, iou: floa
     """Which slots find which objects for sure, ``(slots, k)``."""
     certain = (lower[:, PRESENT] > 0) & (lower[:, CLASS] == upper[:, CLASS])
     sure = np.zeros((len(lower), len(boxes)), dtype=np.int8)
-    for slot, truth in (certain[:, None] & (lower[:, CLASS, None] == labels)).nonzero().tolist():
+    has_area = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    of_class = lower[:, CLASS, None].double() == labels.double()  # which half precision would round
+    for slot, truth in (certain[:, None] & of_class & has_area).nonzero().tolist():
         ends = lower[slot, :CLASS], upper[slot, :CLASS]
         sure[slot, truth] = 1 - worst_jaccard(boxes[truth], *ends) >= iou
     return sure

@@ -57,9 +57,18 @@ class Movements:
     ----------
     distances : array, shape ``(draws,)``
         In the order in which they were drawn.
+
+    Raises
+    ------
+    RequestError
+        One of them is NaN.
     """
 
     distances: NDArray[np.float64]
+
+    def __post_init__(self) -> None:
+        if lost := int(np.isnan(self.distances).sum()):
+            raise RequestError(f"distances has {lost} NaN: expected numbers alone")
 
     def __repr__(self) -> str:
         return brief_repr(self)

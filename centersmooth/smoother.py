@@ -165,6 +165,10 @@ class Smoother:
         answers. Each ``eps`` holds with that probability by itself; under the rule ``paper`` and for means all of them
         hold jointly.
 
+        Where `Certificate.about` is ``map``, as by the rules ``order`` and ``holm``, it says that the exact smoothed
+        output at ``x'`` is within ``radius`` of ``answer``. A run of `smooth` there estimates that output, and may be
+        farther away.
+
         Parameters
         ----------
         x : Tensor, shape ``(*in)``
@@ -298,8 +302,9 @@ class Smoother:
     ) -> Attacked:
         """Look for an input within ``certificate.eps`` that moves the smoothed output far, and see how far.
 
-        Each run that answers is beyond ``certificate.radius`` with probability at most ``alpha1``, unless the
-        certificate is one of the share ``alpha2`` that are wrong.
+        Of a certificate about a run each run that answers is beyond ``certificate.radius`` with probability at most
+        ``alpha1``, unless the certificate is one of the share ``alpha2`` that are wrong. One about the map bounds the
+        exact smoothed output, which the runs estimate.
 
         Parameters
         ----------
@@ -330,7 +335,8 @@ class Smoother:
     def distance(self, a: Tensor, b: Tensor) -> float:
         """The certifier's distance between two outputs of shape ``(*out)``, in the more precise of their types.
 
-        For audits: no fresh ``smooth(x')`` is farther than ``radius`` from ``certificate.answer``, up to alpha.
+        For audits: no fresh ``smooth(x')`` is farther than ``radius`` from ``certificate.answer``, up to alpha, where
+        the certificate is about a run.
 
         Raises
         ------

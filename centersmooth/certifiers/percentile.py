@@ -49,9 +49,10 @@ from centersmooth.certificate import About, Certificate, Outcome, Smoothed
 from centersmooth.certifiers.base import Certifier
 from centersmooth.certifiers.distances import DistanceBuffer
 from centersmooth.checks import a_number
+from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
 from centersmooth.metrics import Jaccard
-from centersmooth.metrics.base import Metric, between, features_of, require_metric
+from centersmooth.metrics.base import Metric, between, exact_floats, features_of, require_metric
 from centersmooth.metrics.boxes import worst_jaccard
 
 _KEEP_ALL: Final = 2**16
@@ -223,6 +224,8 @@ class Percentile(Certifier):
         if above is None or below is None:
             problem = self._problem(setting, rule, eps, answer.numel())
             return PercentileCertificate(eps, Outcome.INFEASIBLE, None, False, None, **common, reason=problem)
+        if evidence.counts.drawn != budget.m:
+            raise RequestError(f"there are {evidence.counts.drawn} fresh draws: expected m = {budget.m}")
         upper, lower = evidence.counts.upper(above), evidence.counts.lower(below)
         ends: dict[str, Any] = {  # which were outputs, so that nothing is rounded
             name: torch.from_numpy(one).to(answer).reshape(answer.shape)
@@ -339,7 +342,7 @@ class PercentileCollector:
 
     def update(self, stage: str, outputs: Tensor) -> None:
         self._left[stage] -= len(outputs)
-        rows = outputs.reshape(len(outputs), -1).double()
+        rows = exact_floats(outputs).reshape(len(outputs), -1).double()
         if stage == "center":
             self._outputs.add(rows)
             return

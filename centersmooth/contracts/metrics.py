@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from centersmooth.errors import ModelError
-from centersmooth.metrics.base import DistanceFunction, Hilbertian, Metric, features_of, is_shipped, require_metric
+from centersmooth.metrics.base import (
+    DistanceFunction,
+    Hilbertian,
+    Metric,
+    features_of,
+    is_shipped,
+    require_metric,
+    require_within_diameter,
+)
 
 
 def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) -> None:
@@ -59,22 +67,42 @@ def check_metric(metric: Metric, outputs: Tensor, *, tolerance: float = 1e-5) ->
     _require(metric, "self_rows differs from pairwise", (rows - distances).abs().max() / scale, rounding)
 
 
-def check_own_metric(metric: Metric, outputs: Tensor) -> None:
+def check_own_metric(metric: Metric, outputs: Tensor, output_range: tuple[float, float] | None) -> None:
     """Look at a user's metric on a few real outputs before anything is certified by it.
 
-    What users get wrong once: a sign, an order, a square without ``power=2``, differences of integers that wrap around.
-    The shipped metrics are tested.
+    What users get wrong once: a sign, an order, a square without ``power=2``, differences of integers that wrap around,
+    a diameter inherited from a metric of smaller distances. The shipped metrics are tested.
     """
     if is_shipped(metric) or len(outputs) < 2:
         return
     some = outputs[:32]
     check_metric(metric, some, tolerance=1e-3)
+    _check_diameter(metric, some, output_range)
     if isinstance(metric, DistanceFunction) or some.is_floating_point() or some.dtype == torch.bool:
         return
     narrow, wide = (features_of(metric, one) for one in (some, some.double()))
     excess = (metric.pairwise(narrow, narrow).double() - metric.pairwise(wide, wide).double()).abs().max()
     what = f"{some.dtype} outputs are measured otherwise than as float64: convert them in features()"
     _require(metric, what, excess, 0.0)
+
+
+def _check_diameter(metric: Metric, outputs: Tensor, output_range: tuple[float, float] | None) -> None:
+    """No two outputs, nor two corners of their range where these have features, are farther apart than declared."""
+    batches = [outputs]
+    if isinstance(metric, Hilbertian) and output_range is not None and outputs.is_floating_point():
+        batches.append(_corners(outputs, output_range))
+    for batch in batches:
+        features = features_of(metric, batch)
+        require_within_diameter(
+            metric, float(metric.pairwise(features, features).max()), tuple(outputs.shape[1:]), output_range
+        )
+
+
+def _corners(outputs: Tensor, output_range: tuple[float, float]) -> Tensor:
+    """As many corners of the range as there are outputs, in their shape and type."""
+    low, high = output_range
+    ends = torch.randint(2, outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
+    return low + ends * (high - low)
 
 
 def check_seminorm(metric: Metric, outputs: Tensor, output_range: tuple[float, float]) -> None:
@@ -94,8 +122,7 @@ def check_seminorm(metric: Metric, outputs: Tensor, output_range: tuple[float, f
         Naming the first property that fails and by how much.
     """
     outputs = outputs[:32].double()
-    corners = torch.randint(2, outputs.shape, generator=torch.Generator().manual_seed(0)).to(outputs)
-    corners = output_range[0] + corners * (output_range[1] - output_range[0])
+    corners = _corners(outputs, output_range)
     a, b, middle = (features_of(metric, batch).double() for batch in (outputs, corners, (outputs + corners) / 2))
     low, high = metric.feature_range(output_range)
     scale = max(abs(low), abs(high))
@@ -140,5 +167,5 @@ def check_hilbertian(metric: Hilbertian, outputs: Tensor, output_range: tuple[fl
 
 
 def _require(metric: Metric, what: str, excess: Tensor | float, tolerance: float) -> None:
-    if float(excess) > tolerance:
+    if not float(excess) <= tolerance:  # so that NaN fails
         raise ModelError(f"{metric.name}: {what}, by {float(excess):.3g} of the largest distance")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from centersmooth.checks import is_number
-from centersmooth.errors import RequestError, is_out_of_memory
+from centersmooth.errors import ModelError, RequestError, is_out_of_memory
 from centersmooth.outputs import brief, brief_repr
 
 TILE_ENTRIES = 2**20
@@ -197,6 +197,22 @@ def features_of(metric: Metric, outputs: Tensor) -> Tensor:
     """Features in memory of their own: a user's metric may answer in a buffer that its next call overwrites."""
     features = metric.features(outputs)
     return features if is_shipped(metric) else features.clone()
+
+
+def require_within_diameter(
+    metric: Metric, largest: float, output_shape: tuple[int, ...], output_range: tuple[float, float] | None
+) -> None:
+    """Refuse a distance beyond the diameter that a metric declares, by more than rounding.
+
+    Raises
+    ------
+    ModelError
+    """
+    diameter = metric.diameter(output_shape, output_range)
+    if largest > diameter * (1 + 1e-3):
+        raise ModelError(
+            f"{metric.name}: two outputs are {largest:.4g} apart, beyond the diameter {diameter:.4g} that it declares"
+        )
 
 
 def is_shipped(metric: Metric) -> bool:

@@ -284,4 +284,5 @@ def worst_jaccard(box: Tensor, lower: Tensor, upper: Tensor) -> float:
     ends = torch.stack([lower, upper]).double().T.tolist()
     jaccard = Jaccard()
     corners = jaccard.features(torch.tensor(list(product(*ends)), dtype=torch.float64, device=box.device))
-    return float(jaccard.pairwise(corners, jaccard.features(box[None].double())).max())
+    distances = jaccard.pairwise(corners, jaccard.features(box[None].double()))
+    return float(distances.nan_to_num(nan=1.0).max())  # of areas beyond float64

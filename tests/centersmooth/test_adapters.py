@@ -148,6 +148,13 @@ def test_a_module_behind_an_adapter_is_held_in_eval_mode() -> None:
     assert network[1].training
 
 
+def test_an_adapter_that_is_a_module_is_held_in_eval_mode_too() -> None:
+    model = Adapted(nn.Linear(3, 4), Key("0"), nn.BatchNorm1d(4))
+    assert {name.partition(".")[0] for name in model.state_dict()} == {"model", "adapter1"}
+    with evaluating(model):
+        assert not model.adapters[1].training
+
+
 @pytest.fixture(scope="module")
 def segmenter() -> nn.Module:
     torch.manual_seed(0)

@@ -45,6 +45,7 @@ from centersmooth import (
     Label,
     Mean,
     ModelError,
+    Nearest,
     Outcome,
     Percentile,
     Prototypes,
@@ -53,12 +54,16 @@ from centersmooth import (
     Score,
     Segmentation,
     Smoothed,
+    Smoother,
 )
+from centersmooth.certifiers import Certifier
 from centersmooth.certifiers.mean import MeanCollector
 from centersmooth.contracts import TwoOutputs, check_certifier, check_metric, check_noise
 from centersmooth.contracts.certifiers import COUNTS
+from centersmooth.contracts.metrics import _require
 from centersmooth.draws import Draws
 from centersmooth.gathering import Setting, Shared, gather
+from centersmooth.metrics import Metric
 from centersmooth.sampling import Sampler
 
 # --- Noises ---------------------------------------------------------------------------------------------------------
@@ -579,6 +584,36 @@ def test_check_metric_catches(fault: str) -> None:
         check_metric(metric, random_outputs(L1(), 12))
     assert metric.name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+class Tenfold(L2):
+    """Of a diameter that it inherits."""
+
+    def features(self, outputs: Tensor) -> Tensor:
+        return 10 * super().features(outputs)
+
+
+@pytest.mark.parametrize("certifier", [Center, Nearest])
+def test_distances_beyond_the_declared_diameter_are_refused(certifier: Callable[[Metric], Certifier]) -> None:
+    """By corners of the range where outputs drawn at first are close, or by what is drawn later."""
+    words = "^Tenfold: two outputs are .* apart, beyond the diameter 1 that it declares$"
+    smoother = Smoother(torch.sigmoid, GaussianNoise(1.0), certifier(Tenfold()), COUNTS, output_range=(0.0, 1.0))
+    with pytest.raises(ModelError, match=words):
+        smoother.certify(torch.zeros(1), 0.3, stream=RandomStream(0))
+
+
+def test_a_distance_beyond_the_declared_diameter_is_refused_when_it_is_drawn() -> None:
+    """Not among the few outputs that a model is looked at with."""
+    step = lambda inputs: torch.where(inputs > 2.2, 9.0, 0.0)  # noqa: E731
+    metric = DistanceFunction(lambda a, b: (a - b).abs().sum(1), diameter=5.0)
+    smoother = Smoother(step, GaussianNoise(1.0), Center(metric), COUNTS)
+    with pytest.raises(ModelError, match=r"two outputs are 9 apart, beyond the diameter 5 that it declares$"):
+        smoother.certify(torch.zeros(1), 0.1, stream=RandomStream(0))
+
+
+def test_a_comparison_that_gives_nan_is_a_failure() -> None:
+    with pytest.raises(ModelError, match=r"^L2: features are too far, by nan of the largest distance$"):
+        _require(L2(), "features are too far", math.nan, 0.1)
 
 
 @given(power=st.sampled_from([1.0, 1.5, 2.0]))

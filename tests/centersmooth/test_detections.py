@@ -52,6 +52,11 @@ def test_a_center_outside_the_image_is_in_the_nearest_bin():
         (lambda: Slots(2, grid=4), "grid is 4: expected two integers"),
         (lambda: Slots(2)(BOXES, LABELS[:2]), r"detections are boxes \(4, 4\) and labels \(2,\): expected"),
         (lambda: Slots(2, classes=1)(BOXES, LABELS), "a class is 1: expected 0 to 0"),
+        (
+            lambda: Slots(2)(BOXES.bfloat16(), LABELS + 256),
+            "a class is 257, which torch.bfloat16 rounds",
+        ),
+        (lambda: Slots(2)(BOXES.half(), LABELS + 2048), "a class is 2049, which torch.float16 rounds"),
         (lambda: certified_detections(BOXES, BOXES, BOXES, LABELS), r"bounds are \(4, 4\)"),
     ],
 )
@@ -117,6 +122,19 @@ def test_two_slots_do_not_find_one_object_twice():
     found = certified_detections(slot, slot, slot[:1, :4], torch.tensor([0]))
     assert found == CertifiedDetections(hits=1, detections=2, objects=1)
     assert (found.precision, found.recall) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_classes_are_compared_as_they_are(dtype):
+    """In bfloat16, to which PyTorch would take them, 256 and 257 are one."""
+    slot = torch.tensor([[0.0, 0, 4, 4, 256, 1]], dtype=dtype)
+    hits = [certified_detections(slot, slot, slot[:, :4], torch.tensor([of])).hits for of in (256, 257)]
+    assert hits == [1, 0]
+
+
+def test_an_object_without_area_is_never_found():
+    slot = torch.tensor([[2.0, 2, 2, 4, 0, 1]])
+    assert certified_detections(slot, slot, slot[:, :4], torch.tensor([0])).hits == 0
 
 
 def test_nothing_is_certain_of_no_objects_or_no_detections():

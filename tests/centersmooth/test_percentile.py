@@ -269,6 +269,18 @@ def test_nan_is_refused():
         smoother.certify(torch.tensor([3.0]), 0.5, stream=STREAM)
 
 
+def test_evidence_of_other_counts_is_refused():
+    few = evidence_of(lambda x: x, Percentile(), torch.zeros(1), replace(BUDGET, m=100))
+    with pytest.raises(RequestError, match=r"^there are 100 fresh draws: expected m = 3000$"):
+        Percentile().certificate(few, 0.1, "order", setting(m=3000))
+
+
+def test_integers_that_float64_rounds_are_refused():
+    smoother = Smoother(lambda x: torch.full_like(x, 2**53 + 1, dtype=torch.int64), GaussianNoise(1.0), Percentile())
+    with pytest.raises(RequestError, match=r"outputs are torch\.int64"):
+        smoother.certify(torch.zeros(1), 0.1, stream=STREAM)
+
+
 # --- Boxes ---------------------------------------------------------------------------------------------------------
 
 BOUNDS = arrays(int, (3, 4), elements=st.integers(0, 4))
@@ -289,6 +301,11 @@ def test_the_worst_jaccard_distance_is_that_of_the_worst_box(bounds):
         assert worst == pytest.approx(float(distances.max()), abs=1e-12)
     else:
         assert worst == 1.0
+
+
+def test_areas_beyond_float64_count_as_the_largest_distance():
+    box = torch.tensor([5.0, 5, 11, 12], dtype=torch.float64) * 1e169
+    assert worst_jaccard(box, box - 1e168, box + 1e168) == 1.0
 
 
 def test_the_radius_of_a_box_is_that_of_its_interval():

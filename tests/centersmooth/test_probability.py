@@ -105,6 +105,7 @@ def test_as_a_user_calls_it() -> None:
         (lambda: movements(torch.tanh, L2(), L2(), torch.zeros(1)), "transforms is L2.*: expected a law"),
         (lambda: movements(torch.tanh, GaussianNoise(1.0), L2(), torch.zeros(1), 0), "draws is 0: expected an integer"),
         (lambda: seen(0, 10).probability(math.nan), "radius is nan: expected a distance"),
+        (lambda: Movements(np.array([0.0, math.nan])), "distances has 1 NaN: expected numbers alone"),
     ],
 )
 def test_what_is_no_request_is_refused(call, words: str) -> None:

@@ -78,7 +78,7 @@ class Center(Certifier):
 
     def check(self, setting: Setting, outputs: Tensor) -> None:
         features_of(self.metric, outputs)
-        check_own_metric(self.metric, outputs)
+        check_own_metric(self.metric, outputs, setting.output_range)
         if self.kind == "free":
             require_means(outputs)
 

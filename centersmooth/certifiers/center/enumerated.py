@@ -38,7 +38,7 @@ from centersmooth.certifiers.center.rules import CERTIFIER_OF, Radii
 from centersmooth.certifiers.center.search import valid
 from centersmooth.contracts.metrics import check_own_metric
 from centersmooth.gathering import Setting, Shared, SupportCollector, features_in_blocks
-from centersmooth.metrics.base import Metric, between, features_of, require_metric
+from centersmooth.metrics.base import Metric, between, features_of, require_metric, require_within_diameter
 from centersmooth.noise import Enumerable, Noise
 
 
@@ -105,7 +105,7 @@ class Enumerated(Certifier):
 
     def check(self, setting: Setting, outputs: Tensor) -> None:
         features_of(self.metric, outputs)
-        check_own_metric(self.metric, outputs)
+        check_own_metric(self.metric, outputs, setting.output_range)
 
     def collector(self, setting: Setting, shared: Shared, *, radius: bool) -> EnumeratedCollector:
         return EnumeratedCollector(self.metric, setting, shared)
@@ -158,6 +158,7 @@ class EnumeratedCollector(SupportCollector):
     def __init__(self, metric: Metric, setting: Setting, shared: Shared) -> None:
         super().__init__(_enumerable(setting.noise).support_size())
         self._metric, self._block, self._shared = metric, setting.forward_block, shared
+        self._range = setting.output_range
         self._outputs: list[Tensor] = []
         self._center: _Center | None = None
 
@@ -172,8 +173,9 @@ class EnumeratedCollector(SupportCollector):
         if self._center is None:
             raise ValueError("there is no center yet: expected all noisy outputs")
         center, near, far = self._center
-        error = between(self._metric, base, center)
-        return EnumeratedEvidence(center, base, error, self._own(near), self._own(far))
+        error, far = between(self._metric, base, center), self._own(far)
+        require_within_diameter(self._metric, float(far[-1]), tuple(base.shape), self._range)
+        return EnumeratedEvidence(center, base, error, self._own(near), far)
 
     def _own(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Distances of the metric from those of its source."""

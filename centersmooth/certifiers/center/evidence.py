@@ -30,7 +30,7 @@ from centersmooth.certifiers.center.search import (
 )
 from centersmooth.certifiers.distances import DistanceBuffer, DistanceSample, kept_ranks, to_numpy
 from centersmooth.gathering import Setting, Shared, features_in_blocks
-from centersmooth.metrics.base import Metric, features_of
+from centersmooth.metrics.base import Metric, features_of, require_within_diameter
 
 _Value = TypeVar("_Value")
 
@@ -77,6 +77,7 @@ class CenterCollector:
     def __init__(self, metric: Metric, kind: CenterKind, setting: Setting, shared: Shared, radius: bool) -> None:
         self._metric, self._source, self._kind = metric, metric.source, kind
         self._budget, self._block, self._shared, self._radius = setting.budget, setting.forward_block, shared, radius
+        self._range = setting.output_range
         fresh = self._budget.fresh_draws if radius else self._budget.n
         self._left = {"candidates": self._budget.n0, "center": self._budget.n, "fresh": fresh}
         self._outputs: list[Tensor] = []
@@ -107,11 +108,14 @@ class CenterCollector:
         distances, n, m = to_numpy(self._source, self._to_center.values), self._budget.n, self._budget.m
         error = self._metric.pairwise(features_of(self._metric, base[None]), center.features)[:, 0]
         measured = self._radius and len(distances) >= self._budget.fresh_draws
+        far = DistanceSample.of(self._own(distances[:m])) if measured else None
+        if far is not None:
+            require_within_diameter(self._metric, float(far.values[-1]), tuple(base.shape), self._range)
         return self._evidence(
             base,
             error=float(to_numpy(self._metric, error)[0]),
             inside=int((distances[:n] <= center.radius).sum()),
-            far=DistanceSample.of(self._own(distances[:m])) if measured else None,
+            far=far,
         )
 
     def foresee(self) -> Callable[[Budget], CenterEvidence]:

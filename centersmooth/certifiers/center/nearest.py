@@ -44,7 +44,14 @@ from centersmooth.contracts.metrics import check_hilbertian, check_own_metric
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
 from centersmooth.metrics import L2
-from centersmooth.metrics.base import Hilbertian, Metric, between, features_of, require_metric
+from centersmooth.metrics.base import (
+    Hilbertian,
+    Metric,
+    between,
+    features_of,
+    require_metric,
+    require_within_diameter,
+)
 from centersmooth.noise import GaussianShift, Noise
 
 _L2, _UNLIMITED = L2(), (-math.inf, math.inf)
@@ -138,7 +145,7 @@ class Nearest(Certifier):
 
     def check(self, setting: Setting, outputs: Tensor) -> None:
         features_of(self.metric, outputs)
-        check_own_metric(self.metric, outputs)
+        check_own_metric(self.metric, outputs, setting.output_range)
         check_hilbertian(self._metric, outputs, setting.output_range)
 
     def collector(self, setting: Setting, shared: Shared, *, radius: bool) -> NearestCollector:
@@ -238,6 +245,9 @@ class NearestCollector:
             raise ValueError("there is no center yet: expected all draws of the stages before")
         error = between(self._metric, base, self._center)
         fresh = None if "fresh" not in self._sums else self._of_fresh()
+        if fresh is not None:  # the mean is within the hull of the outputs' features
+            farthest = float(self._metric.of_l2(torch.tensor(fresh.distances.values[-1])))
+            require_within_diameter(self._metric, farthest, tuple(base.shape), self._setting.output_range)
         return NearestEvidence(self._center, base, error, self._r_center, fresh)
 
     def foresee(self) -> Callable[[Budget], NearestEvidence]:
