@@ -113,14 +113,14 @@ def tried(name: str, certifier: Certifier, sampler: Sampler, budget: Budget, x: 
         if is_out_of_memory(error):
             raise
         raise RunError(f"the certifier {name} failed: {type(error).__name__}: {first_line(error)}") from error
-    sources = [_source(name.partition(":")[0]), _source(type(certifier).__module__)]
+    sources = [source_of(name.partition(":")[0]), source_of(type(certifier).__module__)]
     content = hashlib.sha256(b"".join([name.encode(), *sources]))
     for key, array in arrays.items():
         content.update(key.encode() + array.tobytes())
     return content.hexdigest()[:16]
 
 
-def _source(module: str) -> bytes:
+def source_of(module: str) -> bytes:
     """The file of a module; nothing where it has none."""
     path = getattr(sys.modules.get(module), "__file__", None)
     return Path(path).read_bytes() if path else b""

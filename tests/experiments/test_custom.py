@@ -254,6 +254,19 @@ def test_a_mistake_is_one_line(folder, overrides, expected):
     assert len(done.stderr.strip().splitlines()) == 1
 
 
+def test_a_change_that_the_first_point_does_not_show_is_another_cell(folder):
+    """A limit that only other points reach."""
+    np.save(folder / "growing.npy", np.linspace(0, 9, 3, dtype=np.float32)[:, None] * np.ones((3, 4), dtype=np.float32))
+    request = ["model=limited:model", "metric=l2", "data.path=growing.npy", "points.count=3"]
+    radii = []
+    for limit in ("1e6", "8.0"):
+        (folder / "limited.py").write_text(f"def model():\n    return lambda x: x.clamp(max={limit})\n")
+        assert cs_run(folder, *request).returncode == 0
+        radii.append(read_rows(folder / "runs" / "custom").groupby("point")["r_center"].max().tolist())
+    assert radii[1][0] == radii[0][0]
+    assert radii[1][2] < radii[0][2] / 2
+
+
 @pytest.mark.parametrize("what", ["metric", "state in an array"])
 def test_no_old_result_for_a_changed_metric_or_for_state_outside_a_module(folder, what):
     (folder / "own.py").write_text(

@@ -202,6 +202,13 @@ def test_points_say_the_fewest_and_reduced_means_below_the_paper(published):
     assert manifest["paper"] == {"n": 10000, "m": 1000000, "points": 50, "epochs": 100, "images": 1297}
 
 
+def test_points_are_counted_by_line_of_the_summary(published):
+    """One cell serves both sizes."""
+    published("points.count=3", "grid.eps=[0.4]", "grid.h=null", "grid.scale=[0.4]")
+    target = published("points.count=1", "grid.eps=[0.3]", "grid.h=null", "grid.scale=[0.4]")
+    assert read_manifest(target)["points"] == 1
+
+
 def test_rows_of_other_pretrained_weights_do_not_join(published):
     """Rows of one training join, whatever its last digits; a model that is not trained here is told by its weights."""
     (path,) = read_cells(published("points.count=3"))

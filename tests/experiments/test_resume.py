@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,35 @@ def test_a_point_that_fails_is_a_row_and_is_tried_again(run_small, tmp_path, mon
     monkeypatch.setattr(certify, "gather", gather)
     assert run_small().failed == 0
     assert "failed" not in {row["outcome"] for row in rows_without_seconds(result.folder)}
+
+
+def test_a_point_that_fails_for_one_certifier_has_the_rows_of_the_others_once(run_small, monkeypatch):
+    from csrun.cells.certify import PointCertifier, PointResult
+
+    certify = PointCertifier.certify
+
+    def failing(self, point, *rest) -> PointResult:
+        result = certify(self, point, *rest)
+        if point.index != 1:
+            return result
+        kept = {key: evidence for key, evidence in result.evidence.items() if key != "center.l2"}
+        return replace(result, evidence=kept, failures={"center.l2": "a distance is NaN"})
+
+    monkeypatch.setattr(PointCertifier, "certify", failing)
+    result = run_small("metrics=[tv,l2]")
+    rows = [row for row in rows_without_seconds(result.folder) if row["point"] == "1"]
+    assert sorted((row["metric"], row["outcome"]) for row in rows) == [("l2", "failed")] * 3 + [("tv", "certified")] * 3
+    monkeypatch.undo()
+    assert run_small("metrics=[tv,l2]").failed == 0
+
+
+def test_rows_of_another_grid_stay_where_nothing_is_computed(run_small, done, tmp_path):
+    wide, narrow = ("grid.eps=[0.4,0.5]", "grid.h=null", "grid.scale=[0.4]"), ("grid.eps=[0.4]", "grid.h=[1]")
+    run_small(*wide)
+    table = only_cell(tmp_path / "runs") / "certificates.csv"
+    both = table.read_bytes()
+    run_small(*narrow)
+    assert table.read_bytes() == both
 
 
 def test_a_noise_level_no_rule_can_serve_is_left_out_before_any_work(run_small, tmp_path):

@@ -16,7 +16,7 @@ from csrun.cells.attacks import CellAttack
 from csrun.cells.certify import Point, PointCertifier, PointResult
 from csrun.cells.rows import Row
 from csrun.cells.store import CellStore
-from csrun.certifiers import tried
+from csrun.certifiers import source_of, tried
 from csrun.metrics import fingerprint, metric_weights_digest
 from csrun.models import ModelSpec, build_model, model_digest, model_spec
 from csrun.models.base import BaseModel
@@ -165,8 +165,7 @@ class CellRun:
         missing = sorted(self._missing)
         self._rows_at_first = [] if missing else rows  # reading them takes a while where points are many
         self.display.skip(plan.passes_of_point * len(plan.points) - sum(map(self.passes, missing)))
-        if missing:
-            store.record({"points": missing, "batch_size": plan.config.batch_size, **self._record})
+        store.record({"points": missing, "batch_size": plan.config.batch_size, **self._record} if missing else None)
         return missing
 
 
@@ -186,7 +185,8 @@ def _identity(
     sampler = plan.sampler(cell_plan, model).at(x)
     with evaluating(model):
         outputs = torch.cat(list(sampler.draw(x, block, RandomStream(0), "fingerprint")))
-        identity += fingerprint(metrics, outputs, model.output_range)
+        sources = b"".join(source_of(name.partition(":")[0]) for name in (cell_plan.model, *metrics) if ":" in name)
+        identity += fingerprint(metrics, outputs, model.output_range, sources)
         for key, one in own.items():
             identity += "-" + tried(names_of(key)[0], one, sampler, plan.budget, x, cell_plan.pairs[0].eps)
     return identity

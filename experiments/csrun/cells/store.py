@@ -22,7 +22,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,7 @@ class CellStore:
 
     def rebuild(self, failed: Iterable[PointResult] = ()) -> list[Row]:
         """Write the whole table in canonical order from the evidence (and the run's failures); returns its rows."""
-        failures = {result.point: result for result in failed}
+        failures = {result.point: replace(result, evidence={}) for result in failed}  # evidence there is has been saved
         kept = {key: self._read_all(key) for key in self.certifiers}
         results = []
         for point in sorted({*failures, *(point for found in kept.values() for point in found)}):
@@ -125,12 +125,12 @@ class CellStore:
         self._write_answers(kept)
         return rows
 
-    def record(self, block: Mapping[str, Any]) -> None:
-        """Add a block on the present run to ``run.json``."""
+    def record(self, block: Mapping[str, Any] | None = None) -> None:
+        """Keep the grid in ``run.json``, and a block on the present run where it computes something."""
         record = read_record(self.folder)
         record["cell"] = asdict(self.cell)
         record["grid"] = [asdict(pair) for pair in self.pairs]
-        record.setdefault("runs", []).append(dict(block))
+        record.setdefault("runs", []).extend([dict(block)] if block else [])
         write_atomically(self.folder / _RECORD_FILE, json.dumps(record, indent=2).encode() + b"\n")
 
     def _read_all(self, key: str) -> dict[int, PointResult]:

@@ -45,13 +45,16 @@ def metric_facts(metric: Metric) -> dict[str, str]:
     return facts | ({"weights": metric.weights_digest()} if hasattr(metric, "weights_digest") else {})
 
 
-def fingerprint(metrics: Mapping[str, Metric], outputs: Tensor, output_range: tuple[float, float] | None) -> str:
-    """Digest of what a user's own model and metrics answer on a block of noisy inputs, as part of a cell's identity.
+def fingerprint(
+    metrics: Mapping[str, Metric], outputs: Tensor, output_range: tuple[float, float] | None, sources: bytes
+) -> str:
+    """Digest of a user's own model and metrics, as part of a cell's identity.
 
-    State in closures, arrays and helper modules has no digest; what it does to the numbers has. The range that a model
+    Their modules' files, and what they answer on a block of noisy inputs: state in closures, arrays and helper modules
+    has no digest, but what it does to the numbers has. The range that a model
     declares is a part of it too, as kept evidence of a mean rests on it.
     """
-    content = hashlib.sha256(outputs.cpu().numpy().tobytes() + repr(output_range).encode())
+    content = hashlib.sha256(outputs.cpu().numpy().tobytes() + repr(output_range).encode() + sources)
     for name, metric in metrics.items():
         features = metric.features(outputs)
         content.update(name.encode() + metric.pairwise(features, features[:4]).cpu().numpy().tobytes())

@@ -275,7 +275,7 @@ def sharpenings(studies: Sequence[Study]) -> list[Sharpening]:
 
 
 def _sharpenings_of(study: Study, rule: str) -> Iterator[Sharpening]:
-    keys = ["model", "dataset", "train", "metric", "h", "eps"]
+    keys = ["model", "dataset", "train", "noise", "scale", "metric", "h", "eps", "points"]  # of the same points alone
     columns = [*keys, "radius_median", "status"]
     ours, papers = (of_rule(study.summary, one)[columns] for one in (RULES_BESIDE[rule], PAPER_RULE))
     ours = ours[ours["metric"].isin(study.manifest["metrics"]) & (ours["status"] == "ok")]

@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from csrun.registry import CERTIFIERS, NOISES
 from csrun.report.plots import NAMES, PALETTE, footer_lines, save, style
-from csrun.report.tables import SHARPER_RULE, number, of_rule, quantile, read_iou, read_manifest, read_rows
+from csrun.report.tables import (
+    SHARPER_RULE,
+    number,
+    of_rule,
+    quantile,
+    read_iou,
+    read_manifest,
+    read_rows,
+    training_kind,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +30,10 @@ if TYPE_CHECKING:
 
 FIGURE = "segmentation.png"
 _HOLM = {"certifier": "segmentation", "rule": CERTIFIERS["segmentation"].rules[-1]}
+
+
+_CELL = ["model", "dataset", "train", "noise", "scale"]
+"""Columns by which the panels are told apart."""
 
 
 class _Curve(NamedTuple):
@@ -34,7 +47,7 @@ class _Curve(NamedTuple):
 def draw_segmentation(folder: str | Path) -> list[Path]:
     """Draw ``segmentation.pdf`` and ``.png`` into an experiment's folder, where segmentations have a truth.
 
-    Two panels for each model, data set and noise level, with medians over points: the share
+    Two panels for each model, data set, training and noise, with medians over points: the share
     of pixels that can change, by each rule and by centers in the Hamming distance; and the certified intersection over
     union.
 
@@ -50,21 +63,24 @@ def draw_segmentation(folder: str | Path) -> list[Path]:
     manifest, rows = read_manifest(folder), read_rows(folder)
     symbol = NOISES[manifest["noise"]["name"]].symbol
     small_print = footer_lines(of_rule(rows, _HOLM), {**manifest, "rule": _HOLM})
+    cells = list(overlaps.groupby(_CELL, sort=True))
+    several = overlaps["train"].nunique() > 1
     groups = [
-        (
-            f"{NAMES.get(model, model)}, {NAMES.get(dataset, dataset)}, {symbol} = {number(scale)}",
-            _of_cell(rows, model, dataset, scale),
-            own,
-        )
-        for (model, dataset, scale), own in overlaps.groupby(["model", "dataset", "scale"], sort=True)
+        (_title(dict(zip(_CELL, cell, strict=True)), symbol, several), _of_cell(rows, cell), own) for cell, own in cells
     ]
     with style():
         xlabel = f"perturbation ε ({rows['threat'].iloc[0]})"
         return save(_figure(groups, xlabel, small_print), folder / FIGURE, f"{manifest['title']}: segmentation")
 
 
-def _of_cell(rows: pd.DataFrame, model: str, dataset: str, scale: float) -> pd.DataFrame:
-    return rows[(rows["model"] == model) & (rows["dataset"] == dataset) & (rows["scale"] == scale)]
+def _title(cell: Mapping[str, Any], symbol: str, with_training: bool) -> str:
+    model, dataset = (NAMES.get(cell[part], cell[part]) for part in ("model", "dataset"))
+    training = f", {training_kind(cell['train'], cell['scale'])}" if with_training else ""
+    return f"{model}, {dataset}, {symbol} = {number(cell['scale'])}{training}"
+
+
+def _of_cell(rows: pd.DataFrame, cell: tuple[Any, ...]) -> pd.DataFrame:
+    return rows[(rows[_CELL] == list(cell)).all(axis=1)]
 
 
 def _figure(
