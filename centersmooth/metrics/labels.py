@@ -14,6 +14,10 @@ MOST_CLASSES: Final = 2**16
 """Votes are counted for each class and pixel, so that numbers of instances or colours would fill the memory."""
 
 
+_MOST_PIXELS: Final = 2**24
+"""Up to here float32 counts pixels without rounding."""
+
+
 class Hamming(Metric):
     """The share of pixels whose classes differ.
 
@@ -40,9 +44,12 @@ class Hamming(Metric):
         Raises
         ------
         RequestError
-            The outputs are neither classes nor scores.
+            The outputs are neither classes nor scores, or have more than 2^24 pixels, whose number float32 rounds.
         """
-        return class_maps(outputs).reshape(len(outputs), -1).float()
+        classes = class_maps(outputs).reshape(len(outputs), -1)
+        if classes.shape[1] > _MOST_PIXELS:
+            raise RequestError(f"an output has {classes.shape[1]:,} pixels: expected at most {_MOST_PIXELS:,}")
+        return classes.float()
 
     def pairwise(self, a: Tensor, b: Tensor) -> Tensor:
         """``(n, pixels), (m, pixels) -> (n, m)``: one less the share of pixels with the same class, class by class.

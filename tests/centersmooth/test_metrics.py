@@ -149,6 +149,8 @@ EMPTY = [[0.0, 0, 0, 0], [5.0, 5, 5, 9], [5.0, 5, 9, 5], [3.0, 3, 3, 3], [-2.0, 
 
 def test_a_class_alone_is_a_map_of_one_pixel() -> None:
     labels = Hamming().features(torch.tensor([3, 1, 3]))
+    with pytest.raises(RequestError, match="an output has 16,777,217 pixels: expected at most 16,777,216"):
+        Hamming().features(torch.zeros(1, dtype=torch.int64).expand(1, 2**24 + 1))
     assert Hamming().pairwise(labels, labels).tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from unittest.mock import patch
 
 import numpy as np
@@ -56,6 +57,22 @@ def test_the_radius_at_a_distance_from_the_bisector(gamma: float, half_spaces: f
     mean = torch.tensor([gamma, 0.0], dtype=torch.float64)
     assert reach_of(certifier, mean, "half_spaces") == pytest.approx(half_spaces, abs=1e-3)
     assert reach_of(certifier, mean, "lipschitz") == pytest.approx(lipschitz, abs=1e-3)
+
+
+@pytest.mark.parametrize(("length", "apart"), [(1.0, 1.0), (1.0, 1e-13), (1e5, 1.0), (1e8, 1.0)])
+def test_thresholds_of_bisectors_are_not_too_low_for_any_prototypes(length: float, apart: float) -> None:
+    """Compared in fractions: along ``u`` the prototypes are equally far at ``2 q - 1`` or before it."""
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        first = length * unit(generator, 8)
+        pair = Prototypes(torch.stack([first, first + apart * unit(generator, 8)]))
+        (direction,), (least,) = pair.bisectors(0)
+        at_threshold = [Fraction(float(2 * least - 1)) * Fraction(u) for u in direction.tolist()]
+        nearer, farther = (
+            sum((Fraction(c) - y) ** 2 for c, y in zip(center, at_threshold, strict=True))
+            for center in pair.centers.tolist()
+        )
+        assert nearer <= farther
 
 
 def test_lipschitz_is_never_beyond_half_spaces() -> None:

@@ -196,6 +196,11 @@ def test_where_only_one_rule_certifies(tmp_path):
     assert sharpenings([with_sharper_rule(study_in(tmp_path / "b", {(1.0, 0.2): (2.0, 1.0)}), None)]) == []
 
 
+def test_curves_that_abstain_throughout_are_no_evidence(tmp_path):
+    study = study_in(tmp_path / "a", {(1.0, 0.2): (None, 1.0), (1.0, 0.4): (None, 2.0)})
+    assert verdicts(study)["Certified radius"] == "not measured"
+
+
 def test_a_smoke_run_is_quoted_and_decides_nothing(tmp_path):
     claims = judge([study_in(tmp_path / "a", RISING, reduced=True, budget="smoke")])
     (larger,) = [claim for claim in claims if claim.text.startswith("A larger")]

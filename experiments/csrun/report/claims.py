@@ -316,7 +316,7 @@ def _weighed(finding: Finding) -> Finding:
 
 
 def _both_rise(study: Study) -> Iterator[Finding]:
-    if len(curves := [c for c in _curves(study) if len(c) > 1]):
+    if curves := [curve for curve in _curves(study) if len(curve) > 1 and (curve["status"] == "ok").any()]:
         falls = [_fall(curve, name) for curve in curves for name in ("radius", "error")]
         fallen = [fall for fall in falls if fall]
         text = f"{len(falls) - len(fallen)} of {len(falls)} curves rise throughout"
