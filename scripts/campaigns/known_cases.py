@@ -31,6 +31,7 @@ from centersmooth import (
     Mean,
     Metric,
     Nearest,
+    OutputBall,
     Percentile,
     Prototypes,
     Score,
@@ -232,6 +233,19 @@ def hardly_moved() -> NoiseWorld:
     return shifted(GaussianNoise(1.0), 0.1, [0.1], normal(1.0))
 
 
+def one_of_many(world: NoiseWorld, mass: float) -> Model:
+    """A unit vector for each of `_MANY` equal parts of the noise: an l1 ball of radius 1 around 0 holds them all."""
+
+    def model(inputs: Tensor) -> Tensor:
+        part = (torch.special.ndtr(inputs[:, 0].double()) * _MANY).long().clamp(0, _MANY - 1)
+        return torch.nn.functional.one_hot(part, _MANY).double()
+
+    return model
+
+
+_MANY = 300
+_IN_A_BALL = Mean(L1(), ball=OutputBall(torch.zeros(_MANY, dtype=torch.float64), 1.0))
+
 _METRICS = {
     "center_nearest, angular": _of_means(Nearest(Angular()), _DIRECTIONS, 0.5),
     "mean, l1": _of_means(Mean(L1()), (_ZERO, _ONE), 0.3, output_range=_UNIT),
@@ -273,6 +287,11 @@ FURTHER: dict[str, tuple[Case, str, Callable[[], NoiseWorld]]] = {
             budget=_SHARED,
             exact=lambda mass: _EIGHT,
         ),
+        "gaussian, no shift",
+        independent,
+    ),
+    "mean, l1, in a ball": (
+        Case(_IN_A_BALL, one_of_many, dict.fromkeys(_IN_A_BALL.rules, 0.5), _MEANS, output_range=_UNIT),
         "gaussian, no shift",
         independent,
     ),

@@ -43,7 +43,7 @@ from known_worlds import BROKEN_WORLD, WORLDS, NoiseWorld, understated_patch
 from scipy.stats import binom
 from torch import Tensor
 
-from centersmooth import Budget, Certificate, RandomStream
+from centersmooth import Budget, Certificate, Mean, RandomStream
 from centersmooth.bounds import ExactBounds
 from centersmooth.certifiers import Certifier, pack
 from centersmooth.gathering import Setting, gather_one
@@ -151,6 +151,10 @@ def _hits_one_more() -> AbstractContextManager[Any]:
     return patch.object(
         ExactBounds, "mass_floor", lambda self, inside, n, alpha: mass_floor(self, min(n, inside + 1), n, alpha)
     )
+
+
+def _no_sides() -> AbstractContextManager[Any]:
+    return patch.object(Mean, "_sides", lambda self, evidence, setting: None)
 
 
 SOUND = Variant("sound")
@@ -307,6 +311,7 @@ LESS_NOISE = Variant("noise 30% smaller")
 FEWER_CHANGED = Variant("one changed noisy input too few")
 LOW_RANK = Variant("rank one too low", patched=_rank_too_low)
 ONE_HIT_MORE = Variant("one hit too many", patched=_hits_one_more)
+BALL_FOR_SIDES = Variant("a ball's reach for the sides of the range", patched=_no_sides)
 
 BROKEN: list[tuple[Variant, str, Case, Callable[[], NoiseWorld]]] = [
     *((LESS_NOISE, name, case, lambda: BROKEN_WORLD) for name, case in CASES.items()),
@@ -325,6 +330,7 @@ BROKEN: list[tuple[Variant, str, Case, Callable[[], NoiseWorld]]] = [
         replace(CASES["segmentation"], masses={"holm": 0.5}, budget=_FEW),
         WORLDS["gaussian"],
     ),
+    (BALL_FOR_SIDES, "mean, l1, in a ball", FURTHER["mean, l1, in a ball"][0], independent),
     (ONE_HIT_MORE, "label", replace(CASES["label"], masses={"counts": 0.5}, budget=_FEW), WORLDS["gaussian"]),
 ]
 """Broken variants, and the cases in which they show."""
