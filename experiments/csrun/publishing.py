@@ -159,9 +159,17 @@ def _fewest_points(rows: Iterable[Row]) -> int:
 
 
 def _require_one_cell_a_setting(target: Path, cells: Sequence[CellEntry]) -> None:
-    """Refuse a cell whose lines in a summary would be those of another: medians would be over points of both."""
+    """Refuse a cell whose lines in a summary would be those of another: medians would be over points of both.
+
+    One of another data set is refused too, as baselines and notes are of an experiment's own.
+    """
     for other in read_cells(target).values():
         for cell in cells:
+            if other["dataset"] != cell["dataset"]:
+                raise RunError(
+                    f"{target} has cells of {other['dataset']}, and the run is of {cell['dataset']}: give it a name of "
+                    "its own (name=...)"
+                )
             same = setting_of(other) == setting_of(cell) and version_of(other) == version_of(cell)
             if same and key_of(other) != key_of(cell):
                 asked = json.loads(json.dumps(cell))

@@ -195,6 +195,12 @@ def test_cells_of_other_counts_are_refused_where_medians_would_mix_them(publishe
     assert read_rows(target).equals(before)
 
 
+def test_another_data_set_has_a_folder_of_its_own(published):
+    cell_file(published("points.count=1"), dataset="mnist")
+    with pytest.raises(RunError, match=r"has cells of mnist, and the run is of digits: give it a name of its own"):
+        published("points.count=2")
+
+
 def test_points_say_the_fewest_and_reduced_means_below_the_paper(published):
     published("points.count=3", "grid.eps=[0.4]")
     manifest = read_manifest(published("points.count=2", "grid.eps=[0.6]"))
