@@ -97,7 +97,14 @@ def evaluating(model: Model) -> Iterator[None]:
     Batch norm in train mode makes the output depend on the batch, dropout makes it random: either way there is no
     fixed function to certify. Threads that share a submodule hold it in eval mode together; the last one restores it.
     A module without modes, such as an exported program, is taken as it is: `Sampler.check_model` judges it.
+
+    Raises
+    ------
+    RequestError
+        Autocast is on around the call: noise and distances would be rounded too, to eight bits.
     """
+    if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+        raise RequestError("torch.autocast is on around the call, which would round distances: put it into the model")
     # A frozen ScriptModule has no flag to restore.
     modules = [m for m in model.modules() if hasattr(m, "training")] if isinstance(model, nn.Module) else []
     with _lock:

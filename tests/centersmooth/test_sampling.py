@@ -258,6 +258,24 @@ def test_no_pass_of_any_thread_sees_a_module_in_train_mode() -> None:
     assert {c.radius for c in found[1::2]} == {found[1].radius}
 
 
+def test_autocast_around_a_call_is_refused_and_within_the_model_is_not() -> None:
+    """In bfloat16 a map of 10,007 pixels is at the Hamming distance 0.002 from itself."""
+    layer = torch.nn.Linear(3, 4)
+
+    def model(inputs: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return layer(inputs)
+
+    for of in (layer, model):
+        smoother = CenterSmoother(of, L2(), GaussianNoise(1.0), Budget.quick())
+        with (
+            torch.autocast("cpu", dtype=torch.bfloat16),
+            pytest.raises(RequestError, match=r"^torch\.autocast is on around the call.*: put it into the model$"),
+        ):
+            smoother(torch.zeros(3))
+    assert smoother(torch.zeros(3)) is not None
+
+
 def test_evaluating_accepts_a_plain_callable() -> None:
     """There is nothing to switch, but gradients are still off."""
     with evaluating(torch.sign):
