@@ -19,7 +19,7 @@ from scipy.special import ndtr
 
 from centersmooth import GaussianNoise
 from centersmooth.bounds import EXACT
-from csrun.report.labels import average_certified_radius, certified_accuracy, read_log
+from csrun.report.labels import average_certified_radius, certified_accuracy, read_log, three_digits
 
 ALPHA, REPETITIONS = 0.001, 20
 
@@ -50,11 +50,11 @@ def main(ours: str, theirs: str, sigma: str, draws: str, their_draws: str = "100
 
 
 def _radii(sigma: float, draws: int) -> NDArray[np.float64]:
-    """The radius of every count, ``(draws + 1,)``; 0 where the class is not certified."""
+    """The radius of every count as our logs have it, ``(draws + 1,)``; 0 where the class is not certified."""
     law = GaussianNoise(sigma)
     half = draws // 2
     certified = [law.reach(EXACT.mass_floor(count, draws, ALPHA), 0.5) for count in range(half, draws + 1)]
-    return np.maximum(np.concatenate([np.zeros(half), certified]), 0.0)
+    return np.concatenate([np.zeros(half), [float(three_digits(max(radius, 0.0))) for radius in certified]])
 
 
 def _counts(radii: NDArray[np.float64], sigma: float, draws: int) -> NDArray[np.int64]:

@@ -216,7 +216,8 @@ def test_the_log_of_a_cell_says_what_its_certificates_say(digits):
         for one in log.itertuples():
             row = mine.loc[one.idx]
             assert one.predict == (int(row["label"]) if row["outcome"] == "certified" else -1)
-            assert f"{one.radius:.3}" == f"{row['reach'] if one.predict >= 0 else 0.0:.3}"
+            reach = row["reach"] if one.predict >= 0 else 0.0
+            assert one.radius <= reach <= one.radius * 1.01  # three digits, rounded down
             assert (one.radius > 0.2501) <= (row["outcome"] == "certified" and row["radius"] == 0)
 
 

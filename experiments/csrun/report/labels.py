@@ -11,6 +11,7 @@ the number of draws (Sun et al., *Average Certified Radius is a Poor Metric for 
 
 from __future__ import annotations
 
+import decimal
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -36,6 +37,9 @@ WEAKNESS = (
     "ACR, the average certified radius, comes last: easy points dominate it, and a constant classifier's grows without "
     "bound with the number of draws"
 )
+
+_DOWN = decimal.Context(prec=3, rounding=decimal.ROUND_DOWN)
+"""Three significant digits."""
 
 _RULE = "counts"
 _CELL = ("model", "dataset", "train", "noise", "scale")
@@ -70,11 +74,20 @@ def read_log(path: str | Path) -> pd.DataFrame:
 
 
 def write_log(log: pd.DataFrame, path: str | Path) -> None:
-    """Write a log, as `read_log` reads it; radii with three digits, as they are customary."""
+    """Write a log, as `read_log` reads it; radii with three digits, as they are customary, rounded down."""
     lines = ["\t".join(LOG_COLUMNS)]
     for one in log[list(LOG_COLUMNS)].itertuples(index=False):
-        lines.append(f"{one.idx}\t{one.label}\t{one.predict}\t{one.radius:.3}\t{one.correct}\t{one.time}")
+        lines.append(f"{one.idx}\t{one.label}\t{one.predict}\t{three_digits(one.radius)}\t{one.correct}\t{one.time}")
     Path(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def three_digits(radius: float) -> str:
+    """A radius with three digits, none above it.
+
+    >>> three_digits(1.4999), three_digits(2.1), three_digits(0.0)
+    ('1.49', '2.1', '0.0')
+    """
+    return f"{float(_DOWN.create_decimal(repr(float(radius)))):.3}"
 
 
 def certified_accuracy(log: pd.DataFrame, radii: Sequence[float]) -> NDArray[np.float64]:
