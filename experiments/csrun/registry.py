@@ -316,7 +316,7 @@ MODELS = {
         ("facenet-pytorch",),
         metrics=("jaccard",),
         trained=True,
-        target="denoising",
+        target="image denoising",
     ),
     "mtcnn_dncnn_small": ModelEntry(
         "csrun.models.builders:mtcnn_dncnn_small",
@@ -324,7 +324,7 @@ MODELS = {
         ("facenet-pytorch",),
         metrics=("jaccard",),
         trained=True,
-        target="denoising",
+        target="image denoising",
     ),
     "text_recogniser": ModelEntry(
         "csrun.models.builders:text_recogniser",

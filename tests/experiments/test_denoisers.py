@@ -352,6 +352,11 @@ def test_each_model_takes_the_methods_that_fit():
             "denoise_both for the model lenet_dncnn, which learns denoising",
         ),
         (
+            ["models=[mtcnn_dncnn_small]", "metrics=[jaccard]", "train.method=[denoise_stability]", "data=astronaut"],
+            "train.method has 'denoise_stability', which learns denoising: expected denoise_mse for the model "
+            "mtcnn_dncnn_small, which learns image denoising",
+        ),
+        (
             ["models=[lenet_ddpm]", "train.method=[diffusion,denoise_mse]"],
             "train.method has 'denoise_mse', which learns denoising: expected diffusion for the model lenet_ddpm, "
             "which learns diffusion",

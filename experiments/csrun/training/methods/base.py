@@ -15,7 +15,7 @@ from csrun.models.base import BaseModel
 FORWARD, BACKWARD, TO_INPUT = 1, 2, 1
 """Cost of a pass: forwards, back to the parameters, and back to the input alone, in forward passes."""
 
-Target = Literal["examples", "labels", "denoising", "diffusion"]
+Target = Literal["examples", "labels", "denoising", "image denoising", "diffusion"]
 
 
 class Method(ABC):
@@ -25,8 +25,8 @@ class Method(ABC):
     ----------
     target : str or None
         What the model learns: ``examples``, to output the clean examples themselves, or ``labels``, their classes;
-        None where the method serves models of both kinds. Of a denoiser in front of a fixed model, ``denoising``, or
-        ``diffusion`` if it is a diffusion model.
+        None where the method serves models of both kinds. Of a denoiser in front of a fixed classifier, ``denoising``,
+        of one in front of another model ``image denoising``, and ``diffusion`` if it is a diffusion model.
     noisy : bool
         Whether the method trains with the smoothing law.
     after : str

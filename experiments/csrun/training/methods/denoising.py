@@ -33,6 +33,11 @@ class _Denoising(Method):
 class DenoiseMSE(_Denoising):
     """``|D(x + d) - x|^2``, the mean over pixels; of images above 64 pixels a side, at a random patch of each."""
 
+    @classmethod
+    def fits(cls, target: str) -> bool:
+        """Test for a denoiser, in front of whatever model."""
+        return target in ("denoising", "image denoising")
+
     def loss(self, model: BaseModel, x: Tensor, y: Tensor, noise: Noise | None, draws: Draws, epoch: int) -> Tensor:
         assert noise is not None  # a noisy method is given its law
         assert isinstance(model, Denoised)
