@@ -243,7 +243,7 @@ def one_of_many(world: NoiseWorld, mass: float) -> Model:
     return model
 
 
-_MANY = 300
+_MANY = 150
 _IN_A_BALL = Mean(L1(), ball=OutputBall(torch.zeros(_MANY, dtype=torch.float64), 1.0))
 
 _METRICS = {
