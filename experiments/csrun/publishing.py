@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,8 @@ def refresh(target: Path) -> None:
     """Make anew what rests on all cells of a published folder: notes and counts, summary, figures, panels."""
     manifest, cells, rows = json.loads((target / MANIFEST_FILE).read_text()), current_cells(target), read_rows(target)
     attacks, slips = ([row for path in tables(target, one.file) for row in _read(path)] for one in (_ATTACKS, _SLIPS))
-    fewest = min(_fewest_points(_read(folder / ROWS_FILE)) for folder in cells)
+    summary = summarise(rows)
+    fewest = int(summary["points"].min())
     notes = [note for cell in cells.values() for note in cell["notes"]]
     notes += [slip_note(slips), attack_note(rows_of_rule(attacks, manifest["rule"]))]
     manifest["notes"] = list(dict.fromkeys(filter(None, notes)))
@@ -140,22 +141,13 @@ def refresh(target: Path) -> None:
     manifest["reduced"] = is_reduced(manifest["paper"], cells.values(), fewest)
     manifest["panels"] = [panel for panel in manifest["panels"] if can_be_drawn(target, panel, rows, manifest["rule"])]
     _write_json(target / MANIFEST_FILE, manifest)
-    write_summary(summarise(rows), target / SUMMARY_FILE)
+    write_summary(summary, target / SUMMARY_FILE)
     write_classes(target, rows)
     drawn = {path.name for path in (*draw(target), *draw_segmentation(target), *draw_panels(target))}
     drawn |= {panel["data"] for panel in manifest["panels"]}
     for path in (*target.glob("radius_*"), *target.glob("segmentation.p*"), *target.glob("panel_*")):
         if path.name not in drawn:
             path.unlink()
-
-
-def _fewest_points(rows: Iterable[Row]) -> int:
-    """The number of points of the line of a cell's summary that has the fewest."""
-    points: dict[tuple[str, ...], set[str]] = {}
-    for row in rows:
-        line = tuple(row[part] for part in ("certifier", "metric", "rule", "eps", "h"))
-        points.setdefault(line, set()).add(row["point"])
-    return min(map(len, points.values()))
 
 
 def _require_one_cell_a_setting(target: Path, cells: Sequence[CellEntry]) -> None:

@@ -587,7 +587,7 @@ def test_check_metric_catches(fault: str) -> None:
 
 
 class Tenfold(L2):
-    """Of a diameter that it inherits."""
+    """A metric that inherits the diameter of one with a tenth of its distances."""
 
     def features(self, outputs: Tensor) -> Tensor:
         return 10 * super().features(outputs)

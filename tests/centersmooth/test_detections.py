@@ -52,10 +52,7 @@ def test_a_center_outside_the_image_is_in_the_nearest_bin():
         (lambda: Slots(2, grid=4), "grid is 4: expected two integers"),
         (lambda: Slots(2)(BOXES, LABELS[:2]), r"detections are boxes \(4, 4\) and labels \(2,\): expected"),
         (lambda: Slots(2, classes=1)(BOXES, LABELS), "a class is 1: expected 0 to 0"),
-        (
-            lambda: Slots(2)(BOXES.bfloat16(), LABELS + 256),
-            "a class is 257, which torch.bfloat16 rounds",
-        ),
+        (lambda: Slots(2)(BOXES.bfloat16(), LABELS + 256), "a class is 257, which torch.bfloat16 rounds"),
         (lambda: Slots(2)(BOXES.half(), LABELS + 2048), "a class is 2049, which torch.float16 rounds"),
         (lambda: certified_detections(BOXES, BOXES, BOXES, LABELS), r"bounds are \(4, 4\)"),
     ],

@@ -44,14 +44,7 @@ from centersmooth.contracts.metrics import check_hilbertian, check_own_metric
 from centersmooth.errors import RequestError
 from centersmooth.gathering import Setting, Shared
 from centersmooth.metrics import L2
-from centersmooth.metrics.base import (
-    Hilbertian,
-    Metric,
-    between,
-    features_of,
-    require_metric,
-    require_within_diameter,
-)
+from centersmooth.metrics.base import Hilbertian, Metric, between, features_of, require_metric, require_within_diameter
 from centersmooth.noise import GaussianShift, Noise
 
 _L2, _UNLIMITED = L2(), (-math.inf, math.inf)

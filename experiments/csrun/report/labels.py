@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from csrun.report.published import SETTING
 from csrun.report.tables import number, training_kind
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ _DOWN = decimal.Context(prec=3, rounding=decimal.ROUND_DOWN)
 """Three significant digits."""
 
 _RULE = "counts"
-_CELL = ("model", "dataset", "train", "noise", "scale")
 
 
 def read_log(path: str | Path) -> pd.DataFrame:
@@ -148,7 +148,7 @@ class Classified(NamedTuple):
     def numbers(self) -> dict[str, Any]:
         """Its line of `CLASSES_FILE`."""
         return {
-            **{name: getattr(self, name) for name in _CELL},
+            **{name: getattr(self, name) for name in SETTING},
             "points": len(self.log),
             "abstained": int((self.log["predict"] == -1).sum()),
             "accuracy": certified_accuracy(self.log, [0.0])[0],
@@ -167,7 +167,7 @@ def classified(rows: pd.DataFrame) -> list[Classified]:
         return []
     mine = rows[(rows["certifier"] == CLASSIFIER) & (rows["rule"] == _RULE) & rows["target"].notna()]
     eps = sorted(set(mine["eps"]))
-    cells = mine.groupby(list(_CELL), sort=True)
+    cells = mine.groupby(list(SETTING), sort=True)
     return [Classified(*key, *_log_of(cell), eps) for key, cell in cells]  # type: ignore[call-arg]
 
 

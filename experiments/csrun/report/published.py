@@ -29,8 +29,8 @@ REQUEST: tuple[str, ...] = ("model", "dataset", "data", "training", "noise", "sc
 REQUEST += ("precision", "device", "method")
 """Keys of a cell in a manifest that make its request."""
 
-_SETTING = ("model", "dataset", "train", "noise", "scale")
-"""Keys of a cell in a manifest that a line of a summary can tell apart."""
+SETTING = ("model", "dataset", "train", "noise", "scale")
+"""Keys of a cell in a manifest, and columns of a table, by which a summary tells one cell's lines from another's."""
 
 CellEntry = Mapping[str, Any]
 """An entry of a cell in a manifest."""
@@ -62,7 +62,7 @@ def version_of(cell: CellEntry) -> tuple[int, int]:
 
 def setting_of(cell: CellEntry) -> str:
     """Digest of what tells a cell's lines of a summary from another's."""
-    return digest_of({name: cell[name] for name in _SETTING})
+    return digest_of({name: cell[name] for name in SETTING})
 
 
 def read_cells(folder: Path) -> dict[Path, dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from csrun.registry import CERTIFIERS, NOISES
 from csrun.report.plots import NAMES, PALETTE, footer_lines, save, style
+from csrun.report.published import SETTING
 from csrun.report.tables import (
     SHARPER_RULE,
     number,
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
 
 FIGURE = "segmentation.png"
 _HOLM = {"certifier": "segmentation", "rule": CERTIFIERS["segmentation"].rules[-1]}
-
-
-_CELL = ["model", "dataset", "train", "noise", "scale"]
-"""Columns by which the panels are told apart."""
 
 
 class _Curve(NamedTuple):
@@ -63,10 +60,11 @@ def draw_segmentation(folder: str | Path) -> list[Path]:
     manifest, rows = read_manifest(folder), read_rows(folder)
     symbol = NOISES[manifest["noise"]["name"]].symbol
     small_print = footer_lines(of_rule(rows, _HOLM), {**manifest, "rule": _HOLM})
-    cells = list(overlaps.groupby(_CELL, sort=True))
+    cells = list(overlaps.groupby(list(SETTING), sort=True))
     several = overlaps["train"].nunique() > 1
     groups = [
-        (_title(dict(zip(_CELL, cell, strict=True)), symbol, several), _of_cell(rows, cell), own) for cell, own in cells
+        (_title(dict(zip(SETTING, cell, strict=True)), symbol, several), _of_cell(rows, cell), own)
+        for cell, own in cells
     ]
     with style():
         xlabel = f"perturbation ε ({rows['threat'].iloc[0]})"
@@ -80,7 +78,7 @@ def _title(cell: Mapping[str, Any], symbol: str, with_training: bool) -> str:
 
 
 def _of_cell(rows: pd.DataFrame, cell: tuple[Any, ...]) -> pd.DataFrame:
-    return rows[(rows[_CELL] == list(cell)).all(axis=1)]
+    return rows[(rows[list(SETTING)] == list(cell)).all(axis=1)]
 
 
 def _figure(
