@@ -21,8 +21,9 @@ from torch import Tensor
 from centersmooth import RandomStream
 from csrun.cells.run import obtain_model
 from csrun.config import resolved
+from csrun.errors import RunError
 from csrun.models.denoisers import Denoised
-from csrun.plan import make_plan
+from csrun.plan import Plan, make_plan
 from csrun.system.progress import Display
 from csrun.training.methods.base import with_noise
 from csrun.training.methods.denoising import PATCH, patches
@@ -30,14 +31,13 @@ from csrun.training.methods.denoising import PATCH, patches
 IMAGES, BATCH = 50, 16
 
 
-def rows(settings: Sequence[str]) -> Iterator[str]:
+def rows(plan: Plan, display: Display) -> Iterator[str]:
     """A row for each denoiser of a request."""
-    plan = make_plan(resolved(settings))
     images = plan.data.images(plan.data.test, range(min(IMAGES, len(plan.data.test)))).to(plan.config.device)
     stream = RandomStream(plan.config.seed)
     clean = patches(images, PATCH, stream.draws("crops", 0, images))
     for cell in plan.cells:
-        model, _ = obtain_model(plan, cell, Display(Console(stderr=True)))
+        model, _ = obtain_model(plan, cell, display)
         if isinstance(model, Denoised):
             noisy = with_noise(clean, cell.noise, stream.draws("noise", 0, images))
             with torch.no_grad():
@@ -62,7 +62,17 @@ def _seconds(model: Denoised, images: Tensor) -> float:
     return (time.perf_counter() - started) / len(images)
 
 
+def main(settings: Sequence[str]) -> None:
+    """Print the table."""
+    try:
+        plan = make_plan(resolved(settings))
+    except RunError as error:
+        sys.exit(f"denoising_psnr: {error}")
+    with Display(Console(stderr=True)).running(sum(one.passes for one in plan.to_train())) as display:
+        print("| model | training | scale | noisy | denoised | seconds |\n|---|---|---|---|---|---|")
+        for line in rows(plan, display):
+            print(f"| {line} |", flush=True)
+
+
 if __name__ == "__main__":
-    print("| model | training | scale | noisy | denoised | seconds |\n|---|---|---|---|---|---|")
-    for line in rows(sys.argv[1:]):
-        print(f"| {line} |", flush=True)
+    main(sys.argv[1:])

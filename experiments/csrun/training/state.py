@@ -58,7 +58,7 @@ class StateFile:
         if not self.path.is_file():
             return 0, 0.0
         try:
-            state = _unpacked(self.path.read_bytes())
+            state = unpacked(self.path.read_bytes())
         except Exception as error:  # whatever reading bytes of any content can raise
             self.say(f"{self.path.name} is ignored, for it is damaged ({type(error).__name__}): training starts anew")
             return 0, 0.0
@@ -96,7 +96,7 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in weights.items()}
 
 
-def _unpacked(content: bytes) -> dict[str, Any]:
+def unpacked(content: bytes) -> dict[str, Any]:
     """The state in a file.
 
     Raises
