@@ -441,8 +441,8 @@ OF_WHOLE_MODELS = [name for name in METHODS if kind_of(name).target not in ("den
 @pytest.mark.parametrize("name", [one for one in OF_WHOLE_MODELS if one not in ("none", "augment", "cross_entropy")])
 def test_a_step_of_each_method_moves_the_weights_and_a_batch_has_as_many_steps_as_chunks(name):
     data, model = load_data("digits", None), "lenet" if kind_of(name).target == "labels" else "autoencoder"
-    done: list[int] = []
-    training = training_of(model, data, TrainConfig(1, 32, 16), name, {"name": "gaussian"}, 0.5, 0, "cpu")
+    asked, done = "macer[deferred=0]" if name == "macer" else name, list[int]()
+    training = training_of(model, data, TrainConfig(1, 32, 16), asked, {"name": "gaussian"}, 0.5, 0, "cpu")
     state, _ = train_checkpoint(training, MODELS[model], data, done.append)
     assert done == [16 // training.objective.chunks] * (2 * training.objective.chunks)
     before, after = fresh_model(training, MODELS[model], data).state_dict(), load(state)
@@ -471,3 +471,13 @@ def test_a_law_that_a_method_cannot_train_with_is_refused_in_one_line(asked, noi
     model = "autoencoder" if asked == "output_mix" else "lenet"
     with pytest.raises(RunError, match=f"^{message}; choose another method or noise$"):
         training_of(model, load_data("digits", None), TrainConfig(1, 20, 10), asked, noise, 0.5, 0, "cpu")
+
+
+def test_epochs_in_which_a_part_of_the_loss_never_counts_are_refused():
+    few = ("lenet", load_data("digits", None), TrainConfig(30, 20, 10))
+    said = (
+        r"^train.epochs is 30: expected more than the first 30, in which a part of the loss of 'macer' does not count.*"
+    )
+    with pytest.raises(RunError, match=said):
+        training_of(*few, "macer", {"name": "gaussian"}, 0.5, 0, "cpu")
+    assert training_of(*few, "macer[deferred=29]", {"name": "gaussian"}, 0.5, 0, "cpu").epochs == 30

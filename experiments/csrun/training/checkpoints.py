@@ -186,10 +186,16 @@ def training_of(
     start = training_of(before[0], data, schedule, before[1], noise, scale, seed, device) if before else None
     example, law = torch.zeros(data.shape), noise_of(noise, scale)
     asked, parameters = tuple(sorted(noise.items())), complete(name, given, scale)
+    objective: Method = kind(**dict(parameters))
     try:
-        kind(**dict(parameters)).require_suited(law, example)
+        objective.require_suited(law, example)
     except RunError as error:
         raise RunError(f"train.method has '{method}': {error}; choose another method or noise") from error
+    if epochs <= objective.deferred:
+        raise RunError(
+            f"train.epochs is {epochs}: expected more than the first {objective.deferred}, in which a part of the loss "
+            f"of '{method}' does not count, or another deferred"
+        )
     if not kind.noisy and law.clean(example).shape == example.shape:
         asked, scale = (), 0.0
     return Training(

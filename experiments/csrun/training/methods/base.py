@@ -31,11 +31,14 @@ class Method(ABC):
         Whether the method trains with the smoothing law.
     after : str
         The method from whose weights it goes on; empty if from none.
+    deferred : int
+        Epochs at first in which a part of the loss does not count.
     """
 
     target: ClassVar[Target | None] = "examples"
     noisy: ClassVar[bool] = True
     after: ClassVar[str] = ""
+    deferred: int = 0
 
     @classmethod
     def fits(cls, target: str) -> bool:
