@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import loky
 import torch
@@ -19,17 +19,20 @@ from centersmooth.gathering import Collector, Collects, Setting, Shared
 from centersmooth.metrics.base import TILE_ENTRIES
 from centersmooth.noise import Enumerable
 from centersmooth.sampling import Sampler, evaluating
-from csrun.models import build_model
+from csrun.models import build_model, model_spec
 from csrun.models.precision import in_precision
 from csrun.plan import CellPlan, Plan, check
 from csrun.registry import entry_of, names_of
 from csrun.system.memory import held, keep_freed_memory
+from csrun.training.checkpoints import Training, fresh_model, train
 
 _PROBE_BLOCKS, _PROBE_SECONDS = 9, 1.0
-"""How long a model is timed for an estimate; certifiers and centers a quarter of that, three or four times."""
+"""How long a model is timed for an estimate; certifiers, centers and trainings a quarter of that, up to four times."""
 
 _WORKER_SECONDS = 4.0
 """Seconds of a core that a starting worker takes for its imports, by measurement."""
+
+_Prepared = TypeVar("_Prepared")
 
 _CENTERS = ("center", "center_free")
 """Certifiers whose search takes time beside the passes."""
@@ -108,7 +111,7 @@ class _Probe(NamedTuple):
 
 
 def estimate(plan: Plan) -> list[Cost]:
-    """Cost of each cell as if no point of it were done, from timing each model and metric for a moment.
+    """Cost of each cell as if no point of it were done, from timing each model, metric and training for a moment.
 
     Points and trainings are shared out among the workers; attacks are carried out by the driver alone.
     """
@@ -116,16 +119,16 @@ def estimate(plan: Plan) -> list[Cost]:
     first = {cell.model: cell for cell in reversed(plan.cells)}
     probes = {name: _probe(plan, cell) for name, cell in first.items()}
     missing = set(plan.to_train())
+    image_seconds = {_kind(one): _image_seconds(plan, one) for one in {_kind(one): one for one in missing}.values()}
     at_once = min(plan.workers, loky.cpu_count())
     training_workers = max(1, min(at_once, len(missing)))
     costs: list[Cost] = []
     for cell in plan.cells:
         own = missing.intersection(cell.training.chain if cell.training else ())
-        training = sum(one.passes for one in own)
+        training_seconds = sum(image_seconds[_kind(one)] * one.epochs * one.images for one in own) / training_workers
         missing -= own
         probe, points = probes[cell.model], len(plan.points)
         passes, attack_passes = (plan.passes_of_point + probe.support) * points, plan.attack_passes(cell)
-        training_seconds = training * probe.pass_seconds / training_workers
         apart = points * (probe.centers_seconds + probe.bound_seconds)
         computed = (_passes_in_blocks(plan) + probe.support) * points
         seconds = training_seconds + (computed * probe.pass_seconds + apart) / at_once
@@ -133,11 +136,29 @@ def estimate(plan: Plan) -> list[Cost]:
         if plan.workers > 1 and not costs:
             seconds += plan.workers * _WORKER_SECONDS / at_once
         evidence = _evidence_bytes(plan, cell, probe)
-        disk = evidence + (probe.model_bytes if training else 0)
+        disk = evidence + (probe.model_bytes if own else 0)
         rows = points * len(cell.pairs) * probe.rules
         memory = _memory_bytes(plan, probe) + evidence + rows * _ROW_BYTES  # the driver has all of them to write tables
         costs.append(Cost(passes + attack_passes, seconds, training_seconds, disk, memory))
     return costs
+
+
+def _kind(training: Training) -> tuple[object, ...]:
+    """What decides how long an image takes in training."""
+    return training.model, training.method, training.parameters, training.batch_size
+
+
+def _image_seconds(plan: Plan, training: Training) -> float:
+    """Seconds of an image in training, by epochs of one batch; the first one, which reads the data, does not count."""
+    model = fresh_model(training, model_spec(training.model), plan.data)
+
+    def epoch_of(size: int) -> None:
+        few = replace(training, epochs=1, images=size, batch_size=size)
+        train(model, few, plan.data, lambda images: None)
+
+    epoch_of(1)
+    size, seconds = _timed(lambda size: size, epoch_of, min(training.batch_size, training.images), _PROBE_SECONDS)
+    return seconds / size
 
 
 def _passes_in_blocks(plan: Plan) -> int:
@@ -309,19 +330,22 @@ def _center_seconds(metric: Metric, outputs: Tensor, budget: Budget) -> float:
 
 
 def _timed(
-    prepare: Callable[[int], Tensor], compute: Callable[[Tensor], object], most: int, first: int = _PROBE_FIRST
+    prepare: Callable[[int], _Prepared],
+    compute: Callable[[_Prepared], object],
+    most: int,
+    moment: float = _PROBE_SECONDS / 4,
 ) -> tuple[int, float]:
     """Time a computation at ``most``, or at the first size, doubled each time, that takes a moment.
 
     The lesser of two times: the first one of a size has memory cleared.
     """
-    size, started = min(first, most), time.perf_counter()
+    size, started = min(_PROBE_FIRST, most), time.perf_counter()
     while True:
         prepared, ends = prepare(size), [time.perf_counter()]
         for _ in range(2):
             compute(prepared)
             ends.append(time.perf_counter())
-        if size == most or ends[-1] - started > _PROBE_SECONDS / 4:
+        if size == most or ends[-1] - started > moment:
             return size, min(ends[1] - ends[0], ends[2] - ends[1])
         size = min(2 * size, most)
 

@@ -430,11 +430,12 @@ def test_estimates_count_the_workers(monkeypatch):
     """Each holds a point; the time is shared out, but for what the driver does alone: attacks."""
     probe = _Probe(1e-3, 0.5, {"tv": 0.25}, 0.0, 10**6, 10**6, 10**6, 8, 10**6, 10**9, 0)
     monkeypatch.setattr("csrun.cost._probe", lambda plan, cell: probe)
+    monkeypatch.setattr("csrun.cost._image_seconds", lambda plan, training: 3e-3)
     monkeypatch.setattr("loky.cpu_count", lambda: 4)
     small = (*SMALL, "points.count=8")
     (one,), (four,) = (estimate(make_plan(compose(*small, f"workers={count}"))) for count in (1, 4))
     plan = make_plan(compose(*small))
-    training = 3 * 100 * 1e-3
+    training = 100 * 3e-3
     passes = 8 * ((64 + 384 + 384) * 1e-3 + 0.5)  # whole blocks of 64
     assert one.seconds == pytest.approx(training + passes)
     start = cost._WORKER_SECONDS
@@ -454,6 +455,7 @@ def test_estimates_count_the_workers(monkeypatch):
 
 def test_estimates_count_shared_memory_once_and_the_start_of_workers_in_the_first_cell(monkeypatch):
     process, shared = 10**9, 4 * 10**8
+    monkeypatch.setattr("csrun.cost._image_seconds", lambda plan, training: 3e-3)
     monkeypatch.setattr("loky.cpu_count", lambda: 4)
     found = {}
     for of_it in (0, shared):

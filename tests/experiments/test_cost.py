@@ -159,3 +159,23 @@ def test_passes_are_computed_in_whole_blocks():
 def test_a_metric_takes_no_time_where_no_certifier_is_built_from_it(slow_metric):
     (cost,) = estimate(make_plan(compose(*slow_metric, "certifiers=[percentile]")))
     assert cost.seconds == 0
+
+
+def test_a_training_takes_the_time_of_its_images_whatever_its_passes_are(monkeypatch):
+    done = []
+
+    def train(model, training, data, step_done):
+        done.append(training.images)
+        CLOCK.now += 0.5 + 1e-3 * training.images  # what a step takes of any size, and what an image does
+
+    monkeypatch.setattr("csrun.cost.train", train)
+    some = [
+        "experiment=label_digits",
+        "budget=smoke",
+        "grid.scale=[0.25,0.5]",
+        "train.images=400",
+        "train.batch_size=100",
+    ]
+    costs = estimate(make_plan(compose(*some, "train=smoothadv", "train.epochs=3", "workers=1")))
+    assert [cost.training_seconds for cost in costs] == [pytest.approx(3 * 400 * (0.504 / 4))] * 2
+    assert done == [1, 4, 4]  # once for both scales, and no more, as these took a second
