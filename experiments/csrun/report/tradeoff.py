@@ -61,7 +61,8 @@ def figure_of_tradeoff(lines: pd.DataFrame, metric: str, footer: Sequence[str]) 
             name = f"{NAMES.get(model, model)}, {NAMES.get(dataset, dataset)}"
             ax.set_title(f"{name}\n{entry_of(certifier).label} ({rule}), ε = {number(eps)}")
             ax.set_xlabel(label)
-    figure.axes[0].legend(frameon=False)
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=2 * len(panels), frameon=False)
     text: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6, "color": "#666666", "linespacing": 1.3}
     figure.text(0.5, 0.04 / height, "\n".join(small), **text)
     return figure
