@@ -439,7 +439,7 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
     Returns
     -------
     rich.table.Table
-        Fits 100 columns with up to four rules; the caption counts the rules left to the summary file.
+        Fits 100 columns with up to four rules, 103 where a method of training has a long name; the caption counts the rules left to the summary file.
     """
     from rich import box
     from rich.table import Table
@@ -461,7 +461,7 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
     table.add_column("model", max_width=13 if compact else 21)
     table.add_column("metric")
     if with_training:
-        table.add_column("trained", max_width=16 if max(map(len, trainings)) > 20 else 11, overflow="fold")
+        table.add_column("trained", max_width=18 if max(map(len, trainings)) > 20 else 11, overflow="fold")
     counts = ("ab-\nstained", "vac-\nuous") if compact else ("abstained", "vacuous")
     for name in (swept, "eps", *_rule_headers(shown), "error", *counts):
         table.add_column(name, justify="right")
@@ -476,7 +476,8 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
     keys = ["model", "dataset", "metric", "training", swept, "eps", "train"]
     for key, group in lines.groupby(keys, dropna=False, sort=False):
         cells = _line_cells(group, drawn, shown, swept, with_failed)
-        block = (f"{key[0]} {key[1]}", *key[2 : 4 if with_training else 3])
+        trained = (key[3].removeprefix("by ").replace("[", "\n["),) if with_training else ()
+        block = (f"{key[0]} {key[1]}", key[2], *trained)
         if before and block != before:
             table.add_section()
         changed = [index for index, name in enumerate(block) if before[index : index + 1] != (name,)]
