@@ -240,7 +240,7 @@ def test_manifest_is_checked_and_completed(tmp_path):
 
 
 def printed(rows, folder, **changes):
-    console = Console(width=100, file=io.StringIO(), color_system=None)
+    console = Console(width=100, file=io.StringIO(), color_system=None, markup=False)
     manifest = {**MANIFEST, **changes}
     console.print(render(summarise(read_rows(write(folder, rows, manifest))), read_manifest(folder)))
     return console.file.getvalue()
@@ -290,6 +290,14 @@ def test_rendering_says_how_the_model_was_trained_and_what_failed(tmp_path):
     assert "with noise" in text
     assert "without" in text
     assert "failed" in text
+
+
+def test_a_method_of_training_stands_in_whole_above_its_parameters(tmp_path):
+    trainings = ("output_consistency@0.5", "output_consistency[weight=16]@0.5")
+    rows = pd.concat([rows_of([1.0], train=train) for train in trainings])
+    words = printed(rows, tmp_path, curve="training").split()
+    assert words.count("output_consistency") == 2
+    assert words.count("[weight=16]") == 1
 
 
 def test_the_scale_replaces_h(tmp_path):

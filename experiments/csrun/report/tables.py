@@ -439,7 +439,8 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
     Returns
     -------
     rich.table.Table
-        Fits 100 columns with up to four rules, 103 where a method of training has a long name; the caption counts the rules left to the summary file.
+        Fits 100 columns with up to four rules, 103 where a method of training has a long name; the caption counts the
+        rules left to the summary file.
     """
     from rich import box
     from rich.table import Table
