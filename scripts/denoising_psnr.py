@@ -26,7 +26,7 @@ from csrun.models.denoisers import Denoised
 from csrun.plan import Plan, make_plan
 from csrun.system.progress import Display
 from csrun.training.methods.base import with_noise
-from csrun.training.methods.denoising import PATCH, patches
+from csrun.training.methods.denoise_mse import PATCH, patches
 
 IMAGES, BATCH = 50, 16
 

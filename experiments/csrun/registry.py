@@ -702,12 +702,12 @@ METHODS = {
         },
     ),
     "output_consistency": MethodEntry(
-        "csrun.training.methods.outputs:OutputConsistency",
+        "csrun.training.methods.output_consistency:OutputConsistency",
         "loss of noisy inputs, and the variance of outputs",
         parameters={"weight": _weight(1), "draws": _draws(2, least=2)},
     ),
     "output_adversary": MethodEntry(
-        "csrun.training.methods.outputs:OutputAdversary",
+        "csrun.training.methods.output_adversary:OutputAdversary",
         "the same loss also where the smoothed output moves most",
         parameters={
             "weight": _weight(1, "factor of the loss at the adversary"),
@@ -717,7 +717,7 @@ METHODS = {
         },
     ),
     "output_mix": MethodEntry(
-        "csrun.training.methods.outputs:OutputMix",
+        "csrun.training.methods.output_mix:OutputMix",
         "mixes of inputs with such adversaries, of outputs with their mean",
         parameters={
             "weight": _weight(1, "factor of the loss of the mix"),
@@ -727,21 +727,21 @@ METHODS = {
         },
     ),
     "spectral": MethodEntry(
-        "csrun.training.methods.outputs:Spectral",
+        "csrun.training.methods.spectral:Spectral",
         "the same loss, and the top eigenvalue of outputs' covariance",
         parameters={"weight": _weight(1), "draws": _draws(4, least=2)},
     ),
     "denoise_mse": MethodEntry(
-        "csrun.training.methods.denoising:DenoiseMSE", "a denoiser: squared error of denoised images"
+        "csrun.training.methods.denoise_mse:DenoiseMSE", "a denoiser: squared error of denoised images"
     ),
     "denoise_stability": MethodEntry(
-        "csrun.training.methods.denoising:DenoiseStability",
+        "csrun.training.methods.denoise_stability:DenoiseStability",
         "a denoiser: cross entropy of the fixed model's own classes",
     ),
     "denoise_both": MethodEntry(
-        "csrun.training.methods.denoising:DenoiseBoth", "the same, started from the denoiser of denoise_mse"
+        "csrun.training.methods.denoise_both:DenoiseBoth", "the same, started from the denoiser of denoise_mse"
     ),
-    "diffusion": MethodEntry("csrun.training.methods.denoising:Diffusion", "a diffusion model (Ho et al. 2020)"),
+    "diffusion": MethodEntry("csrun.training.methods.diffusion:Diffusion", "a diffusion model (Ho et al. 2020)"),
 }
 """Training methods, classes whose arguments are their parameters; see `csrun.training.methods.Method`."""
 

@@ -30,7 +30,9 @@ from csrun.plan import make_plan
 from csrun.report.published import request_at_any_version
 from csrun.training import state as state_module
 from csrun.training.checkpoints import Report, Training, fresh_model, obtain, train_checkpoint, training_of
-from csrun.training.methods.denoising import DenoiseMSE, DenoiseStability, Diffusion, patches
+from csrun.training.methods.denoise_mse import DenoiseMSE, patches
+from csrun.training.methods.denoise_stability import DenoiseStability
+from csrun.training.methods.diffusion import Diffusion
 
 GAUSSIAN = {"name": "gaussian"}
 METHODS = ["denoise_mse", "denoise_stability", "denoise_both", "diffusion"]

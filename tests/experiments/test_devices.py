@@ -13,7 +13,7 @@ from csrun.metrics.perceptual import LPIPS
 from csrun.models import MODELS
 from csrun.registry import MODELS as PACKAGES
 from csrun.training.checkpoints import kind_of
-from csrun.training.methods.denoising import patches
+from csrun.training.methods.denoise_mse import patches
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there: nothing to pretend")
 

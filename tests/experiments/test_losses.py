@@ -20,7 +20,8 @@ from csrun.registry import METHODS
 from csrun.training.checkpoints import fresh_model, kind_of, train_checkpoint, training_of
 from csrun.training.gradients import Tape
 from csrun.training.methods.adversaries import SameDraws, fixed_layers, norms, other_draws
-from csrun.training.methods.outputs import OutputAdversary, top_eigenvalue
+from csrun.training.methods.output_adversary import OutputAdversary
+from csrun.training.methods.spectral import top_eigenvalue
 from csrun.training.names import complete, method_named
 
 SIGMA, KEY, IMAGES, CLASSES = 0.5, 11, 3, 4

@@ -1,4 +1,4 @@
-"""Training for small certificates of structured outputs: what the smoothed output moves by, as part of the loss.
+"""What training methods share that have the movement of a smoothed, structured output as part of the loss.
 
 Each loss is that of the noisy inputs (mean squared error against examples, cross entropy against labels) plus a weight
 times a regulariser. Distances are in l2: between outputs, or between the class probabilities where labels are learned;
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,7 +24,6 @@ from csrun.training.methods.adversaries import (
     ascend,
     fixed_layers,
     norms,
-    other_draws,
     within,
 )
 from csrun.training.methods.base import (
@@ -37,9 +36,7 @@ from csrun.training.methods.base import (
     outputs_of,
     repeated,
 )
-from csrun.training.methods.classes import divergence, mean_cross_entropy
-
-_POWER_STEPS: Final = 10
+from csrun.training.methods.classes import mean_cross_entropy
 
 
 def fit(outputs: Tensor, y: Tensor) -> Tensor:
@@ -55,7 +52,7 @@ def values(outputs: Tensor, y: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Regularised(SeveralDraws):
+class Regularised(SeveralDraws):
     """A method that adds ``weight`` times a function of the ``draws`` outputs of each input to their loss."""
 
     weight: float
@@ -72,42 +69,8 @@ class _Regularised(SeveralDraws):
         return fit(outputs, y) + self.weight * self.regulariser(values(outputs, y), draws)
 
 
-class OutputConsistency(_Regularised):
-    """The loss of noisy inputs, and ``weight`` times the variance of the output under the noise, from ``draws``."""
-
-    def regulariser(self, samples: Tensor, draws: Draws) -> Tensor:
-        return samples.var(dim=0).mean()
-
-
-class Spectral(_Regularised):
-    """The loss of noisy inputs, and ``weight`` times the top eigenvalue of the output's covariance under the noise.
-
-    That is the variance in the direction in which the output varies most, which bounds how far a Gaussian shift moves
-    its mean; the covariance is that of ``draws`` outputs of one input.
-    """
-
-    def regulariser(self, samples: Tensor, draws: Draws) -> Tensor:
-        rows = samples.transpose(0, 1).flatten(2)
-        return (top_eigenvalue(rows, draws) / rows.shape[2]).mean()
-
-
-def top_eigenvalue(samples: Tensor, draws: Draws) -> Tensor:
-    """The top eigenvalue of the covariance of each input's samples: ``(b, m, D) -> (b,)``.
-
-    By power iteration on the ``m x m`` matrix of inner products, which has the same one. The gradient is that of the
-    quadratic form at the vector found, which is the eigenvalue's own at an eigenvector.
-    """
-    centred = samples - samples.mean(dim=1, keepdim=True)
-    products = centred @ centred.transpose(1, 2) / (samples.shape[1] - 1)
-    with torch.no_grad():
-        vector = draws.normal((*products.shape[:2], 1)).to(products.dtype)
-        for _ in range(_POWER_STEPS):
-            vector = torch.nn.functional.normalize(products @ vector, dim=1)
-    return (vector.transpose(1, 2) @ products @ vector).flatten()
-
-
 @dataclass(frozen=True)
-class _AgainstMovement(Adversarial):
+class AgainstMovement(Adversarial):
     """A method with an adversary that moves the smoothed output, the mean over the draws, within ``h`` scales in l2.
 
     It starts in a random direction, as the gradient is 0 where nothing has moved, at ``radius/steps``, and goes on in
@@ -141,42 +104,3 @@ class _AgainstMovement(Adversarial):
                     lambda inputs: x + within(inputs - x, radius),
                 )
         return found
-
-
-@dataclass(frozen=True)
-class OutputAdversary(_AgainstMovement):
-    """The loss of noisy inputs, and ``weight`` times the same loss at the adversary."""
-
-    def loss(self, model: BaseModel, x: Tensor, y: Tensor, noise: Noise | None, draws: Draws, epoch: int) -> Tensor:
-        assert noise is not None  # a noisy method is given its law
-        outputs = SameDraws(model, noise, draws, self.draws)
-        adversary = self.adversary(outputs, x, y, other_draws(draws))
-        return fit(outputs(x), y) + self.weight * fit(outputs(adversary), y)
-
-
-@dataclass(frozen=True)
-class OutputMix(_AgainstMovement):
-    """The loss of noisy inputs, and ``weight`` times that of mixes of inputs with their adversaries.
-
-    As in SmoothMix, with ``lam`` uniform in [0, 1/2) for each image: the mix ``(1 - lam) x + lam x_adv`` is to have the
-    output ``(1 - lam) g(x) + lam u``. ``g`` is the smoothed output, through which the gradient goes as well, and ``u``
-    an output that knows nothing: the mean of the batch's targets, or equal probabilities of all classes.
-    """
-
-    def loss(self, model: BaseModel, x: Tensor, y: Tensor, noise: Noise | None, draws: Draws, epoch: int) -> Tensor:
-        assert noise is not None  # a noisy method is given its law
-        outputs = SameDraws(model, noise, draws, self.draws)
-        others = other_draws(draws)
-        adversary = self.adversary(outputs, x, y, others)
-        share = others.uniform((len(x),)).to(x.dtype) / 2
-        of_input = share.view(-1, *[1] * (x.ndim - 1))
-        at_x, at_mix = outputs(x), outputs((1 - of_input) * x + of_input * adversary)
-        smoothed = values(at_x, y).mean(dim=0)
-        of_output = share.view(-1, *[1] * (smoothed.ndim - 1))
-        uninformed = y.mean(dim=0) if y.is_floating_point() else 1 / smoothed.shape[1]
-        target = (1 - of_output) * smoothed + of_output * uninformed
-        if y.is_floating_point():
-            apart = (at_mix - target).square().mean()
-        else:
-            apart = divergence(target, target.clamp(min=1e-20).log(), at_mix.log_softmax(dim=2)).mean()
-        return fit(at_x, y) + self.weight * apart
