@@ -1,4 +1,4 @@
-"""What methods share that train a denoiser in front of a fixed model (Salman et al. 2020)."""
+"""The base of methods that train a denoiser in front of a fixed model (Salman et al. 2020)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What training methods share that have the movement of a smoothed, structured output as part of the loss.
+"""The bases of methods that have the movement of a smoothed, structured output as part of the loss.
 
 Each loss is that of the noisy inputs (mean squared error against examples, cross entropy against labels) plus a weight
 times a regulariser. Distances are in l2: between outputs, or between the class probabilities where labels are learned;
@@ -18,14 +18,7 @@ from torch.nn.functional import mse_loss
 from centersmooth import Noise
 from centersmooth.draws import Draws
 from csrun.models.base import BaseModel
-from csrun.training.methods.adversaries import (
-    Adversarial,
-    SameDraws,
-    ascend,
-    fixed_layers,
-    norms,
-    within,
-)
+from csrun.training.methods.adversaries import Adversarial, SameDraws, ascend, fixed_layers, norms, within
 from csrun.training.methods.base import (
     BACKWARD,
     FORWARD,
