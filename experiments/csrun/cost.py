@@ -27,7 +27,8 @@ from csrun.system.memory import held, keep_freed_memory
 from csrun.training.checkpoints import Training, fresh_model, train
 
 _PROBE_BLOCKS, _PROBE_SECONDS = 9, 1.0
-"""How long a model is timed for an estimate; certifiers, centers and trainings a quarter of that, up to four times."""
+"""How long a model, or a training, is timed for an estimate; certifiers and centers a quarter of that, three or four
+times."""
 
 _WORKER_SECONDS = 4.0
 """Seconds of a core that a starting worker takes for its imports, by measurement."""
@@ -119,7 +120,8 @@ def estimate(plan: Plan) -> list[Cost]:
     first = {cell.model: cell for cell in reversed(plan.cells)}
     probes = {name: _probe(plan, cell) for name, cell in first.items()}
     missing = set(plan.to_train())
-    image_seconds = {_kind(one): _image_seconds(plan, one) for one in {_kind(one): one for one in missing}.values()}
+    kinds = {_kind(training): training for training in missing}
+    image_seconds = {kind: _image_seconds(plan, training) for kind, training in kinds.items()}
     at_once = min(plan.workers, loky.cpu_count())
     training_workers = max(1, min(at_once, len(missing)))
     costs: list[Cost] = []
@@ -151,13 +153,14 @@ def _kind(training: Training) -> tuple[object, ...]:
 def _image_seconds(plan: Plan, training: Training) -> float:
     """Seconds of an image in training, by epochs of one batch; the first one, which reads the data, does not count."""
     model = fresh_model(training, model_spec(training.model), plan.data)
+    most = min(training.batch_size, training.images)
 
     def epoch_of(size: int) -> None:
         few = replace(training, epochs=1, images=size, batch_size=size)
         train(model, few, plan.data, lambda images: None)
 
-    epoch_of(1)
-    size, seconds = _timed(lambda size: size, epoch_of, min(training.batch_size, training.images), _PROBE_SECONDS)
+    epoch_of(min(_PROBE_FIRST, most))
+    size, seconds = _timed(lambda size: size, epoch_of, most, _PROBE_SECONDS)
     return seconds / size
 
 

@@ -194,7 +194,7 @@ def training_of(
     if epochs <= objective.deferred:
         raise RunError(
             f"train.epochs is {epochs}: expected more than the first {objective.deferred}, in which a part of the loss "
-            f"of '{method}' does not count, or another deferred"
+            f"of '{method}' does not count, or a smaller deferred"
         )
     if not kind.noisy and law.clean(example).shape == example.shape:
         asked, scale = (), 0.0
