@@ -225,8 +225,12 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
     check(plan, cell, model, certifiers)
     asked = [one for key, one in certifiers.items() if names_of(key)[0] in config.certifiers]
     sources = list(dict.fromkeys(metric.source for metric in metrics.values()))
-    sampler = Sampler(model, cell.noise, config.forward_block, config.forward_block)
     x = plan.input(model, 0)
+    started = time.perf_counter()
+    law = cell.noise.at(x)
+    law.required_mass(0.5, max(pair.eps for pair in cell.pairs))
+    bound_seconds = time.perf_counter() - started
+    sampler = Sampler(model, law, config.forward_block, config.forward_block)
     with evaluating(model):
         output = sampler.base_output(x)
         features = {metric: metric.features(output[None]) for metric in sources}
@@ -239,10 +243,6 @@ def _probe(plan: Plan, cell: CellPlan) -> _Probe:
         centers = {m: s * (1 + (1 + 1 / BLOCK) / BLOCK if m.has_means else 1) for m, s in centers.items()}
     model_bytes = sum(tensor.nbytes for tensor in model.state_dict().values() if isinstance(tensor, Tensor))
     center_seconds = {name: centers[metrics[name].source] for name in config.metrics}
-    started = time.perf_counter()
-    law = cell.noise.at(x)
-    law.required_mass(0.5, max(pair.eps for pair in cell.pairs))
-    bound_seconds = time.perf_counter() - started
     apart = any(entry_of(name).apart for name in config.certifiers)
     support = law.support_size() if apart and isinstance(law, Enumerable) else 0
     rules = sum(len(one.rules) for one in asked)

@@ -179,3 +179,10 @@ def test_a_training_takes_the_time_of_its_images_whatever_its_passes_are(monkeyp
     costs = estimate(make_plan(compose(*some, "train=smoothadv", "train.epochs=3", "workers=1")))
     assert [cost.training_seconds for cost in costs] == [pytest.approx(3 * 400 * (0.504 / 4))] * 2
     assert done == [4, 4, 4]  # once for both scales, and no more, as these took a second
+
+
+def test_a_law_that_depends_on_the_size_of_the_image_is_estimated_with_all_its_noisy_inputs():
+    asked = ["experiment=tv_digits", "budget=smoke", "noise=patch", "grid.eps=[1]", "grid.h=null", "grid.scale=[4]"]
+    plan = make_plan(compose(*asked, "models=[autoencoder]", "train=none", "points.count=2"))
+    (cost,) = estimate(plan)
+    assert cost.passes == 2 * (plan.passes_of_point + 8 * 8)
