@@ -146,7 +146,7 @@ def estimate(plan: Plan) -> list[Cost]:
 
 
 def _kind(training: Training) -> tuple[object, ...]:
-    """What decides how long an image takes in training."""
+    """The parts of a training that decide how long an image takes in it."""
     return training.model, training.method, training.parameters, training.batch_size
 
 
