@@ -839,15 +839,22 @@ def default_rules(present: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
     Parameters
     ----------
     present : iterable of (str, str)
-        Certifiers and rules in their order in a table: of a user's own the last one is taken.
+        Certifiers and rules in their order in a table: of a certifier in it the sharpest that it has there, of a user's
+        own the last one.
 
     Examples
     --------
-    >>> default_rules([("mine:certifier", "run"), ("mine:certifier", "map")])["mine:certifier"]
-    'map'
+    >>> rules = default_rules([("mine:certifier", "run"), ("mine:certifier", "map"), ("mean", "local")])
+    >>> rules["mine:certifier"], rules["mean"], rules["center"]
+    ('map', 'local', 'measured')
     """
-    own = {certifier: rule for certifier, rule in present if certifier not in CERTIFIERS}
-    return {name: entry.rules[-1] for name, entry in CERTIFIERS.items()} | own
+    there = list(present)
+    own = {certifier: rule for certifier, rule in there if certifier not in CERTIFIERS}
+    sharpest = {
+        name: next((rule for rule in reversed(entry.rules) if (name, rule) in there), entry.rules[-1])
+        for name, entry in CERTIFIERS.items()
+    }
+    return sharpest | own
 
 
 _IN_KEYS = str.maketrans(".:", "-+")

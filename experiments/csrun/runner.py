@@ -321,8 +321,9 @@ def _noisy(store: CellStore, points: Sequence[int], inputs: NDArray[np.float32])
 
 
 def _baselines(plan: Plan) -> list[dict[str, Any]]:
-    """Figure 6's lines, for models with outputs in [0, 1]; they output images of the size of the data."""
-    served = plan.has_noise_of_the_paper and all(cell.spec.trained for cell in plan.cells)
+    """Figure 6's lines, for models that are trained to give back the data, whose numbers lie in [0, 1]."""
+    specs = [cell.spec for cell in plan.cells]
+    served = plan.has_noise_of_the_paper and all(spec.trained and spec.target == "examples" for spec in specs)
     if "l2" not in plan.config.metrics or not served:
         return []
     return l2_baselines(math.prod(plan.data.shape), (pair.h for cell in plan.cells for pair in cell.pairs))
@@ -337,6 +338,7 @@ def _paper_counts(config: Config) -> dict[str, int]:
 
 def _report(folder: Path, display: Display) -> list[Path]:
     """Write the summary and the figures, print the table; returns the files of the experiment."""
+    from csrun.report.attacked import attacks_table
     from csrun.report.labels import CLASSIFIER, classes_table, write_classes
     from csrun.report.plots import draw
     from csrun.report.segmentation import draw_segmentation
@@ -354,9 +356,10 @@ def _report(folder: Path, display: Display) -> list[Path]:
         title = titled(manifest["title"], manifest["threat"], manifest["units"])
         display.console.print(classes_table(rows, title))
     if not classes or manifest["metrics"] != [CLASSIFIER]:
-        display.console.print(render(summary, manifest))
-    if (texts := texts_table(folder, manifest)) is not None:
-        display.console.print(texts)
+        display.console.print(*render(summary, manifest), sep="\n")
+    for table in (texts_table(folder, manifest), attacks_table(folder, manifest)):
+        if table is not None:
+            display.console.print(table)
     tables = (SLIP_FILE, ATTACK_FILE, IOU_FILE, TEXTS_FILE, TRUTH_FILE)
     extra = [folder / name for name in tables if (folder / name).is_file()]
     return [folder / "certificates.csv", folder / "summary.csv", folder / "manifest.json", *classes, *extra, *figures]

@@ -24,6 +24,7 @@ from csrun.report.tables import (
     ATTACK_FILE,
     KEYS,
     RULE,
+    of_rule,
     quantile,
     read_attacks,
     read_manifest,
@@ -187,8 +188,8 @@ def test_the_note_gives_shares_of_the_certificate():
 def test_the_figure_and_the_end_table_show_what_was_found(kept, run_small):
     folder = run_small(*QUICK).folder
     manifest, rows = read_manifest(folder), read_rows(folder)
-    found = plots._of_figures(read_attacks(folder), ["tv"], manifest["rule"])
-    lead = plots._of_figures(rows, ["tv"], manifest["rule"])
+    found = of_rule(read_attacks(folder), manifest["rule"])
+    lead = of_rule(rows, manifest["rule"])
     attacked = plots._with_attacks(summary_of(lead), found, "attacked")
     (line,) = attacked.to_dict("records")
     assert line["attacked"] == quantile(found["movement"], 0.5) < line["radius_median"]
@@ -199,7 +200,7 @@ def test_the_figure_and_the_end_table_show_what_was_found(kept, run_small):
         h.get_label() for h in plots._legend_handles(drawn, curves, plots.beside(manifest["rule"]))
     ]
     screen = io.StringIO()
-    Console(file=screen, width=200).print(render(summary_of(rows), manifest))
+    Console(file=screen, width=200).print(*render(summary_of(rows), manifest))
     assert "attacked by pgd on 2 points" in screen.getvalue()
 
 

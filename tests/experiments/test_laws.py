@@ -153,7 +153,7 @@ def test_a_run_under_laplace_noise_says_l1(run_small, figures):
     assert manifest["baselines"] == []
     assert layout_of(manifest, "l1").xlabel == "perturbation ε (l1)"
     table = io.StringIO()
-    Console(file=table, width=100).print(render(summarise(rows), manifest))
+    Console(file=table, width=100).print(*render(summarise(rows), manifest))
     assert "eps in l1" in table.getvalue()
     assert list(folder.glob("radius_tv.png"))
     with pytest.raises(

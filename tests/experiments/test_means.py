@@ -131,7 +131,7 @@ def test_the_end_table_and_the_estimate_count_it(kept, run_small):
     folder = run_small(MEAN).folder
     screen = io.StringIO()
     manifest = json.loads((folder / "manifest.json").read_text())
-    Console(file=screen, width=200).print(render(summarise(read_rows(folder)), manifest))
+    Console(file=screen, width=200).print(*render(summarise(read_rows(folder)), manifest))
     assert "spectral" in screen.getvalue()
     screen = io.StringIO()
     dry_run(compose(*SMALL, MEAN), Display(Console(file=screen, width=300)))

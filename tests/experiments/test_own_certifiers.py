@@ -191,5 +191,5 @@ def test_a_key_names_one_certifier_and_one_metric(certifier, metric):
 def test_the_report_knows_an_own_certifier_by_its_rows_alone():
     """It imports nothing for it: of its rules the last leads, in the order of the file."""
     present = [("mine:f", "run"), ("center", "paper"), ("mine:f", "map"), ("mine:f", "run"), ("mine:f", "map")]
-    assert default_rules(present) == default_rules() | {"mine:f": "map"}
+    assert default_rules(present) == default_rules() | {"mine:f": "map", "center": "paper"}
     assert (entry_of("mine:f").label, entry_of("mine:f").details) == ("mine:f", ())

@@ -22,6 +22,7 @@ from csrun.report.tables import (
     MEAN_RULE,
     PAPER_RULE,
     SHARPER_RULE,
+    of_rule,
     read_manifest,
     read_rows,
     summarise,
@@ -54,7 +55,7 @@ def figure_of(folder, metric="tv"):
     summary, curves = plots._with_curves(summarise(rows), layout)
     with plots.style():
         lines = summary[summary["metric"] == metric]
-        return plots._figure(lines, metric, curves, layout, plots.footer_lines(rows, manifest))
+        return plots._figure(lines, metric, curves, layout, plots.footer_lines(rows, manifest, manifest["rule"]))
 
 
 def drawn(ax, color, linestyle="-"):
@@ -88,7 +89,7 @@ def test_the_sharper_rule_is_a_dotted_curve_beside_the_papers(tmp_path):
     rows, rule = both.reset_index(drop=True), SHARPER_RULE
     folder = write(tmp_path / "a", rows)
     (one,) = [one for one in plots.beside(MANIFEST["rule"]) if one.rule == rule]
-    main, side = (summarise(plots._of_figures(read_rows(folder), ["tv"], r)) for r in (MANIFEST["rule"], rule))
+    main, side = (summarise(of_rule(read_rows(folder), r)) for r in (MANIFEST["rule"], rule))
     merged = plots._with_medians(main, side, one.column)
     assert merged[one.column].tolist() == [0.5 * h for h in merged["h"]]
     assert set(merged["status"]) == {"ok", "abstains", "infeasible"}
@@ -109,7 +110,7 @@ def test_the_local_bound_of_the_mean_is_a_curve_of_its_own(tmp_path):
     rows = pd.concat([rows_of(GRID), rows_of(mean, **MEAN_RULE)]).reset_index(drop=True)
     folder = write(tmp_path / "a", rows)
     (one,) = [one for one in plots.beside(MANIFEST["rule"]) if one.rule == MEAN_RULE]
-    main, side = (summarise(plots._of_figures(read_rows(folder), ["tv"], r)) for r in (MANIFEST["rule"], MEAN_RULE))
+    main, side = (summarise(of_rule(read_rows(folder), r)) for r in (MANIFEST["rule"], MEAN_RULE))
     merged = plots._with_medians(main, side, one.column)
     assert merged[one.column].tolist() == [0.2 * h for h in merged["h"]]
     with plots.style():
@@ -133,7 +134,7 @@ def drawn_figures(folder, monkeypatch):
 def attacks_of(rule, movement, **changes):
     """One attacked point at each place of the grid at h = 1."""
     rows = rows_of({place: [movement] for place in GRID if place[0] == 1.0}, **rule)
-    return rows.assign(movement=movement, **changes)
+    return rows.assign(**{"movement": movement, "runs": 1, "beyond": 0} | changes)
 
 
 def test_free_centers_and_means_have_curves_and_attacks_of_their_own(tmp_path, monkeypatch):
@@ -385,7 +386,7 @@ def test_the_footer_names_what_is_not_the_papers_rule(tmp_path):
     rows = rows_of({(1.0, 0.2): [1.0], (1.0, 0.4): [2.0]}, n0=30, **rule)
     rows.loc[rows.eps == 0.4, "m"] = 1_000_000
     folder = write(tmp_path, rows, rule=rule, reduced=False, notes=[])
-    assert plots.footer_lines(read_rows(folder), read_manifest(folder)) == [
+    assert plots.footer_lines(read_rows(folder), read_manifest(folder), rule) == [
         "n0 = 30, n = 1,200, m = 2,500 or 1,000,000, Δ = 0.1, 1 point, free centers by the rule measured"
     ]
 
@@ -394,15 +395,16 @@ def test_the_footer_has_the_counts_the_certifier_uses(tmp_path):
     """Rows of the mean have neither candidates nor a slack."""
     rows = rows_of({(1.0, 0.2): [1.0]}, **MEAN_RULE).assign(n0=None, delta=None)
     folder = write(tmp_path, rows, rule=MEAN_RULE, reduced=False, notes=[])
-    assert plots.footer_lines(read_rows(folder), read_manifest(folder)) == [
+    assert plots.footer_lines(read_rows(folder), read_manifest(folder), MEAN_RULE) == [
         "n = 1,200, m = 2,500, 1 point, mean by the rule spectral"
     ]
 
 
-def test_only_the_manifests_rule_is_drawn(tmp_path):
-    other = rows_of({(1.0, 0.2): [50.0], (3.0, 0.4): [70.0]}, rule="exact")
-    alone = write(tmp_path / "a", rows_of(GRID))
-    both = write(tmp_path / "b", pd.concat([other, rows_of(GRID)]))
+def test_no_wider_rule_of_the_same_certifier_is_drawn(tmp_path):
+    wider, exact = rows_of({(1.0, 0.2): [50.0], (3.0, 0.4): [70.0]}), rows_of(GRID, rule="exact")
+    rule = {"certifier": "center", "rule": "exact"}
+    alone = write(tmp_path / "a", exact, rule=rule)
+    both = write(tmp_path / "b", pd.concat([wider, exact]), rule=rule)
     for one, two in zip(plots.draw(alone), plots.draw(both), strict=True):
         assert one.read_bytes() == two.read_bytes()
 
@@ -450,10 +452,41 @@ def test_odd_grids_are_drawn_without_a_warning(tmp_path, grid):
     plots.draw(write(tmp_path, rows))
 
 
-def test_nothing_of_the_rule_is_one_line(experiment):
-    write(experiment, rows_of(GRID, rule="exact"))
-    with pytest.raises(ValueError, match="certifier=center, rule=paper; tv"):
+def test_nothing_in_the_metrics_is_one_line(experiment):
+    write(experiment, rows_of(GRID, metric="l1"))
+    with pytest.raises(ValueError, match=r"metrics to be drawn \(tv\), found none"):
         plots.draw(experiment)
+
+
+def test_a_metric_without_the_rule_is_led_by_its_own_certifiers(tmp_path, monkeypatch):
+    score = {"certifier": "score", "rule": "cdf"}
+    own = rows_of(GRID, metric="", **score)
+    means, centers = rows_of(GRID, metric="l2", **MEAN_RULE), rows_of(GRID, metric="l2")
+    folder = write(tmp_path, pd.concat([own, means, centers]), metrics=["score", "l2"], rule=score)
+    figures = drawn_figures(folder, monkeypatch)
+    footers = {name: figure.texts[0].get_text().replace("\n", " ") for name, figure in figures.items()}
+    assert "mean score by the rule cdf" in footers["radius_score"]
+    assert "centers of the sample by the rule paper" in footers["radius_l2"]
+    assert "mean (spectral)" in legend_of(figures["radius_l2"])
+    assert "mean (spectral)" not in legend_of(figures["radius_score"])
+
+
+def test_certified_accuracy_by_each_rule_for_prototypes(tmp_path, monkeypatch):
+    reach = {"lipschitz": [0.1, 0.2, None], "cdf": [0.3, 0.4, 0.5]}
+    rows = [
+        rows_of(
+            {(1.0, 0.2): [0.0 if one else 1.0 for one in radii]}, metric="", certifier="prototypes", rule=rule
+        ).assign(reach=radii, label=[3, 3, 3], target=[3, 3, 4], p_low=None)
+        for rule, radii in reach.items()
+    ]
+    lead = {"certifier": "prototypes", "rule": "cdf"}
+    folder = write(tmp_path, pd.concat(rows), metrics=["prototypes"], rule=lead)
+    (figure,) = drawn_figures(folder, monkeypatch).values()
+    (ax,) = figure.axes
+    steps = {line.get_label().partition(",")[0]: (list(line.get_xdata()), list(line.get_ydata())) for line in ax.lines}
+    assert steps["lipschitz"][0] == [0, 0.1, 0.2, 0.2]
+    assert steps["cdf"][0] == [0, 0.3, 0.4, 0.4]  # the class of the third point is another
+    assert steps["cdf"][1] == pytest.approx([2 / 3, 2 / 3, 1 / 3, 0])
 
 
 def failing(argv, capsys):

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from csrun.registry import CERTIFIERS
+from csrun.report.attacked import attacks_table
 from csrun.report.tables import (
     COLUMNS,
     SUMMARY_COLUMNS,
@@ -242,8 +243,37 @@ def test_manifest_is_checked_and_completed(tmp_path):
 def printed(rows, folder, **changes):
     console = Console(width=100, file=io.StringIO(), color_system=None, markup=False)
     manifest = {**MANIFEST, **changes}
-    console.print(render(summarise(read_rows(write(folder, rows, manifest))), read_manifest(folder)))
+    console.print(*render(summarise(read_rows(write(folder, rows, manifest))), read_manifest(folder)), sep="\n")
     return console.file.getvalue()
+
+
+def test_each_metric_is_led_by_a_certifier_that_measures_in_it(tmp_path):
+    """One table for the metrics that the manifest's rule leads, one for each other leader; notes at the end alone."""
+    score = {"certifier": "score", "rule": "cdf"}
+    rows = pd.concat([rows_of([0.1, 0.2], metric="l2"), rows_of([0.3, 0.5], metric="", **score)])
+    text = printed(rows, tmp_path, metrics=["l2", "score"], rule=score)
+    first, second = text.split("error, abstained, vacuous: center, paper")
+    assert MANIFEST["title"] in first
+    assert (" l2 " in first, " score " in first) == (True, False)
+    assert "error, abstained, vacuous: score, cdf" in second
+    assert "0.3" in second
+    assert text.count("stand-in data: digits") == second.count("stand-in data: digits") == 1
+
+
+def test_what_attacks_found_stands_beside_the_sharpest_rule_of_each_certifier(tmp_path):
+    ours, mean = {"certifier": "center", "rule": "measured"}, {"certifier": "mean", "rule": "spectral"}
+    rows = [rows_of([4.0, 8.0, 16.0], **rule) for rule in ({}, ours, mean)]
+    folder = write(tmp_path, pd.concat(rows), MANIFEST)
+    assert attacks_table(folder, MANIFEST) is None
+    moved = [1.0, 4.0, None]
+    attacked = pd.concat(one.assign(movement=moved, runs=4, beyond=[0, 1, 0]) for one in rows[:2])
+    attacked.to_csv(folder / "attack.csv", index=False)
+    console = Console(width=100, file=io.StringIO(), color_system=None)
+    console.print(attacks_table(folder, MANIFEST))
+    (line,) = [line.split() for line in console.file.getvalue().splitlines() if "center" in line]
+    assert line[-8:] == ["center", "measured", "1", "0.5", "2", "4", "1", "2"]  # 4 over 1 and 8 over 4: the lower
+    assert "1 of 8 runs at attacked inputs were beyond their radius" in console.file.getvalue()
+    assert "mean" not in console.file.getvalue().replace("medians", "")
 
 
 def test_rendered_words_and_numbers(tmp_path):

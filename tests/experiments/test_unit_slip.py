@@ -89,7 +89,7 @@ def test_the_tables_and_the_figure_say_what_it_is_and_no_certificate_changes(run
     (note,) = manifest["notes"]
     assert note.startswith("NOT a certificate: ")
     screen = io.StringIO()
-    Console(file=screen, width=200).print(render(summary_of(rows), manifest))
+    Console(file=screen, width=200).print(*render(summary_of(rows), manifest))
     assert "NOT a certificate" in screen.getvalue()
     slip = read_unit_slip(finished)
     assert len(slip) > 0

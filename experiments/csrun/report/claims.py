@@ -97,13 +97,24 @@ class Study:
     def conditions(self) -> list[str]:
         """Conditions to know before comparing, in a few words: budget, points, rule, stand-ins."""
         certifier, rule = (self.manifest["rule"][part] for part in RULE)
-        points = self.manifest.get("points")
-        conditions = ["smoke counts" if self.manifest["budget"] == "smoke" else "reduced counts"] * self.reduced
-        conditions += [f"{points} point{'s' * (points != 1)}"] if points else []
         label = "" if certifier == PAPER_RULE["certifier"] else f"{CERTIFIERS[certifier].label}, "
-        conditions += [f"{label}rule {rule}"] * (self.manifest["rule"] != PAPER_RULE)
-        conditions += ["stand-in"] * any("stand" in note for note in self.manifest["notes"])
-        return conditions + ["older method"] * self.older
+        return [*self._counts, *[f"{label}rule {rule}"] * (self.manifest["rule"] != PAPER_RULE), *self._marks]
+
+    @property
+    def conditions_of_all_rules(self) -> list[str]:
+        """Conditions that hold whatever the rule."""
+        return [*self._counts, *self._marks]
+
+    @property
+    def _counts(self) -> list[str]:
+        points = self.manifest.get("points")
+        counts = ["smoke counts" if self.manifest["budget"] == "smoke" else "reduced counts"] * self.reduced
+        return counts + ([f"{points} point{'s' * (points != 1)}"] if points else [])
+
+    @property
+    def _marks(self) -> list[str]:
+        stand_in = any("stand" in note for note in self.manifest["notes"])
+        return ["stand-in"] * stand_in + ["older method"] * self.older
 
     @property
     def marks(self) -> list[str]:

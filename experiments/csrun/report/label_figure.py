@@ -1,4 +1,4 @@
-"""The figure of classes: certified accuracy against radius, and the distribution of the mass of the true class."""
+"""The figure of classes: certified accuracy against radius, and the distribution of the true classes' masses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HIGHEST_MASS = 0.99999
 
 
 def figure_of_classes(cells: Sequence[Classified], symbol: str, xlabel: str, footer: Sequence[str]) -> Figure:
-    """Two panels for each model and data set, a curve for each cell.
+    """A panel for each model and data set, a curve for each cell; a second one for masses, where a rule knows them.
 
     Parameters
     ----------
@@ -36,19 +36,20 @@ def figure_of_classes(cells: Sequence[Classified], symbol: str, xlabel: str, foo
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     panels = [list(panel) for _, panel in groupby(cells, key=lambda cell: (cell.model, cell.dataset))]
-    width, lines = 2 * PANEL_WIDTH, [_numbers(cell, _label(cell, cells, symbol)) for cell in cells]
-    lines += textwrap.wrap(WEAKNESS, int(width * 22)) + [
-        part for one in footer for part in textwrap.wrap(one, int(width * 22))
-    ]
+    across = 1 if any(np.isnan(cell.p_low).any() for cell in cells) else 2
+    width, numbers = across * PANEL_WIDTH, [_numbers(cell, _label(cell, cells, symbol)) for cell in cells]
+    lines = [part for one in (*numbers, WEAKNESS, *footer) for part in textwrap.wrap(one, int(width * 22))]
     below = len(lines) * FOOTER + 0.1
     height = len(panels) * PANEL_HEIGHT + below
     engine = ConstrainedLayoutEngine(rect=(0, below / height, 1, 1 - below / height), w_pad=0.05, h_pad=0.04)
     figure = Figure(figsize=(width, height), layout=engine)
-    for (left, right), panel in zip(figure.subplots(len(panels), 2, squeeze=False), panels, strict=True):
-        _accuracies(left, panel, cells, symbol)
-        left.set_title(f"{NAMES.get(panel[0].model, panel[0].model)}, {NAMES.get(panel[0].dataset, panel[0].dataset)}")
-        left.set_xlabel(xlabel)
-        _masses(right, panel)
+    for axes, panel in zip(figure.subplots(len(panels), across, squeeze=False), panels, strict=True):
+        _accuracies(axes[0], panel, cells, symbol)
+        title = f"{NAMES.get(panel[0].model, panel[0].model)}, {NAMES.get(panel[0].dataset, panel[0].dataset)}"
+        axes[0].set_title(title)
+        axes[0].set_xlabel(xlabel)
+        for right in axes[1:]:
+            _masses(right, panel)
     text: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 6, "color": "#666666", "linespacing": 1.3}
     figure.text(0.5, 0.04 / height, "\n".join(lines), **text)
     return figure
@@ -56,7 +57,8 @@ def figure_of_classes(cells: Sequence[Classified], symbol: str, xlabel: str, foo
 
 def _label(cell: Classified, cells: Sequence[Classified], symbol: str) -> str:
     several = len({one.training for one in cells}) > 1
-    return f"{symbol} = {number(cell.scale)}" + (f", trained {cell.training}" if several and cell.training else "")
+    parts = [cell.rule] * (len({one.rule for one in cells}) > 1) + [f"{symbol} = {number(cell.scale)}"]
+    return ", ".join(parts + [f"trained {cell.training}"] * bool(several and cell.training))
 
 
 def _numbers(cell: Classified, label: str) -> str:

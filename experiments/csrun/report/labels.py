@@ -42,7 +42,8 @@ WEAKNESS = (
 _DOWN = decimal.Context(prec=3, rounding=decimal.ROUND_DOWN)
 """Three significant digits."""
 
-_RULE = "counts"
+CLASSIFIERS = {CLASSIFIER: ("counts",), "prototypes": ("lipschitz", "half_spaces", "cdf")}
+"""Certifiers of classes, and their rules that state for each point the largest ``eps`` certified."""
 
 
 def read_log(path: str | Path) -> pd.DataFrame:
@@ -120,12 +121,17 @@ class Classified(NamedTuple):
 
     Attributes
     ----------
+    certifier, rule : str
+        By which classes were certified.
     p_low : array, shape ``(points,)``
-        Lower limits of the masses of the classes certified; 0 where they are not the true ones.
+        Lower limits of the masses of the classes certified; 0 where they are not the true ones; NaN where the rule
+        knows of none.
     eps : list of float
         The grid of the experiment.
     """
 
+    certifier: str
+    rule: str
     model: str
     dataset: str
     train: str
@@ -161,14 +167,24 @@ class Classified(NamedTuple):
         }
 
 
-def classified(rows: pd.DataFrame) -> list[Classified]:
-    """Every cell of a table of rows in which classes were certified, of points whose true class is known."""
+def classified(rows: pd.DataFrame, certifier: str = CLASSIFIER) -> list[Classified]:
+    """Every cell of a table of rows in which classes were certified, by each rule, of points of known class.
+
+    Parameters
+    ----------
+    certifier : str
+        One of `CLASSIFIERS`.
+    """
     if "target" not in rows:
         return []
-    mine = rows[(rows["certifier"] == CLASSIFIER) & (rows["rule"] == _RULE) & rows["target"].notna()]
-    eps = sorted(set(mine["eps"]))
-    cells = mine.groupby(list(SETTING), sort=True)
-    return [Classified(*key, *_log_of(cell), eps) for key, cell in cells]  # type: ignore[call-arg]
+    mine = rows[(rows["certifier"] == certifier) & rows["target"].notna()]
+    eps, found = sorted(set(mine["eps"])), []
+    for key, setting in mine.groupby(list(SETTING), sort=True):
+        for rule in CLASSIFIERS[certifier]:
+            cell = setting[setting["rule"] == rule]
+            if len(cell):
+                found.append(Classified(certifier, rule, *key, *_log_of(cell), eps))  # type: ignore[call-arg]
+    return found
 
 
 def _log_of(cell: pd.DataFrame) -> tuple[pd.DataFrame, NDArray[np.float64]]:
@@ -214,7 +230,7 @@ def classes_table(rows: pd.DataFrame, title: str) -> Table:
     from rich.table import Table
 
     cells = classified(rows)
-    table = Table(title=title, caption=f"certified accuracy in percent of all points, rule {_RULE}\n{WEAKNESS}")
+    table = Table(title=title, caption=f"certified accuracy in percent of all points, rule {cells[0].rule}\n{WEAKNESS}")
     table.box, table.pad_edge, table.show_edge, table.padding = box.SIMPLE, False, False, (0, 1, 0, 0)
     table.add_column("model")
     table.add_column("trained")

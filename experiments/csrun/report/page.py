@@ -13,7 +13,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from csrun.report.claims import Claim, Finding, Sharpening, Study, current, judge, sharpenings
 from csrun.report.figures import figures_in
@@ -21,6 +21,9 @@ from csrun.report.plot_cli import ROOTS, Parser, complaint_about, find_experimen
 from csrun.report.reproduced import Reproduction, overall, reproductions
 from csrun.report.tables import number
 from csrun.system.files import write_atomically
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _DESCRIPTION = """\
 Write one self-contained HTML page: every claim of the paper beside our numbers,
@@ -36,8 +39,9 @@ exit codes: 0 done, 2 no page (one line says why)"""
 
 
 class Grid(NamedTuple):
-    """A table as plain text: header and rows, and what stands under it."""
+    """A table as plain text: what stands above it, header and rows, and what stands under it."""
 
+    title: str
     header: list[str]
     rows: list[list[str]]
     caption: str
@@ -133,7 +137,7 @@ def _section(study: Study) -> dict[str, Any]:
     return {
         "study": study,
         "pictures": _figures(study) + _panels(study),
-        "table": _grid(study),
+        "tables": _grids(study),
         "made": made_with(study.manifest),
     }
 
@@ -157,14 +161,19 @@ def _picture(path: Path, caption: str) -> Picture:
     return Picture("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(), caption)
 
 
-def _grid(study: Study) -> Grid:
-    """The table of a run's end, read off its columns: the page and the terminal say the same."""
+def _grids(study: Study) -> list[Grid]:
+    """The tables of a run's end, read off their columns: the page and the terminal say the same."""
+    from csrun.report.attacked import attacks_table
     from csrun.report.tables import render
 
-    table = render(study.summary, study.manifest)
+    attacked = attacks_table(study.folder, study.manifest)
+    return [_grid(table) for table in (*render(study.summary, study.manifest), *([attacked] if attacked else []))]
+
+
+def _grid(table: Table) -> Grid:
     header = [str(column.header).replace("-\n", "").replace("\n", " ") for column in table.columns]
     rows = [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
-    return Grid(header, rows, str(table.caption))
+    return Grid(str(table.title or ""), header, rows, str(table.caption))
 
 
 def made_with(manifest: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -253,7 +262,9 @@ def sharper_markdown(found: Sequence[Sharpening]) -> str:
         study, rule, metric = at[0].study, at[0].rule, at[0].metric
         eps = ", ".join(map(number, sorted({eps for one in at for eps in one.eps})))
         ratios = "<br>".join(f"h = {number(one.h)}: {ratio_text(one)}" for one in at)
-        lines.append(f"| `{study.name}` ({', '.join(study.conditions)}) | {rule} | {metric} | {eps} | {ratios} |")
+        lines.append(
+            f"| `{study.name}` ({', '.join(study.conditions_of_all_rules)}) | {rule} | {metric} | {eps} | {ratios} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -285,7 +285,7 @@ def footer(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> list[str]:
     metric = METRIC_LABELS.get(row["metric"], row["metric"])
     symbol = NOISES[manifest["noise"]["name"]].symbol
     pair = ", ".join(f"{sign} = {number(row[key])}" for sign, key in (("ε", "eps"), (symbol, "scale"), ("h", "h")))
-    return [f"{pair} ({row['threat']})", f"radius and error: {metric}", *footer_lines(rows, manifest)]
+    return [f"{pair} ({row['threat']})", f"radius and error: {metric}", *footer_lines(rows, manifest, manifest["rule"])]
 
 
 def _images(arrays: Mapping[str, NDArray[Any]], rows: pd.DataFrame, small_print: Sequence[str]) -> Figure:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from csrun.registry import CERTIFIERS, METRICS, NOISES, default_rules, entry_of
-from csrun.report.labels import CLASSIFIER, Classified, classified
+from csrun.report.labels import CLASSIFIERS, Classified, classified
 from csrun.report.tables import (
     KEYS,
     MEAN_RULE,
     RULE,
     SLIP_NUMBER,
+    leading_rule,
     number,
     of_rule,
     quantile,
@@ -32,6 +33,7 @@ from csrun.report.tables import (
     read_rows,
     read_truth,
     read_unit_slip,
+    rules_in,
     summarise,
     trainings_of,
 )
@@ -200,75 +202,86 @@ def draw(folder: str | Path) -> list[Path]:
     Returns
     -------
     list of Path
-        `radius_<metric>.pdf` and `.png` for each metric of the manifest that has rows, in the manifest's order.
+        `radius_<metric>.pdf` and `.png` for each metric of the manifest that has rows, in the manifest's order: by the
+        manifest's rule, or the sharpest of another certifier where that has no rows in the metric.
 
     Raises
     ------
     FileNotFoundError, ValueError
-        The folder holds no experiment, or no row of the rule to be drawn; one line.
+        The folder holds no experiment, or no row in the metrics to be drawn; one line.
     """
+    import pandas as pd
+
     folder = Path(folder)
-    manifest, every_rule = read_manifest(folder), read_rows(folder)
-    rows = _of_figures(every_rule, manifest["metrics"], manifest["rule"])
-    if rows.empty:
-        rule = ", ".join(f"{part}={manifest['rule'][part]}" for part in RULE)
+    manifest, rows = read_manifest(folder), read_rows(folder)
+    of_metric = {metric: own for metric in manifest["metrics"] if len(own := rows[rows["metric"] == metric])}
+    if not of_metric:
         metrics = ", ".join(manifest["metrics"]) or "none"
-        raise ValueError(f"{folder}: expected rows of the rule and metrics to be drawn ({rule}; {metrics}), found none")
-    attacks = read_attacks(folder)
-    summary = _with_attacks(summarise(rows), _of_figures(attacks, manifest["metrics"], manifest["rule"]), "attacked")
-    others = beside(manifest["rule"], every_rule[list(RULE)].itertuples(index=False, name=None))
-    for one in others:
-        summary = _with_medians(summary, summarise(_of_figures(every_rule, manifest["metrics"], one.rule)), one.column)
-        summary = _with_attacks(summary, _of_figures(attacks, manifest["metrics"], one.rule), one.attacked)
-    everywhere = _of_figures(every_rule, manifest["metrics"], _GLOBAL_RULE)
+        raise ValueError(f"{folder}: expected rows of the metrics to be drawn ({metrics}), found none")
+    attacks, slip = read_attacks(folder), read_unit_slip(folder)
+    rules = {metric: leading_rule(own, manifest["rule"]) for metric, own in of_metric.items()}
+    others = {metric: beside(rules[metric], rules_in(own)) for metric, own in of_metric.items()}
+    medians = [
+        _medians(own, attacks[attacks["metric"] == metric], rules[metric], others[metric])
+        for metric, own in of_metric.items()
+    ]
     layout = layout_of(manifest, str(rows["threat"].iloc[0]))
-    summary, curves = _with_curves(summary, layout)
-    slip = read_unit_slip(folder)
+    summary, curves = _with_curves(pd.concat(medians, ignore_index=True), layout)
     slip = slip.assign(x=slip[layout.across], curve=slip[layout.curves])
     written = []
-    for metric in manifest["metrics"]:
-        if metric == CLASSIFIER and (cells := classified(every_rule)):
-            written += _draw_classes(folder, cells, manifest, every_rule)
-            continue
+    for metric, own in of_metric.items():
         if manifest["curve"] == "tradeoff":
-            written += _draw_tradeoff(folder, every_rule[every_rule["metric"] == metric], metric, manifest)
+            written += _draw_tradeoff(folder, own, metric, manifest)
             continue
-        lines = summary[summary["metric"] == metric]
-        if len(lines):
-            baselines = [line for line in manifest["baselines"] if line["metric"] == metric]
-            footer = footer_lines(rows[rows["metric"] == metric], manifest)
-            footer += [] if baselines else _global_bound(everywhere[everywhere["metric"] == metric])
-            with style():
-                unit_slip, units = slip[slip["metric"] == metric], manifest["units"]
-                figure = _figure(lines, metric, curves, layout, footer, others, baselines, unit_slip, units)
-                written += save(figure, figure_path(folder, metric), manifest["title"])
+        if metric in CLASSIFIERS and (cells := classified(own, metric)):
+            written += _draw_classes(folder, cells, own, manifest)
+            continue
+        baselines = [line for line in manifest["baselines"] if line["metric"] == metric]
+        footer = footer_lines(of_rule(own, rules[metric]), manifest, rules[metric])
+        footer += [] if baselines else _global_bound(of_rule(own, _GLOBAL_RULE))
+        with style():
+            lines, unit_slip = summary[summary["metric"] == metric], slip[slip["metric"] == metric]
+            figure = _figure(
+                lines, metric, curves, layout, footer, others[metric], baselines, unit_slip, manifest["units"]
+            )
+            written += save(figure, figure_path(folder, metric), manifest["title"])
     return written
 
 
+def _medians(
+    rows: pd.DataFrame, attacks: pd.DataFrame, rule: Mapping[str, str], others: Sequence[Beside]
+) -> pd.DataFrame:
+    """The summary of the rule that leads in the rows of one metric, with columns for the rules beside it."""
+    summary = _with_attacks(summarise(of_rule(rows, rule)), of_rule(attacks, rule), "attacked")
+    for one in others:
+        summary = _with_medians(summary, summarise(of_rule(rows, one.rule)), one.column)
+        summary = _with_attacks(summary, of_rule(attacks, one.rule), one.attacked)
+    return summary
+
+
 def _draw_classes(
-    folder: Path, cells: Sequence[Classified], manifest: Mapping[str, Any], rows: pd.DataFrame
+    folder: Path, cells: Sequence[Classified], rows: pd.DataFrame, manifest: Mapping[str, Any]
 ) -> list[Path]:
     from csrun.report.label_figure import figure_of_classes
 
-    mine = rows[rows["certifier"] == CLASSIFIER]
-    symbol, xlabel = NOISES[manifest["noise"]["name"]].symbol, f"radius ({mine['threat'].iloc[0]})"
+    symbol, xlabel = NOISES[manifest["noise"]["name"]].symbol, f"radius ({rows['threat'].iloc[0]})"
+    drawn = {"certifier": cells[0].certifier, "rule": " or ".join(dict.fromkeys(cell.rule for cell in cells))}
     with style():
-        figure = figure_of_classes(cells, symbol, xlabel, footer_lines(mine, manifest))
-        return save(figure, figure_path(folder, CLASSIFIER), manifest["title"])
+        figure = figure_of_classes(cells, symbol, xlabel, footer_lines(rows, manifest, drawn))
+        return save(figure, figure_path(folder, cells[0].certifier), manifest["title"])
 
 
 def _draw_tradeoff(folder: Path, rows: pd.DataFrame, metric: str, manifest: Mapping[str, Any]) -> list[Path]:
     """The figure of one metric, by the rule drawn and, of other certifiers, their sharpest."""
     from csrun.report.tradeoff import figure_of_tradeoff
 
-    sharpest = default_rules(rows[list(RULE)].itertuples(index=False, name=None))
-    sharpest |= {manifest["rule"]["certifier"]: manifest["rule"]["rule"]}
+    sharpest = default_rules(rules_in(rows)) | {manifest["rule"]["certifier"]: manifest["rule"]["rule"]}
     rows = rows[[sharpest[certifier] == rule for certifier, rule in zip(rows["certifier"], rows["rule"], strict=True)]]
     if rows.empty:
         return []
     lines = _with_truth(summarise(rows), read_truth(folder))
     with style():
-        figure = figure_of_tradeoff(lines, metric, footer_lines(rows, manifest))
+        figure = figure_of_tradeoff(lines, metric, footer_lines(rows, manifest, manifest["rule"]))
         return save(figure, figure_path(folder, metric), manifest["title"])
 
 
@@ -277,10 +290,6 @@ def _global_bound(rows: pd.DataFrame) -> list[str]:
     medians = summarise(rows).query("status == 'ok'").groupby("h")["radius_median"]
     at = [f"{number(values.min())} at h = {number(h)}" for h, values in medians]
     return [f"mean (global), not drawn: {', '.join(at)}"] if at else []
-
-
-def _of_figures(rows: pd.DataFrame, metrics: Sequence[str], rule: Mapping[str, str]) -> pd.DataFrame:
-    return of_rule(rows[rows["metric"].isin(metrics)], rule)
 
 
 def _with_medians(summary: pd.DataFrame, other: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -661,7 +670,7 @@ def _legend_handles(lines: pd.DataFrame, curves: Sequence[Curve], others: Sequen
     return handles
 
 
-def footer_lines(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> list[str]:
+def footer_lines(rows: pd.DataFrame, manifest: Mapping[str, Any], rule: Mapping[str, str]) -> list[str]:
     """The small print: counts, points and rule of the rows drawn, then the manifest's notes.
 
     Parameters
@@ -670,6 +679,8 @@ def footer_lines(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> list[str]:
         The rows of one figure, as `read_rows` returns them.
     manifest : mapping
         As `read_manifest` returns it.
+    rule : mapping
+        Certifier and rule of the rows.
 
     Returns
     -------
@@ -682,7 +693,6 @@ def footer_lines(rows: pd.DataFrame, manifest: Mapping[str, Any]) -> list[str]:
     ]
     if "n0" in rows and (rows["n0"] > 0).any():
         counts.insert(0, f"n0 = {_values(rows['n0'])}")
-    rule = manifest["rule"]
     points = int(rows["point"].nunique()) or int(manifest.get("points", 0))
     parts = [*counts, f"{points} point{'s' * (points != 1)}"]
     parts.append(f"{entry_of(rule['certifier']).label} by the rule {rule['rule']}")

@@ -59,7 +59,7 @@ def draw_segmentation(folder: str | Path) -> list[Path]:
         return []
     manifest, rows = read_manifest(folder), read_rows(folder)
     symbol = NOISES[manifest["noise"]["name"]].symbol
-    small_print = footer_lines(of_rule(rows, _HOLM), {**manifest, "rule": _HOLM})
+    small_print = footer_lines(of_rule(rows, _HOLM), manifest, _HOLM)
     cells = list(overlaps.groupby(list(SETTING), sort=True))
     several = overlaps["train"].nunique() > 1
     groups = [

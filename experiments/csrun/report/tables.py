@@ -284,11 +284,13 @@ def read_attacks(folder: str | Path) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `KEYS`, ``point`` and ``movement``, the largest of the runs at one attacked input that answered.
+        `KEYS`, ``point``, the certified ``radius``, ``movement``, the largest of the runs at one attacked input that
+        answered, ``runs`` and how many of them were ``beyond`` the radius.
     """
     import pandas as pd
 
-    columns, empty = [*KEYS, "point", "movement"], {"movement": "", "h": ""}
+    columns = [*KEYS, "point", "radius", "movement", "runs", "beyond"]
+    empty = {"radius": "", "movement": "", "h": ""}
     paths = tables(Path(folder), ATTACK_FILE)
     if not paths:
         return pd.DataFrame(columns=columns)
@@ -392,6 +394,24 @@ def of_rule(lines: pd.DataFrame, rule: Mapping[str, str]) -> pd.DataFrame:
     return lines[certifier & name]
 
 
+def leading_rule(lines: pd.DataFrame, rule: Mapping[str, str]) -> Mapping[str, str]:
+    """The rule that leads in the lines of one metric: this one, or where they have none of it their first certifier's.
+
+    Certifiers are in the registry's order, and lead by their sharpest rule.
+    """
+    present = rules_in(lines)
+    if not present or tuple(rule[part] for part in RULE) in present:
+        return rule
+    certifiers = [certifier for certifier, _ in present]
+    first = next(name for name in (*CERTIFIERS, *certifiers) if name in certifiers)
+    return dict(zip(RULE, (first, default_rules(present)[first]), strict=True))
+
+
+def rules_in(lines: pd.DataFrame) -> list[tuple[str, str]]:
+    """Certifiers and rules of a table of rows or a summary, in their order there."""
+    return list(dict.fromkeys(lines[list(RULE)].itertuples(index=False, name=None)))
+
+
 def by_metric(summary: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """The lines of these metrics only, in their order."""
     place = {metric: index for index, metric in enumerate(metrics)}
@@ -426,8 +446,8 @@ def trainings_of(lines: pd.DataFrame) -> list[str]:
     return [training_kind(train, scale) for train, scale in zip(lines["train"], lines["scale"], strict=True)]
 
 
-def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
-    """The table printed at the end of a run: the drawn rule's medians, other rules' radii beside them.
+def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> list[Table]:
+    """The tables printed at the end of a run: the medians of a leading rule, other rules' radii beside them.
 
     Parameters
     ----------
@@ -438,15 +458,27 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
 
     Returns
     -------
-    rich.table.Table
-        Fits 100 columns with up to four rules, 103 where a method of training has a long name; the caption counts the
-        rules left to the summary file.
+    list of rich.table.Table
+        One for the metrics that each rule leads, in the manifest's order; the first has the title, the last the notes.
+        Each fits 100 columns with up to four rules, 103 where a method of training has a long name; its caption counts
+        the rules left to the summary file.
     """
+    led: dict[tuple[str, ...], list[str]] = {}
+    for metric in manifest["metrics"]:
+        rule = leading_rule(summary[summary["metric"] == metric], manifest["rule"])
+        led.setdefault(tuple(rule[part] for part in RULE), []).append(metric)
+    led = led or {tuple(manifest["rule"][part] for part in RULE): []}
+    tables = [_table(by_metric(summary, metrics), rule, manifest) for rule, metrics in led.items()]
+    tables[0].title = titled(manifest["title"], manifest["threat"], manifest["units"])
+    tables[-1].caption = "\n".join([str(tables[-1].caption), *map(str, manifest.get("notes") or [])])
+    return tables
+
+
+def _table(lines: pd.DataFrame, drawn: tuple[str, ...], manifest: Mapping[str, Any]) -> Table:
+    """The table of the metrics that one rule leads."""
     from rich import box
     from rich.table import Table
 
-    lines = by_metric(summary, manifest["metrics"])
-    drawn = tuple(manifest["rule"][part] for part in RULE)
     rules = _rules(lines, drawn)
     shown = _most_telling(rules)
     swept = "scale" if manifest["curve"] == "scale" else "h"
@@ -454,26 +486,25 @@ def render(summary: pd.DataFrame, manifest: Mapping[str, Any]) -> Table:
     with_training = manifest["curve"] == "training" or (len(set(trainings)) > 1 and "" not in trainings)
     with_failed = bool(lines["failed"].sum())
 
-    title = titled(manifest["title"], manifest["threat"], manifest["units"])
-    caption = _caption(lines, manifest, len(rules) - len(shown))
-    table = Table(title=title, caption=caption, box=box.SIMPLE)
+    table = Table(caption=_caption(lines, drawn, manifest, len(rules) - len(shown)), box=box.SIMPLE)
     compact = len(shown) > 2 or with_training
     table.padding, table.pad_edge, table.show_edge = (0, 0 if compact else 1, 0, 0), False, False
-    table.add_column("model", max_width=13 if compact else 21)
+    table.add_column("model", max_width=13 if compact else 21, overflow="fold")
     table.add_column("metric")
     if with_training:
         table.add_column("trained", max_width=18 if max(map(len, trainings)) > 20 else 11, overflow="fold")
     counts = ("ab-\nstained", "vac-\nuous") if compact else ("abstained", "vacuous")
     for name in (swept, "eps", *_rule_headers(shown), "error", *counts):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     if with_failed:
         table.add_column("failed", justify="right")
     table.add_column("s per\npoint", justify="right")
 
     before: tuple[str, ...] = ()
+    metrics = list(dict.fromkeys(lines["metric"]))
     lines = lines.assign(training=trainings if with_training else "")
     lines = lines.sort_values(["model", "dataset", "training", swept, "eps"], kind="stable")
-    lines = by_metric(lines, manifest["metrics"]).sort_values(["model", "dataset"], kind="stable")
+    lines = by_metric(lines, metrics).sort_values(["model", "dataset"], kind="stable")
     keys = ["model", "dataset", "metric", "training", swept, "eps", "train"]
     for key, group in lines.groupby(keys, dropna=False, sort=False):
         cells = _line_cells(group, drawn, shown, swept, with_failed)
@@ -552,18 +583,17 @@ def _radius(line: Mapping[str, Any] | None) -> str:
     return number(line["radius_median"]) if line["status"] == "ok" else str(line["status"])
 
 
-def _caption(lines: pd.DataFrame, manifest: Mapping[str, Any], left_out: int) -> str:
+def _caption(lines: pd.DataFrame, drawn: tuple[str, ...], manifest: Mapping[str, Any], left_out: int) -> str:
     counts = sorted(set(lines["points"]))
     parts = [f"medians over {_span(counts)} points" if counts else "no rows"]
     if manifest.get("budget"):
         parts.append(f"budget {manifest['budget']}" + (" (reduced counts)" if manifest.get("reduced") else ""))
-    rule = ", ".join(str(manifest["rule"][part]) for part in RULE)
-    second = [f"error, abstained, vacuous: {rule}"]
+    second = [f"error, abstained, vacuous: {', '.join(drawn)}"]
     if left_out > 0:
         second.append(f"{left_out} more rule{'s' * (left_out > 1)} in the summary file")
     own = [(name, CERTIFIERS[name].distance) for name in dict.fromkeys(lines["metric"]) if name in CERTIFIERS]
     radii = [f"radius of {name}: {distance}" for name, distance in own if distance]
-    return "\n".join(["; ".join(parts), "; ".join(second), *radii, *map(str, manifest.get("notes") or [])])
+    return "\n".join(["; ".join(parts), "; ".join(second), *radii])
 
 
 def _span(counts: Sequence[int]) -> str:
