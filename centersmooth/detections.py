@@ -25,7 +25,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 from torch import Tensor
 
-from centersmooth.checks import an_integer
+from centersmooth.checks import an_integer, is_number
 from centersmooth.errors import RequestError
 from centersmooth.metrics.boxes import worst_jaccard
 from centersmooth.outputs import brief
@@ -186,8 +186,10 @@ def certified_detections(
     Raises
     ------
     RequestError
-        Bounds, boxes or classes have other shapes.
+        Bounds, boxes or classes have other shapes, or ``iou`` is not above 0 and at most 1.
     """
+    if not is_number(iou) or not 0 < iou <= 1:
+        raise RequestError(f"iou is {brief(iou)}: expected a number above 0 and at most 1")
     if lower.shape != upper.shape or lower.ndim != 2 or lower.shape[1] != 6:
         raise RequestError(f"bounds are {tuple(lower.shape)} and {tuple(upper.shape)}: expected (slots, 6) twice")
     if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:

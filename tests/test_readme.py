@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import support
 import torch
+from scipy.stats import binom
 from support import ask, assert_page_runs, assert_same_text, compose, compose_raw
 
 from centersmooth import GaussianNoise
-from centersmooth.bounds import BOUNDS
+from centersmooth.betting import first_above
+from centersmooth.bounds import BOUNDS, EXACT
 from csrun import registry
 from csrun.config import grid_pairs, resolve
 from csrun.help import config_folder
@@ -185,3 +189,33 @@ def test_an_unquoted_bracket_is_found():
     assert unquoted_brackets("pip install a[b], pip install 'a[b]'") == ["a[b],"]
     assert unquoted_brackets("```python\ncertify(x, eps=[0.1])\n```") == []
     assert sum(text.count("=[") for text in COMMANDS.values()) > 10
+
+
+WHICH = (ROOT / "docs/which-certifier.md").read_text()
+BETTING = re.findall(r"^\| ([\d.]+) \| [\d.]+ \(h = ([\d.]+)\) \| ([\d,]+) \| ([\d,]+) \|$", WHICH, flags=re.M)
+
+
+def test_the_page_has_draws_of_betting_and_of_counts():
+    assert len(BETTING) == 6
+
+
+@pytest.mark.parametrize(("mass", "h", "mean", "fewest"), BETTING)
+def test_the_listed_draws_of_a_class_are_the_librarys(mass, h, mean, fewest):
+    p, needed, alpha = float(mass), GaussianNoise(1.0).required_mass(0.5, float(h)), 0.001
+    assert _chance(_integer(fewest), p, needed, alpha) >= 0.99
+    assert all(_chance(draws, p, needed, alpha) < 0.99 for draws in range(5, _integer(fewest)))
+    draws = np.random.default_rng(0).random((400, 20 * _integer(mean))) < p
+    stopped = [first_above(row, needed, alpha) for row in draws]
+    assert np.mean(stopped) == pytest.approx(_integer(mean), abs=6 * np.std(stopped) / math.sqrt(len(stopped)))
+
+
+def _chance(draws, mass, needed, alpha):
+    """Probability that so many draws of a class of this mass certify it."""
+    least = int(binom.isf(alpha, draws, needed)) + 1  # the tail at this count is at most alpha
+    assert EXACT.mass_floor(min(least, draws), draws, alpha) > needed or least > draws
+    assert EXACT.mass_floor(least - 1, draws, alpha) <= needed
+    return binom.sf(least - 1, draws, mass)
+
+
+def _integer(text):
+    return int(text.replace(",", ""))

@@ -133,7 +133,7 @@ class Certifier(ABC):
 
     @abstractmethod
     def distance(self, a: Tensor, b: Tensor) -> float:
-        """The distance in which ``radius`` is measured, between two outputs ``(*out)``."""
+        """The distance in which ``radius`` is measured, between two answers, or outputs ``(*out)`` of the model."""
 
     @abstractmethod
     def objective(self, answer: Tensor) -> Callable[[Tensor], Tensor]:

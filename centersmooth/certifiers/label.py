@@ -28,6 +28,7 @@ for Adversarial Robustness*, NeurIPS 2024 (sequential tests).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -179,7 +180,7 @@ class Label(Certifier):
             details["reach"] = setting.noise.reach(p_low, self._kept(setting, rule))
             holds = p_low > needed
             if rule == "counts" and p_low <= 0.5:  # the exact smoothed function may answer with another class
-                reason = f"{evidence.hits} of {evidence.drawn} fresh draws are of class {label}: no majority"
+                reason = f"{evidence.hits} of {evidence.drawn} fresh draws are of class {label}: no sure majority"
                 outcome = Outcome.BAD_CENTER
                 return LabelCertificate(eps, outcome, None, False, evidence.label, **common, reason=reason, **details)
         radius, outcome = (0.0 if holds else 1.0), Outcome.CERTIFIED
@@ -220,7 +221,7 @@ class LabelCollector:
         self._left = {"candidates": 0, "center": setting.budget.n, "fresh": setting.budget.m if radius else 0}
         self._shared = shared
         self._questions = questions
-        self._counts = torch.zeros(2, dtype=torch.int64)
+        self._counts: Counter[int] = Counter()
         self._outcomes: list[NDArray[np.bool_]] = [np.zeros(0, dtype=bool)]
 
     def wants(self, stage: str) -> int:
@@ -232,14 +233,13 @@ class LabelCollector:
         if stage == "fresh":
             self._take((labels == self._label()).cpu().numpy())
             return
-        counts = torch.bincount(labels, minlength=len(self._counts)).cpu()
-        counts[: len(self._counts)] += self._counts
-        self._counts = counts
+        values, counts = labels.unique(return_counts=True)
+        self._counts.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
     def compute(self, base: Tensor) -> LabelEvidence:
         label, of_base = torch.tensor(self._label()), labels_of(base[None])[0].cpu()
         outcomes = np.concatenate(self._outcomes)
-        votes = self._counts.topk(2).values.numpy()
+        votes = np.array(sorted([0, 0, *self._counts.values()])[:-3:-1])
         return LabelEvidence(label, of_base, float(label != of_base), votes, len(outcomes), np.packbits(outcomes))
 
     def _take(self, outcomes: NDArray[np.bool_]) -> None:
@@ -250,7 +250,7 @@ class LabelCollector:
             self._left["fresh"] = 0
 
     def _label(self) -> int:
-        return int((self._counts == self._counts.max()).nonzero()[0])  # ties go to the lowest class
+        return min(self._counts, key=lambda label: (-self._counts[label], label))  # ties go to the lowest class
 
 
 @dataclass(frozen=True)

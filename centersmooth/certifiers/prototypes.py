@@ -132,10 +132,10 @@ class Prototypes(Certifier):
 
     def __post_init__(self) -> None:
         centers = self.centers
-        if not isinstance(centers, Tensor) or not centers.is_floating_point() or centers.ndim != 2 or len(centers) < 2:
-            raise RequestError(
-                f"centers are {described(centers)}: expected a floating-point tensor of at least two prototypes, (K, D)"
-            )
+        if not isinstance(centers, Tensor) or not centers.is_floating_point() or centers.ndim != 2:
+            raise RequestError(f"centers are {described(centers)}: expected a floating-point tensor of shape (K, D)")
+        if len(centers) < 2:
+            raise RequestError(f"centers are {len(centers)}: expected at least two prototypes")
         if not bool(centers.isfinite().all()) or len(centers.unique(dim=0)) < len(centers):
             raise RequestError("centers are not finite, or two of them are equal: expected different prototypes")
         object.__setattr__(self, "centers", centers.detach().double().cpu())

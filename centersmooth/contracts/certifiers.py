@@ -108,7 +108,7 @@ def check_certifier(
     _check_problems(request, eps)
     if exact is None and any(certifier.about(rule) == "map" for rule in certifier.rules):
         raise RequestError(f"exact is None: expected the exact smoothed answer, which {certifier} certifies")
-    if not certifier.distance(*outputs) > 0:
+    if not _distance(certifier, outputs) > 0:
         raise RequestError(f"outputs are at distance 0 for {certifier}: expected two that it tells apart")
     ramp = _ramp(outputs, noise)
     certifier.check(request.setting, torch.stack([*outputs, outputs[0]]))
@@ -209,6 +209,16 @@ def _check_wants(request: _Request, model: Model, radius: bool) -> int:
     for rule in certifier.rules:
         certifier.answer(evidence, request.setting, rule)
     return total
+
+
+def _distance(certifier: Certifier, outputs: tuple[Tensor, Tensor]) -> float:
+    try:
+        return float(certifier.distance(*outputs))
+    except Exception as error:  # of any kind: it is the author's
+        raise ModelError(
+            f"{certifier}: the distance of two outputs, which it is given as well as answers, ended in "
+            f"{type(error).__name__}: {error}"
+        ) from error
 
 
 def _check_evidence(request: _Request, model: Model, beside: Mapping[str, Collects]) -> Any:

@@ -164,3 +164,10 @@ def test_a_smoothed_detector_has_certified_precision_and_recall():
     assert counts[0] == CertifiedDetections(hits=2, detections=2, objects=2)
     assert counts[1] == CertifiedDetections(hits=2, detections=3, objects=2)
     assert counts[1].precision == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("iou", [0, -0.1, 1.5, float("nan"), "half"])
+def test_no_object_has_such_an_overlap(iou):
+    slots, truth = torch.zeros(1, 6), torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    with pytest.raises(RequestError, match=r"^iou is .*: expected a number above 0 and at most 1"):
+        certified_detections(slots, slots, truth, torch.tensor([1]), iou=iou)

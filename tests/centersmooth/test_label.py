@@ -47,6 +47,25 @@ def test_reach_is_the_radius_of_cohen_et_al() -> None:
     assert round(certificate.reach, 4) == 3.8115
 
 
+@pytest.mark.parametrize(("draws", "most"), [(10_000, 3.1986), (1_000, 2.4633), (100, 1.5005)])
+def test_the_largest_reach_of_so_many_draws(draws: int, most: float) -> None:
+    """``sigma Phi^-1(alpha^(1/n))``, where all of them agree."""
+    certificate = Label().certificate(evidence(np.ones(draws, dtype=bool)), 0.5, "counts", setting(draws, 0.001))
+    assert round(certificate.reach, 4) == most
+
+
+def test_classes_may_be_any_integers() -> None:
+    """They are counted by what occurs; ties go to the lowest."""
+    far, label = 2**40, step(0.9)
+    ids = torch.tensor([7, far])
+    certificate = Smoother(lambda x: ids[label(x)], GaussianNoise(1.0), Label(), Budget(n=100, m=400)).certify(X, 0.1)
+    assert certificate.label == far
+    collector = Label().collector(setting(10, n=4), Shared(), radius=False)
+    collector.update("center", torch.tensor([far, 3, far, 3]))
+    kept = collector.compute(torch.tensor(far))
+    assert (int(kept.label), kept.error, kept.votes.tolist()) == (3, 1.0, [2, 2])
+
+
 def test_evidence_keeps_every_draw_in_its_order() -> None:
     outcomes = np.random.default_rng(0).random(1_003) < 0.7
     kept = evidence(outcomes)
@@ -177,7 +196,7 @@ def test_a_class_without_a_majority_has_no_radius_about_the_map() -> None:
     outcomes = np.arange(100) < 50
     certificate = Label().certificate(evidence(outcomes), 0.0, "counts", setting(100))
     assert (certificate.outcome, certificate.radius, certificate.vacuous) == (Outcome.BAD_CENTER, None, False)
-    assert certificate.reason == "50 of 100 fresh draws are of class 1: no majority"
+    assert certificate.reason == "50 of 100 fresh draws are of class 1: no sure majority"
     assert Label().certificate(evidence(outcomes), 0.0, "counts_run", setting(100)).radius == 1.0
 
 

@@ -140,6 +140,15 @@ def test_the_largest_published_radius_is_that_of_draws_that_all_agree(published_
         assert f"{largest:.3}" == f"{sigma * ndtri(0.001**1e-5):.3}" != f"{sigma * ndtri(0.01**1e-5):.3}"
 
 
+def test_the_log_of_nearest_prototypes_has_the_reach_of_our_law(published_logs):
+    """Radii of embeddings by half-spaces, ``sigma Phi^-1(p)`` of the lower limit ``p``, and published accuracies."""
+    log = pd.read_csv(published_logs / "fewshot_cifarfs_1shot_1.0.tsv", sep="\t").query("predict >= 0")
+    reach = [GaussianNoise(1.0).reach(mass, 0.5) for mass in log["gamma LCB"]]
+    assert log["radius"].to_numpy() == pytest.approx(reach, abs=7e-4)  # four digits of the mass are printed
+    right = log.query("predict == label")["radius"]
+    assert [(right >= radius).sum() / 500 for radius in (0, 0.25, 0.5)] == [0.482, 0.236, 0.068]
+
+
 def test_a_log_of_other_columns_is_refused(published_logs):
     message = r"few.*tsv: expected the columns idx label predict radius correct time, got label predict gamma"
     with pytest.raises(ValueError, match=message):

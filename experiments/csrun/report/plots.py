@@ -48,8 +48,9 @@ if TYPE_CHECKING:
 METRIC_LABELS = {name: metric.help for name, metric in METRICS.items()}
 METRIC_LABELS |= {name: one.distance for name, one in CERTIFIERS.items() if one.distance}
 NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10", "celeba": "CelebA", "mtcnn": "MTCNN", "biggan": "BigGAN"}
+NAMES |= {"mtcnn_landmarks": "MTCNN, landmarks"}
 NAMES |= {"dcgan": "DCGAN", "unet": "U-Net", "mnist_striped": "MNIST on stripes"}
-NAMES |= {"lenet": "LeNet", "resnet20": "ResNet-20"}
+NAMES |= {"lenet": "LeNet", "resnet20": "ResNet-20", "lenet_probabilities": "LeNet", "protonet": "LeNet, embeddings"}
 NAMES |= {"lenet_dncnn": "DnCNN and LeNet", "lenet_ddpm": "one-step diffusion and LeNet"}
 NAMES |= {"mtcnn_dncnn": "DnCNN and MTCNN", "mtcnn_dncnn_small": "small DnCNN and MTCNN"}
 NAMES |= dict.fromkeys(("text_recogniser", "text_detector"), "PP-OCRv6") | {"page": "lines", "page_blocks": "blocks"}
@@ -126,6 +127,7 @@ INK = "#333333"
 PANEL_WIDTH, PANEL_HEIGHT = 3.3, 2.45  # inches: one column of a paper
 LEGEND_LINE, FOOTER = 0.135, 0.115
 _PANELS_A_ROW = 4
+_LABEL_LETTERS = 32  # of a line beside a panel
 _DPI = 200
 _STYLE: dict[RcKeyType, Any] = {
     "font.family": "DejaVu Sans",
@@ -446,7 +448,7 @@ def _figure(
         unit = (units or {}).get(model, "")
         ax.set_xlabel(layout.xlabel if unit in layout.xlabel else f"{layout.xlabel}\nunit of ε: {unit}")
         if index % across == 0:
-            ax.set_ylabel(METRIC_LABELS.get(metric, metric))
+            ax.set_ylabel(textwrap.fill(METRIC_LABELS.get(metric, metric), _LABEL_LETTERS))
     anchor: dict[str, Any] = {"loc": "upper center", "bbox_to_anchor": (0.5, below / height)}
     figure.legend(handles=row_wise(handles, legend_columns), ncols=legend_columns, **anchor, **LEGEND)
     bottom = 0.04 / height
