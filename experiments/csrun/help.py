@@ -135,7 +135,11 @@ def _experiments() -> list[str]:
         grid = "; ".join(f"{key} {_listed(values)}" for key, values in facts["grid"].items() if values)
         models = f"models {_listed(facts['models'])}" if facts["models"] else "your own model"
         lines += [f"  {name:<{width}} {facts['title']}"]
-        lines += [f"      data {facts['data']}; {models}; metrics {_listed(facts['metrics'])}; {grid}"]
+        certifiers = facts.get("certifiers", ["center"])
+        parts = [f"data {facts['data']}", models, f"certifiers {_listed(certifiers)}"]
+        if any(registry.entry_of(one).measured for one in certifiers):
+            parts.append(f"metrics {_listed(facts['metrics'])}")
+        lines += wrap("; ".join([*parts, grid]), 118, initial_indent=6 * " ", subsequent_indent=8 * " ")
     return lines
 
 
