@@ -30,6 +30,7 @@ from centersmooth.probability import Movements, movements
 from csrun.config import TrainConfig
 from csrun.data import load_data
 from csrun.models import model_spec
+from csrun.system.threads import threads
 from csrun.training.checkpoints import obtain, training_of
 
 MODEL, SCALE, SCHEDULE = "lenet_probabilities", 0.25, TrainConfig(epochs=4, images=10_000, batch_size=100)
@@ -72,4 +73,5 @@ def main(runs: str = "runs", points: str = "10", draws: str = "1000") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with threads(1):  # as runs are: weights differ in last digits with their number
+        main(*sys.argv[1:])
