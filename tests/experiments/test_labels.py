@@ -6,6 +6,8 @@ import functools
 import io
 import os
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -76,6 +78,8 @@ def test_the_average_radius_of_a_constant_classifier_grows_with_the_draws():
 
 # --- Logs ------------------------------------------------------------------------------------------------------------
 
+ROOT = Path(__file__).parents[2]
+
 PUBLISHED = {
     "gaussian_0.25": (0.911, [0.992, 0.967]),
     "gaussian_0.50": (1.558, [0.992, 0.969, 0.898, 0.678]),
@@ -138,6 +142,26 @@ def test_the_largest_published_radius_is_that_of_draws_that_all_agree(published_
     for name, sigma in (("gaussian_0.25", 0.25), ("gaussian_0.50", 0.5), ("smoothmix_eta5_1.00", 1.0)):
         largest = read_log(published_logs / f"mnist_lenet_{name}.tsv")["radius"].max()
         assert f"{largest:.3}" == f"{sigma * ndtri(0.001**1e-5):.3}" != f"{sigma * ndtri(0.01**1e-5):.3}"
+
+
+@pytest.mark.parametrize(
+    ("folder", "ours", "theirs", "draws"),
+    [
+        ("paper-cpu", "0.25-gaussian-s0.25", "gaussian_0.25", 10_000),
+        ("paper-cpu", "0.5-gaussian-s0.5", "gaussian_0.50", 10_000),
+        ("paper-cuda", "1.0-gaussian-s1", "gaussian_1.00", 100_000),
+    ],
+)
+def test_our_published_logs_agree_with_those_of_others(published_logs, folder, ours, theirs, draws):
+    """Of the same 500 points: the paired difference of radius * correct, two standard errors and 0.01 allowed."""
+    log = ROOT / "results/label_mnist" / folder / f"log_lenet-mnist-cross_entropy@{ours}.tsv"
+    compared = [sys.executable, ROOT / "scripts/compare_logs.py", log, published_logs / f"mnist_lenet_{theirs}.tsv"]
+    told = subprocess.run([*compared, theirs.split("_")[1], str(draws)], capture_output=True, text=True, check=True)
+    points, difference, error = re.search(
+        r"(\d+) points, .* ([+-][.\d]+), standard error ([.\d]+)", told.stdout
+    ).groups()
+    assert points == "500"
+    assert abs(float(difference)) <= 2 * float(error) + 0.01
 
 
 def test_the_log_of_nearest_prototypes_has_the_reach_of_our_law(published_logs):
