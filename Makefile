@@ -18,7 +18,7 @@ READY := $(VENV)/.ready
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
-install: $(READY) ## Make .venv with pinned versions (5.6 GB with the CUDA wheels)
+install: $(READY) ## Make .venv with pinned versions (6.7 GB with the CUDA wheels)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=/path/to/python3")'
@@ -44,7 +44,7 @@ tests: # what is compiled once serves the processes that tests start
 check: $(READY) ## The fast part of `make test`
 	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/pytest -x -m 'not slow' -n $(JOBS)
 
-quick: $(READY) ## Style, types and the core of the library, in under a minute
+quick: $(READY) ## Style, types and the core of the library, in a minute or two
 	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/pytest -x -n $(JOBS) $(QUICK)
 
 test-pythons: $(READY) ## The fast tests on each of PYTHONS, in .venv-NAME; says which are not there, and ends with 1 if any is not or fails
@@ -73,7 +73,7 @@ test-metric: $(READY) ## The contract of one metric: METRIC=l2
 bench: $(READY) ## Time against the plain procedure: bench/results/, some minutes on two cores
 	$(BIN)/python bench/run.py $(CASES)
 
-reproduce-all: $(READY) ## Every experiment at BUDGET=paper|cpu|smoke: estimates first, resumable, a table at the end
+reproduce-all: $(READY) ## Every experiment at BUDGET=paper|full|cpu|smoke: estimates first, resumable, a table at the end
 	$(BIN)/python scripts/reproduce_all.py $(BUDGET)
 
 full: $(READY) ## The paper's experiments at budget full, cell by cell, as many as fit HOURS; published after each

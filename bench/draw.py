@@ -24,7 +24,7 @@ def draw(table: Path) -> Path:
     _times(by_m, [row for row in rows if row["group"] == "draws"], "m")
     beside = [row for row in rows if row["group"] == "answers" and row["case"].startswith("center_")]
     _bars(answers, [row | {"ours": str(float(row["ours"]) / float(row["other"]))} for row in beside])
-    answers.set(xscale="log", xlabel="times the search for the center of the sample, n = 10,000")
+    answers.set(xscale="log", xlabel="times the search for a center, n = 10,000")
     _bars(means, [row for row in rows if row["group"] == "means"])
     means.set_xlabel("percent above the bare passes, m = 100,000")
     _bars(overhead, [row for row in rows if row["group"] == "overheads"])
@@ -50,6 +50,9 @@ def _times(axes: Axes, rows: Rows, key: str) -> None:
         (line,) = axes.loglog(sizes, ours, "o-", label=case)
         axes.loglog(sizes, loop, "x--", color=line.get_color(), label=f"{case}, plain")
     labels = {"n": "draws n for a center", "D": "features D of an output (n = 2,500)", "m": "draws m for a radius"}
+    measured = sorted({_size(row)[key] for row in rows})
+    axes.set_xticks(measured, [f"{size:,}" for size in measured])
+    axes.set_xticks([], minor=True)
     axes.set_xlabel(labels[key])
     axes.set_ylabel("CPU seconds")
     if rows:

@@ -3,7 +3,7 @@
 Usage: python scripts/reproduce_all.py BUDGET [KEY=VALUE ...]
 
 First each experiment says what it would cost (``cs-run --dry-run``), then each runs; done cells are skipped. A table at
-the end says what did not run and why. Exit code 0 if everything ran, 130 if it was
+the end says what did not run and why. Exit code 0 if everything ran, 2 if there is no such budget, 130 if it was
 interrupted, else 1; the same command then continues.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from csrun.help import experiments
+from csrun.help import described, experiments
 from csrun.system.progress import duration
 
 CS_RUN = [sys.executable, "-c", "from csrun.cli import main; main()"]
@@ -73,8 +73,12 @@ def run_all(names: list[str], settings: list[str]) -> list[Result]:
 
 def main(arguments: list[str]) -> int:
     console = Console(markup=False)
-    settings = [f"budget={arguments[0] if arguments else 'auto'}", *arguments[1:]]
-    names = [name for name in experiments() if name != "custom"]
+    budget, *further = arguments or ["auto"]
+    settings, names = [f"budget={budget}", *further], [name for name in experiments() if name != "custom"]
+    budgets = dict.fromkeys(["auto", *(one for name in names for one in described(name)["budgets"])])
+    if budget not in budgets:
+        print(f"reproduce_all: BUDGET is {budget!r}: expected one of {', '.join(budgets)}", file=sys.stderr)
+        return 2
     try:
         for name in names:
             console.print(f"{name}: {estimate(name, settings)}", highlight=False)

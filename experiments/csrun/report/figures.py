@@ -211,6 +211,9 @@ def _draw_curve(ax: Axes, panel: Panel, lines: pd.DataFrame, place: int, height:
     ax.plot(x, error, color=colour, **_ERROR)
     marks(ax, x[isolated(error)], error[isolated(error)], color=colour, marker="_", markersize=7, markeredgewidth=1.1)
     ax.plot(x, radius, **curve_look(place), zorder=3)
+    for one, values, look in ((sharper, ours, {"marker": "o", "markersize": 3}), (papers, radius, curve_look(place))):
+        hollow = (one["vacuous"].reindex(eps) > 0).to_numpy() & np.isfinite(values)
+        marks(ax, x[hollow], values[hollow], **{**look, "color": colour}, markerfacecolor="white", zorder=4)
     gap_marks(ax, papers.reset_index().rename(columns={"eps": "x"}), place, height)
 
 
@@ -238,8 +241,10 @@ def _handles(made: Sequence[Reproduction]) -> list[Artist]:
         return Line2D([], [], **{"color": INK, "label": label, **look})
 
     every = [(one.panel, *curve) for one in reversed(made) for curve in one.panel.curves]
-    names = {_place(training, h): _curve_name(panel, training, h) for panel, training, h in every}
-    handles: list[Artist] = [line(names[place], **curve_look(place)) for place in sorted(names)]
+    names: dict[int, dict[str, None]] = {}
+    for panel, training, h in reversed(every):  # where figures share a colour, the name of each
+        names.setdefault(_place(training, h), {})[_curve_name(panel, training, h)] = None
+    handles: list[Artist] = [line("; ".join(names[place]), **curve_look(place)) for place in sorted(names)]
     handles.append(line("radius, the paper's rule"))
     handles.append(line(f"radius, sharpest rule ({SHARPER_RULE['rule']})", **DOTTED))
     handles.append(line("smoothing error", **_ERROR))
@@ -251,4 +256,7 @@ def _handles(made: Sequence[Reproduction]) -> list[Artist]:
         if any((lines["status"] == status).any() for lines in papers):
             look = {"marker": marker, "markersize": 4.5, "markeredgewidth": 1.2, "linestyle": "none"}
             handles.append(line(meaning[status], **look))
+    drawn = [of_rule(one.lines, rule) for one in made if one.lines is not None for rule in (PAPER_RULE, SHARPER_RULE)]
+    if any(((lines["vacuous"] > 0) & (lines["status"] == "ok")).any() for lines in drawn):
+        handles.append(line("vacuous for some points", marker="o", markerfacecolor="white", linestyle="none"))
     return handles

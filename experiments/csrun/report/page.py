@@ -19,7 +19,7 @@ from csrun.report.claims import Claim, Finding, Sharpening, Study, current, judg
 from csrun.report.figures import figures_in
 from csrun.report.plot_cli import ROOTS, Parser, complaint_about, find_experiments, say
 from csrun.report.reproduced import Reproduction, overall, reproductions
-from csrun.report.tables import number
+from csrun.report.tables import PAPER_RULE, number
 from csrun.system.files import write_atomically
 
 if TYPE_CHECKING:
@@ -245,7 +245,9 @@ def figures_markdown(made: Sequence[Reproduction], results: Path) -> str:
             continue
         rows = f"[`{study.name}`]({study.folder.relative_to(results).as_posix()})"
         counts = f"{rows}: {one.counts}" + "".join(f", {condition}" for condition in one.conditions)
-        lines.append(f"| {figure} | `{panel.command}` | {counts} | {one.extent} | {claims_text(one, '**')} |")
+        rule = study.manifest["rule"]
+        by = "" if rule == PAPER_RULE else f"by the rule {rule['rule']}: "
+        lines.append(f"| {figure} | `{panel.command}` | {counts} | {one.extent} | {by}{claims_text(one, '**')} |")
     return "\n".join(lines) + "\n"
 
 
