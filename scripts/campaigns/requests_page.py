@@ -6,6 +6,7 @@ import json
 import platform
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,9 @@ def publish(counts: Counts, seconds: float, command: str) -> None:
     for kind in ("noise", "certifier", "metric"):
         names = sorted((name for one, name in counts.asked if one == kind), key=lambda name: -counts.asked[kind, name])
         summary |= {f"by {kind}": {name: [counts.served[kind, name], counts.asked[kind, name]] for name in names}}
-    summary |= {"rows looked at": counts.rows, "minutes": round(seconds / 60), "command": command}
+    made = f"Python {platform.python_version()}, centersmooth {centersmooth.__version__}, torch {torch.__version__}"
+    summary |= {"rows looked at": counts.rows, "minutes": round(seconds / 60), "command": command, "made": made}
+    summary["date"] = date.today().isoformat()
     DOCS.mkdir(parents=True, exist_ok=True)
     (DOCS / "requests.json").write_text(json.dumps(summary, indent=2) + "\n")
     (DOCS / "requests.md").write_text(page(summary))
@@ -91,9 +94,11 @@ def page(summary: dict[str, Any]) -> str:
     """`docs/campaigns/requests.md`, of what is in `docs/campaigns/requests.json`."""
     requests, share = summary["requests"], summary["served"] / summary["requests"]
     lines = ["# Requests", "", "Requests of `cs-run` and calls of the library, right, odd and absurd, by"]
-    lines += [f"`{summary['command']}`, whose text says how. Python"]
-    lines += [f"{platform.python_version()}, centersmooth {centersmooth.__version__}, torch {torch.__version__};"]
-    lines += [f"{summary['minutes']} minutes.", ""]
+    lines += [f"`{summary['command']}`, whose text says how. {summary['made']};"]
+    lines += [
+        f"{summary['minutes']} minutes, on {summary['date']}. What changed after that has tests of its own, and was"
+    ]
+    lines += ["not asked for again.", ""]
     lines += [f"**Result.** Of {requests:,} requests {summary['served']:,} ({share:.0%}) were served, with"]
     lines += [f"certificates and tables that hold what they have to ({summary['rows looked at']:,} rows), and"]
     lines += [f"{requests - summary['served'] - summary['wrong endings']:,} refused in one line;"]
