@@ -441,6 +441,11 @@ class Unpicklable(Mean):
         raise TypeError("no way to pickle this")
 
 
+class OfAnswersAlone(Mean):
+    def distance(self, a: Tensor, b: Tensor) -> float:
+        return float(a != b)
+
+
 BROKEN_CERTIFIERS = {
     "says 'first line\\\\nsecond line' of a request: expected one line": TwoLines,
     "infeasible at eps = 0, where problem": SaidTooLate,
@@ -457,6 +462,7 @@ BROKEN_CERTIFIERS = {
     "evidence with a batch size of 1 is not the same: error": WithLuck,
     "evidence of 1 and 7 draws at a time is another: ": WithLosing,
     "cannot be pickled, as workers need it to be: no way": Unpicklable,
+    "the distance of two outputs, which it is given as well as answers, ended in .*Error: ": OfAnswersAlone,
 }
 
 
