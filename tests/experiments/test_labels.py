@@ -153,7 +153,7 @@ def test_the_largest_published_radius_is_that_of_draws_that_all_agree(published_
     ],
 )
 def test_our_published_logs_agree_with_those_of_others(published_logs, folder, ours, theirs, draws):
-    """Of the same 500 points: the paired difference of radius * correct, two standard errors and 0.01 allowed."""
+    """The paired difference of radius * correct at 500 points is within two standard errors and 0.01."""
     log = ROOT / "results/label_mnist" / folder / f"log_lenet-mnist-cross_entropy@{ours}.tsv"
     compared = [sys.executable, ROOT / "scripts/compare_logs.py", log, published_logs / f"mnist_lenet_{theirs}.tsv"]
     told = subprocess.run([*compared, theirs.split("_")[1], str(draws)], capture_output=True, text=True, check=True)

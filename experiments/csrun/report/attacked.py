@@ -1,4 +1,4 @@
-"""What attacks found beside what is certified, for every certifier: the table printed at the end of a run."""
+"""The table of attacks printed at the end of a run: for every certifier, how far they went and what is certified."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def attacks_table(folder: Path, manifest: Mapping[str, Any]) -> Table | None:
 
 
 def _answer(line: Mapping[str, Any]) -> str:
-    """What was attacked, in words; a certifier that brings its own distance stands for its metric."""
+    """An attacked answer in words; a certifier that brings its own distance stands for its metric."""
     training = training_kind(line["train"], line["scale"])
     measured = [line["metric"]] * (line["metric"] != line["certifier"])
     model, rule = f"{line['model']} {line['dataset']}", f"{line['certifier']} {line['rule']}"

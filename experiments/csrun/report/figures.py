@@ -240,10 +240,10 @@ def _handles(made: Sequence[Reproduction]) -> list[Artist]:
     def line(label: str, **look: Any) -> Line2D:
         return Line2D([], [], **{"color": INK, "label": label, **look})
 
-    every = [(one.panel, *curve) for one in reversed(made) for curve in one.panel.curves]
     names: dict[int, dict[str, None]] = {}
-    for panel, training, h in reversed(every):  # where figures share a colour, the name of each
-        names.setdefault(_place(training, h), {})[_curve_name(panel, training, h)] = None
+    for panel in (one.panel for one in made):
+        for training, h in panel.curves:  # where figures share a colour, the name of each
+            names.setdefault(_place(training, h), {})[_curve_name(panel, training, h)] = None
     handles: list[Artist] = [line("; ".join(names[place]), **curve_look(place)) for place in sorted(names)]
     handles.append(line("radius, the paper's rule"))
     handles.append(line(f"radius, sharpest rule ({SHARPER_RULE['rule']})", **DOTTED))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from csrun.registry import CERTIFIERS
 from csrun.report.published import SETTING
 from csrun.report.tables import number, training_kind
 
@@ -42,7 +43,7 @@ WEAKNESS = (
 _DOWN = decimal.Context(prec=3, rounding=decimal.ROUND_DOWN)
 """Three significant digits."""
 
-CLASSIFIERS = {CLASSIFIER: ("counts",), "prototypes": ("lipschitz", "half_spaces", "cdf")}
+CLASSIFIERS = {CLASSIFIER: ("counts",), "prototypes": CERTIFIERS["prototypes"].rules}
 """Certifiers of classes, and their rules that state for each point the largest ``eps`` certified."""
 
 

@@ -75,7 +75,7 @@ class Reproduction:
         """A note for those who compare with the paper's figure."""
         if self.study is None:
             return []
-        return [one for one in self.study.conditions if "point" not in one and not one.startswith("rule ")]
+        return [one for one in self.study.conditions_of_all_rules if "point" not in one]
 
     @property
     def extent(self) -> str:

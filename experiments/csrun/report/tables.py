@@ -409,7 +409,7 @@ def leading_rule(lines: pd.DataFrame, rule: Mapping[str, str]) -> Mapping[str, s
 
 def rules_in(lines: pd.DataFrame) -> list[tuple[str, str]]:
     """Certifiers and rules of a table of rows or a summary, in their order there."""
-    return list(dict.fromkeys(lines[list(RULE)].itertuples(index=False, name=None)))
+    return list(lines[list(RULE)].drop_duplicates().itertuples(index=False, name=None))
 
 
 def by_metric(summary: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
@@ -541,7 +541,7 @@ def titled(title: str, threat: str, units: Mapping[str, str]) -> str:
 
 def _rules(lines: pd.DataFrame, drawn: tuple[str, ...]) -> list[tuple[str, ...]]:
     """The drawn rule, then the others present: those of the same smoothed model first, the registry's before users'."""
-    present = list(dict.fromkeys(lines[list(RULE)].itertuples(index=False, name=None)))
+    present = rules_in(lines)
     known = [*((name, rule) for name, entry in CERTIFIERS.items() for rule in entry.every_rule), *present]
     return [drawn, *sorted({*present} - {drawn}, key=lambda one: (one[0] != drawn[0], known.index(one)))]
 
